@@ -1,0 +1,180 @@
+"""Quantile binning of features to one byte, and the bin layout that histograms and splits share.
+
+A numeric feature has at most 255 value bins; bin b holds the values in ``(edges[b - 1], edges[b]]``. A categorical
+feature has one bin per code. In both the bin after the last value bin means *missing*, so codes fit in a byte.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+
+from .jit import serial_and_parallel
+
+MAX_BINS = 255
+# Quantiles of a large column are taken from a sample of this many rows.
+SAMPLE_SIZE = 200_000
+
+
+class BinLayout(NamedTuple):
+    """Where each feature's bins stand in a histogram. Features come first, the task id as a category (if used) last.
+
+    offset : int64 (n_features + 1,), bins of feature f are ``offset[f]:offset[f + 1]``, the last of them is *missing*
+    is_categorical : uint8 (n_features,)
+    monotonic : int8 (n_features,), −1, 0 or 1
+    """
+
+    offset: np.ndarray
+    is_categorical: np.ndarray
+    monotonic: np.ndarray
+
+
+class BinMapper:
+    """Bin edges of every feature, learned from (weighted) training values.
+
+    Parameters
+    ----------
+    max_bins : int, default=255
+        Largest number of value bins of a numeric feature, 2 to 255.
+
+    Attributes
+    ----------
+    edges : list of float64 arrays, one per feature
+        Upper bin edges, ascending, one fewer than there are bins; empty for categorical features.
+    lows, highs : list of float64 arrays
+        Smallest and largest training value seen in each bin.
+    n_bins : int64 (n_features,)
+        Value bins per feature, without the missing bin.
+    is_categorical : bool (n_features,)
+    """
+
+    def __init__(self, max_bins: int = MAX_BINS):
+        self.max_bins = max_bins
+
+    def fit(
+        self, X: np.ndarray, is_categorical: np.ndarray, n_categories: np.ndarray, weight: np.ndarray, seed: int
+    ) -> BinMapper:
+        """Learn the edges from ``X`` (n_features, n_rows); ``weight`` (n_rows,) counts how often a row is there."""
+        n_features, n_rows = X.shape
+        self.is_categorical = np.asarray(is_categorical, dtype=bool)
+        self.edges, self.lows, self.highs = [], [], []
+        if n_rows > SAMPLE_SIZE:
+            rows = np.sort(np.random.default_rng(seed).choice(n_rows, SAMPLE_SIZE, replace=False))
+            weight = weight[rows]
+        for f in range(n_features):
+            if self.is_categorical[f]:
+                codes = np.arange(n_categories[f], dtype=np.float64)
+                edges, lows, highs = np.empty(0), codes, codes
+            else:
+                column = X[f, rows] if n_rows > SAMPLE_SIZE else X[f]
+                edges, lows, highs = quantile_bins(column, weight, self.max_bins)
+            self.edges.append(edges)
+            self.lows.append(lows)
+            self.highs.append(highs)
+        self.n_bins = np.array([len(lows) for lows in self.lows], dtype=np.int64)
+        return self
+
+    def transform(self, X: np.ndarray, n_threads: int = 1) -> np.ndarray:
+        """Codes uint8 (n_features, n_rows) of ``X`` float64 (n_features, n_rows); NaN and unknown codes are missing."""
+        flat = np.concatenate(self.edges) if self.edges else np.empty(0)
+        offset = np.concatenate([[0], np.cumsum([len(edges) for edges in self.edges])]).astype(np.int64)
+        codes = np.empty(X.shape, dtype=np.uint8)
+        kernel = _bin_parallel if n_threads > 1 else _bin_serial
+        kernel(X, flat, offset, self.n_bins, self.is_categorical, codes)
+        return codes
+
+    def layout(self, monotonic: np.ndarray, n_tasks_as_category: int = 0) -> BinLayout:
+        """The bin layout, with one more categorical feature for the task id if ``n_tasks_as_category`` > 0."""
+        n_bins, is_categorical = self.n_bins, self.is_categorical
+        if n_tasks_as_category:
+            n_bins = np.append(n_bins, n_tasks_as_category)
+            is_categorical = np.append(is_categorical, True)
+            monotonic = np.append(monotonic, 0)
+        offset = np.concatenate([[0], np.cumsum(n_bins + 1)]).astype(np.int64)
+        return BinLayout(offset, is_categorical.astype(np.uint8), monotonic.astype(np.int8))
+
+    def threshold(self, feature: np.ndarray, left_bin: np.ndarray, right_bin: np.ndarray) -> np.ndarray:
+        """Real thresholds of splits that send bins ``<= left_bin`` left, where ``right_bin`` is the next one in use.
+
+        Halfway between the largest value seen left and the smallest seen right, as in an exact tree; empty bins between
+        the two are thus shared out by distance. Where no bin follows (everything present goes left) it is +inf.
+        """
+        is_cut = (feature >= 0) & (feature < len(self.n_bins))
+        f = np.where(is_cut, feature, 0)
+        is_cut &= ~np.append(self.is_categorical, True)[f] & (right_bin < np.append(self.n_bins, 0)[f])
+        out = np.full(len(feature), np.inf)
+        if not np.any(is_cut):
+            return out
+        f, left, right = f[is_cut], left_bin[is_cut], right_bin[is_cut]
+        first_bin = np.cumsum(self.n_bins) - self.n_bins
+        n_edges = np.array([len(edges) for edges in self.edges])
+        first_edge = np.cumsum(n_edges) - n_edges
+        high, low, edge = (np.concatenate(parts) for parts in (self.highs, self.lows, self.edges))
+        middle = 0.5 * high[first_bin[f] + left] + 0.5 * low[first_bin[f] + right]
+        out[is_cut] = np.clip(middle, edge[first_edge[f] + left], edge[first_edge[f] + right - 1])
+        return out
+
+
+def quantile_bins(values: np.ndarray, weight: np.ndarray, max_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Edges, lowest and highest value per bin of one numeric column; every distinct value its own bin if they fit.
+
+    Cuts stand halfway between neighbouring distinct values. With too many of them, a bin is closed as soon as the
+    weight so far reaches the next of ``max_bins`` equal shares, so a weight of 2 counts as the row twice.
+    """
+    present = ~np.isnan(values)
+    distinct, inverse = np.unique(values[present], return_inverse=True)
+    if len(distinct) == 0:
+        return np.empty(0), np.full(1, np.nan), np.full(1, np.nan)
+    if len(distinct) > max_bins:
+        mass = np.bincount(inverse, weights=weight[present], minlength=len(distinct))
+        last = _closing_values(np.cumsum(mass), max_bins)
+    else:
+        last = np.arange(len(distinct))
+    first = np.concatenate([[0], last[:-1] + 1])
+    lows, highs = distinct[first], distinct[last]
+    edges = 0.5 * highs[:-1] + 0.5 * lows[1:]
+    # Between two neighbouring floats the middle rounds to one of them: the upper one must stay right of the cut.
+    edges = np.where((edges >= lows[1:]) | (edges < highs[:-1]), highs[:-1], edges)
+    return edges, lows, highs
+
+
+def _closing_values(cumulative: np.ndarray, max_bins: int) -> np.ndarray:
+    """Index of the last distinct value of each bin, for cumulative weights of the distinct values."""
+    # 1e-9 of slack: summation order must not decide whether a share is reached.
+    shares = cumulative / cumulative[-1] * max_bins
+    crossed = np.floor(shares + 1e-9)
+    closes = np.flatnonzero(np.diff(crossed, prepend=0.0) > 0)
+    if len(closes) == 0 or closes[-1] != len(cumulative) - 1:
+        closes = np.append(closes, len(cumulative) - 1)
+    return closes
+
+
+def _bin(X, edges, offset, n_bins, is_categorical, out_codes):  # type: ignore[no-untyped-def]
+    """Code of each value: the number of edges below it; for categories the code itself. Shapes (n_features, n_rows)."""
+    n_features, n_rows = X.shape
+    block = 4096
+    n_blocks = (n_rows + block - 1) // block
+    for job in prange(n_features * n_blocks):
+        f = job // n_blocks
+        begin = (job % n_blocks) * block
+        missing = n_bins[f]
+        for i in range(begin, min(begin + block, n_rows)):
+            x = X[f, i]
+            if np.isnan(x):
+                out_codes[f, i] = missing
+            elif is_categorical[f]:
+                out_codes[f, i] = int(x) if 0 <= x < missing else missing
+            else:
+                low, high = offset[f], offset[f + 1]
+                while low < high:
+                    middle = (low + high) // 2
+                    if edges[middle] < x:
+                        low = middle + 1
+                    else:
+                        high = middle
+                out_codes[f, i] = low - offset[f]
+
+
+_bin_serial, _bin_parallel = serial_and_parallel(_bin)

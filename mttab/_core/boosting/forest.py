@@ -1,0 +1,320 @@
+"""The model format: all trees of a model as flat arrays, and the kernels that read them.
+
+Nodes of all trees lie one after the other, trees likewise; nothing is an object per tree. A node's children are indices
+into the same arrays. Predicting, exporting, saving and explaining read this and nothing else.
+
+The score of row i of task t is
+
+    base + Σ shared trees + Σ partition trees × mixing[t, group of tree] + Σ task trees of t
+
+and the three sums are kept apart, as `BLOCKS` names them. The last row of ``mixing`` serves tasks unseen at fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+
+from .binning import BinMapper
+from .jit import jit, serial_and_parallel
+from .tree import TreeArrays
+
+BLOCKS = ("shared", "partition", "task")
+SHARED, PARTITION, TASK = 0, 1, 2
+# Rows walked together: their feature values stay in the first-level cache while the trees pass over them.
+ROW_BLOCK = 256
+
+
+class Nodes(NamedTuple):
+    """Nodes of all trees, (n_nodes,) each unless noted.
+
+    feature : int32, −1 in a leaf; n_features means the task id
+    threshold : float64, values ``<=`` it go left
+    missing_left : bool; left, right : int32
+    category_start : int32, first word of the split's level set in ``category_words``, −1 for a numeric split
+    category_words : uint32 (n_words_total,); n_levels : int32, levels that the set covers
+    value : float64 (n_nodes, K), learning rate included, 0 in inner nodes
+    gain, weight : float64, loss reduction of the split and sum of sample weights (unknown to prediction)
+    """
+
+    feature: np.ndarray
+    threshold: np.ndarray
+    missing_left: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    category_start: np.ndarray
+    n_levels: np.ndarray
+    category_words: np.ndarray
+    value: np.ndarray
+    gain: np.ndarray
+    weight: np.ndarray
+
+
+class Trees(NamedTuple):
+    """One entry per tree, all int32: its first node, its block, its group (partition) or task (task block, else −1), its
+    round within the block, and the score column that its one-output leaves add to (0 for vector leaves)."""
+
+    root: np.ndarray
+    block: np.ndarray
+    group: np.ndarray
+    round: np.ndarray
+    output: np.ndarray
+
+
+@dataclass
+class Forest:
+    """A fitted additive model over binned-at-fit, raw-at-predict features.
+
+    Attributes
+    ----------
+    nodes, trees : Nodes, Trees
+        Trees are sorted by block, then (task block only) by task, then round, group and output.
+    base : float64 (n_outputs,)
+    mixing : float64 (n_tasks + 1, n_groups)
+        Weight of each partition group in each task's score; the last row is for unseen tasks.
+    n_rounds : tuple of three ints
+    """
+
+    nodes: Nodes
+    trees: Trees
+    base: np.ndarray
+    mixing: np.ndarray
+    n_rounds: tuple[int, int, int]
+    _task_start: np.ndarray = field(init=False, repr=False)
+    _n_common: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        n_tasks = len(self.mixing) - 1
+        self._n_common = int(np.sum(self.trees.block != TASK))
+        counts = np.bincount(self.trees.group[self._n_common :], minlength=n_tasks + 1)
+        self._task_start = (self._n_common + np.concatenate([[0], np.cumsum(counts)])).astype(np.int64)
+
+    @property
+    def n_outputs(self) -> int:
+        return len(self.base)
+
+    def block_scores(self, X: np.ndarray, task: np.ndarray, n_threads: int = 1) -> np.ndarray:
+        """Contribution (3, n_rows, n_outputs) of every block, the base not included.
+
+        X : float64 (n_features, n_rows), categories as codes; task : int32 (n_rows,), n_tasks for unseen ones
+        """
+        first, last = self._task_start[:-1], self._task_start[1:]
+        return self._walk(X, task, 0, self._n_common, first, last, n_threads)
+
+    def score(self, X: np.ndarray, task: np.ndarray, n_threads: int = 1) -> np.ndarray:
+        """Score (n_rows, n_outputs) before the link."""
+        return self.base + self.block_scores(X, task, n_threads).sum(axis=0)
+
+    def group_score(self, X: np.ndarray, task: np.ndarray, group: int, n_threads: int = 1) -> np.ndarray:
+        """Score (n_rows, n_outputs) of one partition group alone, not weighted by θ."""
+        only = np.zeros_like(self.mixing)
+        only[:, group] = 1.0
+        return replace(self, mixing=only).block_scores(X, task, n_threads)[PARTITION]
+
+    def staged_block_scores(self, X: np.ndarray, task: np.ndarray, n_threads: int = 1):  # type: ignore[no-untyped-def]
+        """Yield the contributions (3, n_rows, n_outputs) after each round of each block, in the order of training."""
+        total = np.zeros((3, X.shape[1], self.n_outputs))
+        none = self._task_start[:-1]
+        for block in (SHARED, PARTITION):
+            for r in range(self.n_rounds[block]):
+                of_round = np.flatnonzero((self.trees.block == block) & (self.trees.round == r))
+                total += self._walk(X, task, of_round[0], of_round[-1] + 1, none, none, n_threads)
+                yield total.copy()
+        tree_rounds = self.trees.round
+        for r in range(self.n_rounds[TASK]):
+            first, last = self._task_start[:-1].copy(), self._task_start[1:].copy()
+            for t in range(len(first)):
+                own = tree_rounds[first[t] : last[t]]
+                last[t] = first[t] + np.searchsorted(own, r, side="right")
+                first[t] += np.searchsorted(own, r, side="left")
+            total += self._walk(X, task, 0, 0, first, last, n_threads)
+            yield total.copy()
+
+    def _walk(self, X, task, begin, end, task_begin, task_end, n_threads):  # type: ignore[no-untyped-def]
+        out = np.zeros((3, X.shape[1], self.n_outputs))
+        kernel = _add_trees_parallel if n_threads > 1 else _add_trees_serial
+        kernel(X, task, self.nodes, self.trees, self.mixing, begin, end, task_begin, task_end, out)
+        return out
+
+
+class ForestBuilder:
+    """Collects grown trees round by round and lays them out as a `Forest` at the end."""
+
+    def __init__(self, mapper: BinMapper, n_tasks: int):
+        self._mapper = mapper
+        self._n_tasks = n_tasks
+        self._chunks: list[tuple[Nodes, Trees]] = []
+
+    def append(
+        self, grown: TreeArrays, block: int, group: np.ndarray, round_: int, output: int, learning_rate: float
+    ) -> tuple[Nodes, Trees]:
+        """Add a stack of trees of one round and return it; ``group`` int (n_trees,) is the partition group or the task."""
+        width = grown.feature.shape[1]
+        keep = np.arange(width) < grown.n_nodes[:, None]
+        root = np.concatenate([[0], np.cumsum(grown.n_nodes)[:-1]])
+        shift = np.repeat(root, grown.n_nodes).astype(np.int32)
+        feature = grown.feature[keep]
+        left, right = grown.left[keep], grown.right[keep]
+        is_leaf = left < 0
+        threshold = self._mapper.threshold(feature, grown.left_bin[keep], grown.right_bin[keep])
+        category_start, n_levels, words = self._pack_categories(feature, grown.category_set[keep])
+        nodes = Nodes(
+            feature=feature,
+            threshold=threshold,
+            missing_left=grown.missing_left[keep],
+            left=np.where(is_leaf, -1, left + shift).astype(np.int32),
+            right=np.where(is_leaf, -1, right + shift).astype(np.int32),
+            category_start=category_start,
+            n_levels=n_levels,
+            category_words=words,
+            value=learning_rate * grown.value[keep],
+            gain=grown.gain[keep],
+            weight=grown.weight[keep],
+        )
+        n_trees = len(grown.n_nodes)
+        trees = Trees(
+            root=root.astype(np.int32),
+            block=np.full(n_trees, block, dtype=np.int32),
+            group=np.asarray(group, dtype=np.int32),
+            round=np.full(n_trees, round_, dtype=np.int32),
+            output=np.full(n_trees, output, dtype=np.int32),
+        )
+        self._chunks.append((nodes, trees))
+        return nodes, trees
+
+    def append_forest(self, forest: Forest) -> None:
+        """Start from the trees of a fitted model."""
+        self._chunks.append((forest.nodes, forest.trees))
+
+    def truncate(self, block: int, n_rounds: int) -> None:
+        """Forget the trees of ``block`` from round ``n_rounds`` on."""
+        self._chunks = [
+            (nodes, trees)
+            for nodes, trees in self._chunks
+            if not np.all((trees.block == block) & (trees.round >= n_rounds))
+        ]
+
+    def swap_groups(self) -> None:
+        """Exchange the two groups of the partition block."""
+        self._chunks = [
+            (nodes, trees._replace(group=np.where(trees.block == PARTITION, 1 - trees.group, trees.group)))
+            for nodes, trees in self._chunks
+        ]
+
+    def build(self, base: np.ndarray, mixing: np.ndarray, n_rounds: tuple[int, int, int], n_leaf_outputs: int) -> Forest:
+        """Lay all trees out, sorted as `Forest` says."""
+        nodes, trees = _concatenate(self._chunks, n_leaf_outputs)
+        by_task = np.where(trees.block == TASK, trees.group, 0)
+        order = np.lexsort((trees.output, trees.group, trees.round, by_task, trees.block))
+        trees = Trees(*(column[order] for column in trees))
+        return Forest(nodes, trees, base, mixing, n_rounds)
+
+    def _pack_categories(self, feature, category_set):  # type: ignore[no-untyped-def]
+        """Level sets of the categorical splits only, one after the other."""
+        n_bins = np.append(self._mapper.n_bins, self._n_tasks)
+        is_categorical = np.append(self._mapper.is_categorical, True)
+        is_split = (feature >= 0) & is_categorical[feature]
+        n_levels = np.where(is_split, n_bins[feature], 0)
+        n_words = (n_levels + 31) // 32
+        start = np.where(is_split, np.cumsum(n_words) - n_words, -1)
+        words = category_set[np.arange(category_set.shape[1]) < n_words[:, None]]
+        return start.astype(np.int32), n_levels.astype(np.int32), words
+
+
+def _concatenate(chunks: list[tuple[Nodes, Trees]], n_leaf_outputs: int) -> tuple[Nodes, Trees]:
+    if not chunks:
+        i, f, b = np.empty(0, np.int32), np.empty(0), np.empty(0, np.bool_)
+        words, value = np.empty(0, np.uint32), np.empty((0, n_leaf_outputs))
+        return Nodes(i, f, b, i, i, i, i, words, value, f, f), Trees(i, i, i, i, i)
+    n_nodes = np.cumsum([0] + [len(nodes.feature) for nodes, _ in chunks])
+    n_words = np.cumsum([0] + [len(nodes.category_words) for nodes, _ in chunks])
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in Nodes._fields + Trees._fields}
+    for (nodes, trees), node_shift, word_shift in zip(chunks, n_nodes, n_words, strict=False):
+        shifted = nodes._replace(
+            left=np.where(nodes.left < 0, -1, nodes.left + node_shift).astype(np.int32),
+            right=np.where(nodes.right < 0, -1, nodes.right + node_shift).astype(np.int32),
+            category_start=np.where(nodes.category_start < 0, -1, nodes.category_start + word_shift).astype(np.int32),
+        )
+        for name, column in shifted._asdict().items():
+            columns[name].append(column)
+        for name, column in trees._replace(root=(trees.root + node_shift).astype(np.int32))._asdict().items():
+            columns[name].append(column)
+    merged = {name: np.concatenate(parts) for name, parts in columns.items()}
+    return Nodes(**{n: merged[n] for n in Nodes._fields}), Trees(**{n: merged[n] for n in Trees._fields})
+
+
+@jit
+def find_leaf(nodes, root, X, task, n_tasks, i):  # type: ignore[no-untyped-def]
+    """Leaf of row ``i`` in the tree that starts at node ``root``."""
+    n_features = X.shape[0]
+    node = root
+    while nodes.feature[node] >= 0:
+        f = nodes.feature[node]
+        is_task = f >= n_features
+        x = np.float64(task[i]) if is_task else X[f, i]
+        start = nodes.category_start[node]
+        if np.isnan(x) or (is_task and task[i] >= n_tasks):
+            is_left = nodes.missing_left[node]
+        elif start < 0:
+            is_left = x <= nodes.threshold[node]
+        elif x < 0 or x >= nodes.n_levels[node]:
+            is_left = nodes.missing_left[node]
+        else:
+            level = np.int64(x)
+            is_left = (nodes.category_words[start + (level >> 5)] >> np.uint32(level & 31)) & np.uint32(1) != 0
+        node = nodes.left[node] if is_left else nodes.right[node]
+    return node
+
+
+def _add_trees(X, task, nodes, trees, mixing, begin, end, task_begin, task_end, out):  # type: ignore[no-untyped-def]
+    """Add the contributions of common trees ``begin:end`` and of each row's own task trees.
+
+    X : float64 (n_features, n_rows); task : int32 (n_rows,), n_tasks for unseen ones
+    task_begin, task_end : int64 (n_tasks + 1,), each task's range of trees; out : float64 (3, n_rows, n_outputs)
+    """
+    n_rows = X.shape[1]
+    n_tasks = mixing.shape[0] - 1
+    n_leaf_outputs = nodes.value.shape[1]
+    for block in prange((n_rows + ROW_BLOCK - 1) // ROW_BLOCK):
+        first = block * ROW_BLOCK
+        last = min(first + ROW_BLOCK, n_rows)
+        for tree in range(begin, end):
+            kind, column = trees.block[tree], trees.output[tree]
+            for i in range(first, last):
+                leaf = find_leaf(nodes, trees.root[tree], X, task, n_tasks, i)
+                share = 1.0 if kind == SHARED else mixing[task[i], trees.group[tree]]
+                for k in range(n_leaf_outputs):
+                    out[kind, i, column + k] += share * nodes.value[leaf, k]
+        for i in range(first, last):
+            for tree in range(task_begin[task[i]], task_end[task[i]]):
+                leaf = find_leaf(nodes, trees.root[tree], X, task, n_tasks, i)
+                for k in range(n_leaf_outputs):
+                    out[TASK, i, trees.output[tree] + k] += nodes.value[leaf, k]
+
+
+_add_trees_serial, _add_trees_parallel = serial_and_parallel(_add_trees)
+
+
+def _add_round(X, task, n_tasks, nodes, trees, is_per_task, out_score):  # type: ignore[no-untyped-def]
+    """Add one tree, or of one tree per task each row's own, to ``out_score`` float64 (n_rows, n_outputs), unweighted."""
+    for i in prange(X.shape[1]):
+        tree = task[i] if is_per_task else 0
+        if tree < len(trees.root):
+            leaf = find_leaf(nodes, trees.root[tree], X, task, n_tasks, i)
+            for k in range(nodes.value.shape[1]):
+                out_score[i, trees.output[tree] + k] += nodes.value[leaf, k]
+
+
+_add_round_serial, _add_round_parallel = serial_and_parallel(_add_round)
+
+
+def add_round(
+    grown: tuple[Nodes, Trees], X: np.ndarray, task: np.ndarray, n_tasks: int, out_score: np.ndarray, n_threads: int
+) -> None:
+    """Add the trees that `ForestBuilder.append` has just stored to the score of other rows."""
+    nodes, trees = grown
+    kernel = _add_round_parallel if n_threads > 1 else _add_round_serial
+    kernel(X, task, n_tasks, nodes, trees, bool(trees.block[0] == TASK), out_score)

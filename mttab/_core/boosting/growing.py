@@ -1,0 +1,149 @@
+"""From derivatives to grown trees: allocation, thread choice and the two ways to grow, one tree or one per task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .binning import BinLayout
+from .leaves import add_leaf_values, add_leaf_values_parallel, renew_values, renew_values_parallel
+from .rows import RowSample, TrainingRows
+from .splitting import SplitOptions
+from .tree import GrowthOptions, TreeArrays, allocate_trees, grow_tree, grow_trees, grow_trees_parallel, tree_at
+
+# The cross-fitted corrections that θ starts from: trees of this size, one per task.
+CORRECTION_LEAVES = 8
+CORRECTION_MIN_SAMPLES = 5.0
+
+
+@dataclass
+class GrownTrees:
+    """Trees of one round with the rows that ended in their leaves."""
+
+    trees: TreeArrays
+    rows: np.ndarray
+    row_start: np.ndarray
+    out_rows: np.ndarray
+    out_start: np.ndarray
+
+    def renew_values(self, residual: np.ndarray, weight: np.ndarray, quantile: float, n_threads: int) -> None:
+        """Leaf values become weighted quantiles of the residuals (n_rows,)."""
+        kernel = renew_values_parallel if n_threads > 1 else renew_values
+        kernel(self.trees, self.row_start, self.rows, residual, weight, quantile)
+
+    def add_to(self, score: np.ndarray, rate: float, output: int, n_threads: int) -> None:
+        """Add ``rate`` × leaf value to ``score`` (n_rows, n_outputs), left-out rows included."""
+        # One tree has one leaf range per node and nothing to share out over threads.
+        kernel = add_leaf_values_parallel if n_threads > 1 and len(self.row_start) > 2 else add_leaf_values
+        kernel(self.trees, self.row_start, self.rows, self.out_start, self.out_rows, rate, output, score)
+
+
+class Grower:
+    """Grows trees on one set of training rows.
+
+    Parameters
+    ----------
+    rows : TrainingRows
+    layout : BinLayout
+        With one feature more than ``rows.codes`` has where the task id is a category of the shared and partition trees.
+    shared_growth, task_growth : GrowthOptions
+    shared_split, task_split : SplitOptions
+    n_threads : int
+    """
+
+    def __init__(
+        self,
+        rows: TrainingRows,
+        layout: BinLayout,
+        shared_growth: GrowthOptions,
+        task_growth: GrowthOptions,
+        shared_split: SplitOptions,
+        task_split: SplitOptions,
+        n_threads: int,
+    ):
+        self.rows = rows
+        self.layout = layout
+        self.shared_growth, self.task_growth = shared_growth, task_growth
+        self.shared_split, self.task_split = shared_split, task_split
+        self.n_threads = n_threads
+        # Task trees see one task only: its id is no feature to them.
+        n_features = len(rows.codes)
+        self.task_layout = BinLayout(
+            layout.offset[: n_features + 1], layout.is_categorical[:n_features], layout.monotonic[:n_features]
+        )
+
+    def grow_shared(
+        self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray, sample: RowSample, seed: int
+    ) -> GrownTrees:
+        """One tree on all rows of the sample; derivatives are (K, n_rows)."""
+        trees = self._allocate(1, self.shared_growth.max_leaf_nodes, len(gradient), self.layout)
+        rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
+        trees.n_nodes[0] = grow_tree(
+            self.rows.codes,
+            self.rows.task,
+            self.layout,
+            gradient,
+            hessian,
+            weight,
+            rows,
+            out_rows,
+            self.shared_growth,
+            self.shared_split,
+            np.uint64(seed),
+            self.n_threads,
+            tree_at(trees, 0),
+        )
+        return GrownTrees(trees, rows, np.array([0, len(rows)]), out_rows, np.array([0, len(out_rows)]))
+
+    def grow_per_task(
+        self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray, sample: RowSample, seeds: np.ndarray
+    ) -> GrownTrees:
+        """One tree per task on the task's rows of the sample."""
+        return self._grow_per_task(gradient, hessian, weight, sample, seeds, self.task_growth, self.task_split)
+
+    def cross_fitted_corrections(self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Score correction (n_rows, K) of each row by a small tree of its task, grown on the task's other half."""
+        half = self.rows.content_halves()
+        growth = GrowthOptions(CORRECTION_LEAVES, 1_000, len(self.rows.codes))
+        split = self.task_split._replace(min_samples_leaf=CORRECTION_MIN_SAMPLES)
+        seeds = np.zeros(self.rows.n_tasks, dtype=np.uint64)
+        out = np.empty((self.rows.n_rows, len(gradient)))
+        for is_in in (half, ~half):
+            for k in range(len(gradient)):
+                one = slice(k, k + 1)
+                grown = self._grow_per_task(
+                    gradient[one], hessian[one], weight, self.rows.sample(is_in), seeds, growth, split
+                )
+                correction = np.zeros((self.rows.n_rows, 1))
+                grown.add_to(correction, 1.0, 0, self.n_threads)
+                out[~is_in, k] = correction[~is_in, 0]
+        return out
+
+    def _grow_per_task(self, gradient, hessian, weight, sample, seeds, growth, split) -> GrownTrees:  # type: ignore[no-untyped-def]
+        trees = self._allocate(self.rows.n_tasks, growth.max_leaf_nodes, len(gradient), self.task_layout)
+        rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
+        kernel = grow_trees_parallel if self.n_threads > 1 else grow_trees
+        kernel(
+            self.rows.codes,
+            self.rows.task,
+            self.task_layout,
+            gradient,
+            hessian,
+            weight,
+            rows,
+            sample.row_start,
+            out_rows,
+            sample.out_start,
+            growth,
+            split,
+            seeds,
+            trees,
+        )
+        return GrownTrees(trees, rows, sample.row_start, out_rows, sample.out_start)
+
+    def _allocate(self, n_trees: int, max_leaf_nodes: int, n_outputs: int, layout: BinLayout) -> TreeArrays:
+        n_levels = np.diff(layout.offset)[layout.is_categorical.astype(bool)] - 1
+        n_words = (int(n_levels.max(initial=0)) + 31) // 32
+        n_leaves = min(max_leaf_nodes, max(self.rows.n_rows, 1))
+        return allocate_trees(n_trees, n_leaves, n_outputs, n_words)

@@ -1,0 +1,39 @@
+"""How kernels of this package are compiled: cached on disk where possible, never with the GIL, serial or parallel."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+# Division by zero gives inf or NaN as in numpy: kernels guard their denominators themselves and must not raise.
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
+
+def jit(function: Callable[..., Any], **options: Any) -> Any:
+    """Compile ``function`` on first call and keep the machine code on disk.
+
+    Where numba finds no folder that it may write to (a read-only package folder and no home), it refuses at decoration
+    time; the function is then compiled once per process instead.
+    """
+    try:
+        return numba.njit(cache=True, **_OPTIONS, **options)(function)
+    except RuntimeError:
+        return numba.njit(**_OPTIONS, **options)(function)
+
+
+def serial_and_parallel(function: Callable[..., Any]) -> tuple[Any, Any]:
+    """Compile one function twice: ``prange`` as a plain loop, and ``prange`` over threads.
+
+    A parallel kernel starts the thread pool even for one thread, which a forked child must not do, so the serial twin
+    is a function of its own. numba names cache files after ``__qualname__`` and ignores the options, hence the rename.
+    """
+    twin = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__ + "_parallel", function.__defaults__
+    )
+    twin.__qualname__ = function.__qualname__ + "_parallel"
+    twin.__module__ = function.__module__
+    twin.__doc__ = function.__doc__
+    return jit(function), jit(twin, parallel=True)

@@ -1,0 +1,80 @@
+"""What leaves hold: Newton values, quantiles of residuals where a loss asks for them, and their way into the scores."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from .jit import jit, serial_and_parallel
+from .quantile import weighted_quantile
+from .splitting import bounded_value
+
+
+@jit
+def _sum_rows(rows, start, stop, gradient, hessian, weight, constant_hessian, out_sums):  # type: ignore[no-untyped-def]
+    n_outputs = gradient.shape[0]
+    out_sums[:] = 0.0
+    for j in range(start, stop):
+        i = rows[j]
+        out_sums[0] += weight[i]
+        for k in range(n_outputs):
+            out_sums[1 + k] += gradient[k, i]
+            if not constant_hessian:
+                out_sums[1 + n_outputs + k] += hessian[k, i]
+
+
+@jit
+def set_values(tree, n_nodes, rows, gradient, hessian, weight, options):  # type: ignore[no-untyped-def]
+    """Leaf values −G / (H + λ) from the rows themselves, not from histograms that subtraction has rounded."""
+    n_outputs = gradient.shape[0]
+    sums = np.empty(1 + n_outputs if options.constant_hessian else 1 + 2 * n_outputs)
+    for node in range(n_nodes):
+        if tree.left[node] >= 0:
+            tree.value[node, :] = 0.0
+            continue
+        _sum_rows(
+            rows, tree.start[node], tree.stop[node], gradient, hessian, weight, options.constant_hessian, sums
+        )
+        for k in range(n_outputs):
+            h = sums[0] if options.constant_hessian else sums[1 + n_outputs + k]
+            tree.value[node, k] = bounded_value(sums[1 + k], h, options.l2, tree.low[node], tree.high[node])
+
+
+def _renew_values(trees, row_start, rows, residual, weight, quantile):  # type: ignore[no-untyped-def]
+    """Replace one-output leaf values by the weighted quantile of the residuals in the leaf, within the leaf's bounds.
+
+    row_start : int64 (n_trees + 1,); rows : uint32; residual, weight : float64 (n_rows,)
+    """
+    n_nodes = trees.feature.shape[1]
+    for job in prange((len(row_start) - 1) * n_nodes):
+        t, node = job // n_nodes, job % n_nodes
+        if node < trees.n_nodes[t] and trees.left[t, node] < 0:
+            start, stop = row_start[t] + trees.start[t, node], row_start[t] + trees.stop[t, node]
+            if stop > start:
+                members = rows[start:stop]
+                value = weighted_quantile(residual[members], weight[members], quantile)
+                trees.value[t, node, 0] = min(max(value, trees.low[t, node]), trees.high[t, node])
+
+
+renew_values, renew_values_parallel = serial_and_parallel(_renew_values)
+
+
+def _add_leaf_values(trees, row_start, rows, out_start, out_rows, rate, output, out_score):  # type: ignore[no-untyped-def]
+    """Add ``rate`` × leaf value to the score of every row, in use or left out.
+
+    out_score : float64 (n_rows, n_outputs of the loss); output : column that one-output leaves add to
+    """
+    n_outputs = trees.value.shape[2]
+    for t in prange(len(row_start) - 1):
+        for node in range(trees.n_nodes[t]):
+            if trees.left[t, node] >= 0:
+                continue
+            for k in range(n_outputs):
+                step = rate * trees.value[t, node, k]
+                for j in range(row_start[t] + trees.start[t, node], row_start[t] + trees.stop[t, node]):
+                    out_score[rows[j], output + k] += step
+                for j in range(out_start[t] + trees.out_start[t, node], out_start[t] + trees.out_stop[t, node]):
+                    out_score[out_rows[j], output + k] += step
+
+
+add_leaf_values, add_leaf_values_parallel = serial_and_parallel(_add_leaf_values)

@@ -1,0 +1,269 @@
+"""Losses: what to minimise per row, its derivatives by the score, and how a score becomes a prediction.
+
+A loss knows nothing of trees or tasks. Scores are float64 (n_rows, K) before the link; derivatives are written to arrays
+(K, n_rows), because trees read them output by output. Adding a loss means one class, its kernels and one row in
+`REGRESSION_LOSSES` or `CLASSIFICATION_LOSSES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+from numba import prange
+from scipy.special import expit, softmax
+
+from .jit import serial_and_parallel
+from .quantile import weighted_quantile
+
+
+class Loss:
+    """One loss; the base class holds what most of them share.
+
+    Attributes
+    ----------
+    n_outputs : int
+        K, scores per row.
+    constant_hessian : bool
+        The second derivative is 1 everywhere (times the sample weight).
+    renewal_quantile : float or None
+        Leaf values are this quantile of the residuals in the leaf instead of a Newton step.
+    """
+
+    n_outputs: int = 1
+    constant_hessian: ClassVar[bool] = False
+    renewal_quantile: float | None = None
+    supports_target_scaling: ClassVar[bool] = True
+    _derivatives: ClassVar[tuple[Any, Any]]
+    _values: ClassVar[tuple[Any, Any]]
+    _parameter: float = 0.0
+
+    def derivatives(
+        self,
+        y: np.ndarray,
+        score: np.ndarray,
+        weight: np.ndarray,
+        out_gradient: np.ndarray,
+        out_hessian: np.ndarray,
+        n_threads: int = 1,
+    ) -> None:
+        """Write weight × first and second derivative; ``out_hessian`` is left alone where the hessian is constant."""
+        self._derivatives[n_threads > 1](y, score, weight, self._parameter, out_gradient, out_hessian)
+
+    def values(self, y: np.ndarray, score: np.ndarray, out: np.ndarray, n_threads: int = 1) -> np.ndarray:
+        """Loss per row (n_rows,), unweighted, written to ``out`` and returned."""
+        self._values[n_threads > 1](y, score, self._parameter, out)
+        return out
+
+    def base_score(self, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Constant score (K,) of least loss."""
+        raise NotImplementedError
+
+    def link_inverse(self, score: np.ndarray) -> np.ndarray:
+        """Prediction from score: the identity, unless the loss has a link."""
+        return score
+
+
+# --- regression: one output ---------------------------------------------------------------------------------------
+
+
+def _squared_error_derivatives(y, score, weight, parameter, out_gradient, out_hessian):  # type: ignore[no-untyped-def]
+    for i in prange(len(y)):
+        out_gradient[0, i] = weight[i] * (score[i, 0] - y[i])
+
+
+def _squared_error_values(y, score, parameter, out):  # type: ignore[no-untyped-def]
+    for i in prange(len(y)):
+        out[i] = 0.5 * (score[i, 0] - y[i]) ** 2
+
+
+class SquaredError(Loss):
+    """½ (y − F)²."""
+
+    constant_hessian = True
+    _derivatives = serial_and_parallel(_squared_error_derivatives)
+    _values = serial_and_parallel(_squared_error_values)
+
+    def base_score(self, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        return np.array([np.average(y, weights=weight)])
+
+
+def _quantile_derivatives(y, score, weight, quantile, out_gradient, out_hessian):  # type: ignore[no-untyped-def]
+    for i in prange(len(y)):
+        residual = y[i] - score[i, 0]
+        out_gradient[0, i] = 0.0 if residual == 0.0 else weight[i] * (1.0 - quantile if residual < 0.0 else -quantile)
+
+
+def _quantile_values(y, score, quantile, out):  # type: ignore[no-untyped-def]
+    for i in prange(len(y)):
+        residual = y[i] - score[i, 0]
+        out[i] = (quantile - 1.0) * residual if residual < 0.0 else quantile * residual
+
+
+class Quantile(Loss):
+    """Pinball loss: max(q (y − F), (q − 1) (y − F)); leaves hold the q-quantile of their residuals."""
+
+    constant_hessian = True
+    _derivatives = serial_and_parallel(_quantile_derivatives)
+    _values = serial_and_parallel(_quantile_values)
+
+    def __init__(self, quantile: float):
+        self._parameter = self.renewal_quantile = float(quantile)
+
+    def base_score(self, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        return np.array([weighted_quantile(y, weight, self._parameter)])
+
+
+class AbsoluteError(Quantile):
+    """½ |y − F|, the pinball loss at q = ½; leaves hold the median of their residuals."""
+
+    def __init__(self) -> None:
+        super().__init__(0.5)
+
+
+def _huber_derivatives(y, score, weight, delta, out_gradient, out_hessian):  # type: ignore[no-untyped-def]
+    for i in prange(len(y)):
+        error = score[i, 0] - y[i]
+        out_gradient[0, i] = weight[i] * min(max(error, -delta), delta)
+
+
+def _huber_values(y, score, delta, out):  # type: ignore[no-untyped-def]
+    for i in prange(len(y)):
+        error = abs(score[i, 0] - y[i])
+        out[i] = 0.5 * error * error if error <= delta else delta * (error - 0.5 * delta)
+
+
+class Huber(Loss):
+    """½ e² up to |e| = δ, linear beyond. The second derivative is taken as 1 everywhere, an upper bound."""
+
+    constant_hessian = True
+    _derivatives = serial_and_parallel(_huber_derivatives)
+    _values = serial_and_parallel(_huber_values)
+
+    def __init__(self, delta: float):
+        self._parameter = float(delta)
+
+    def base_score(self, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        # One Newton step from the median: the optimum has no closed form, and boosting takes care of the rest.
+        median = weighted_quantile(y, weight, 0.5)
+        return np.array([median + np.average(np.clip(y - median, -self._parameter, self._parameter), weights=weight)])
+
+
+def _poisson_derivatives(y, score, weight, parameter, out_gradient, out_hessian):  # type: ignore[no-untyped-def]
+    for i in prange(len(y)):
+        mean = np.exp(score[i, 0])
+        out_gradient[0, i] = weight[i] * (mean - y[i])
+        out_hessian[0, i] = weight[i] * mean
+
+
+def _poisson_values(y, score, parameter, out):  # type: ignore[no-untyped-def]
+    for i in prange(len(y)):
+        out[i] = np.exp(score[i, 0]) - y[i] * score[i, 0]
+
+
+class Poisson(Loss):
+    """Half the Poisson deviance up to a constant, exp(F) − y F, with a log link."""
+
+    supports_target_scaling = False
+    _derivatives = serial_and_parallel(_poisson_derivatives)
+    _values = serial_and_parallel(_poisson_values)
+
+    def base_score(self, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        return np.log([np.average(y, weights=weight)])
+
+    def link_inverse(self, score: np.ndarray) -> np.ndarray:
+        return np.exp(score)
+
+
+# --- classification: y holds class indices as floats ---------------------------------------------------------------
+
+
+def _binary_derivatives(y, score, weight, parameter, out_gradient, out_hessian):  # type: ignore[no-untyped-def]
+    for i in prange(len(y)):
+        p = 1.0 / (1.0 + np.exp(-score[i, 0]))
+        out_gradient[0, i] = weight[i] * (p - y[i])
+        out_hessian[0, i] = weight[i] * p * (1.0 - p)
+
+
+def _binary_values(y, score, parameter, out):  # type: ignore[no-untyped-def]
+    for i in prange(len(y)):
+        # log(1 + exp(F)) − y F without overflow.
+        f = score[i, 0]
+        out[i] = max(f, 0.0) + np.log1p(np.exp(-abs(f))) - y[i] * f
+
+
+class BinaryLogLoss(Loss):
+    """Log loss of two classes over one score, the log-odds of the second class."""
+
+    _derivatives = serial_and_parallel(_binary_derivatives)
+    _values = serial_and_parallel(_binary_values)
+
+    def base_score(self, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        p = np.clip(np.average(y, weights=weight), 1e-10, 1 - 1e-10)
+        return np.array([np.log(p / (1 - p))])
+
+    def link_inverse(self, score: np.ndarray) -> np.ndarray:
+        p = expit(score[:, 0])
+        return np.column_stack([1.0 - p, p])
+
+
+def _multinomial_derivatives(y, score, weight, parameter, out_gradient, out_hessian):  # type: ignore[no-untyped-def]
+    n_outputs = score.shape[1]
+    for i in prange(len(y)):
+        highest = score[i, 0]
+        for k in range(1, n_outputs):
+            highest = max(highest, score[i, k])
+        total = 0.0
+        for k in range(n_outputs):
+            total += np.exp(score[i, k] - highest)
+        for k in range(n_outputs):
+            p = np.exp(score[i, k] - highest) / total
+            out_gradient[k, i] = weight[i] * (p - (1.0 if y[i] == k else 0.0))
+            out_hessian[k, i] = weight[i] * p * (1.0 - p)
+
+
+def _multinomial_values(y, score, parameter, out):  # type: ignore[no-untyped-def]
+    n_outputs = score.shape[1]
+    for i in prange(len(y)):
+        highest = score[i, 0]
+        for k in range(1, n_outputs):
+            highest = max(highest, score[i, k])
+        total = 0.0
+        for k in range(n_outputs):
+            total += np.exp(score[i, k] - highest)
+        out[i] = highest + np.log(total) - score[i, int(y[i])]
+
+
+class MultinomialLogLoss(Loss):
+    """Log loss of K classes over K scores through a softmax."""
+
+    _derivatives = serial_and_parallel(_multinomial_derivatives)
+    _values = serial_and_parallel(_multinomial_values)
+
+    def __init__(self, n_classes: int):
+        self.n_outputs = n_classes
+
+    def base_score(self, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        shares = np.bincount(y.astype(np.int64), weights=weight, minlength=self.n_outputs) / weight.sum()
+        logs = np.log(np.clip(shares, 1e-10, None))
+        return logs - logs.mean()
+
+    def link_inverse(self, score: np.ndarray) -> np.ndarray:
+        return softmax(score, axis=1)
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+REGRESSION_LOSSES: dict[str, Callable[..., Loss]] = {
+    "squared_error": lambda quantile, huber_delta: SquaredError(),
+    "absolute_error": lambda quantile, huber_delta: AbsoluteError(),
+    "huber": lambda quantile, huber_delta: Huber(huber_delta),
+    "quantile": lambda quantile, huber_delta: Quantile(quantile),
+    "poisson": lambda quantile, huber_delta: Poisson(),
+}
+
+CLASSIFICATION_LOSSES: dict[str, Callable[[int], Loss]] = {
+    "log_loss": lambda n_classes: BinaryLogLoss() if n_classes == 2 else MultinomialLogLoss(n_classes),
+    "multinomial": lambda n_classes: MultinomialLogLoss(n_classes),
+}

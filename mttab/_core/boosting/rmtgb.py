@@ -1,0 +1,313 @@
+"""R-MTGB: the loop over the three blocks, shared → partition → per task (Emami et al. 2025, arXiv 2507.11411).
+
+    F_t(x) = b + F_shared(x) + (1 − s_t) F_inlier(x) + s_t F_outlier(x) + F_task,t(x),     s_t = sigmoid(θ_t)
+
+`boost` is the whole algorithm; everything it calls does one step of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from .forest import PARTITION, SHARED, TASK, Forest, ForestBuilder, add_round
+from .growing import Grower, GrownTrees
+from .losses import Loss
+from .rows import RowSample, Scores, TrainingRows, ValidationRows
+from .theta import mixing_weights, orientation, start_from_disagreement
+
+
+# Mean loss before the first and after each round, per block.
+Histories = tuple[list[float], list[float], list[float]]
+
+
+@dataclass(frozen=True)
+class BlockOptions:
+    """Rounds and step size of one block."""
+
+    max_iter: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class BoostingOptions:
+    """What `boost` needs to know besides data and loss.
+
+    blocks : BlockOptions of shared, partition and task
+    newton : False gives the published first-order algorithm, see `partition_round`
+    vector_leaves : one tree for all outputs instead of one tree per output
+    theta_* : start ("data", "normal" or values), learning rate, strength and centre of the penalty
+    patience : rounds without improvement (by more than ``tol``) that end a block; None keeps every round
+    """
+
+    blocks: tuple[BlockOptions, BlockOptions, BlockOptions]
+    newton: bool = True
+    vector_leaves: bool = False
+    theta_init: str | np.ndarray = "data"
+    theta_learning_rate: float = 0.1
+    theta_penalty: float = 0.01
+    theta_center: float = -2.0
+    subsample: float = 1.0
+    patience: int | None = None
+    tol: float = 1e-7
+
+
+@dataclass
+class BoostedModel:
+    """What `boost` returns: the forest, θ, and mean losses after each round of each block (entry 0: before it)."""
+
+    forest: Forest
+    theta: np.ndarray
+    train_loss: Histories
+    validation_loss: Histories
+
+
+Progress = Callable[[int, int, int, float, float | None], None]
+
+
+def boost(
+    rows: TrainingRows,
+    validation: ValidationRows | None,
+    loss: Loss,
+    grower: Grower,
+    builder: ForestBuilder,
+    options: BoostingOptions,
+    base: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    start: tuple[BoostedModel, Scores, Scores | None] | None = None,
+    progress: Progress | None = None,
+) -> BoostedModel:
+    """Fit the three blocks one after the other.
+
+    ``base`` (n_outputs,) is the score before the first tree. ``start`` continues a fitted model, given with the scores of
+    the training and validation rows under it. ``progress`` is called after every round with block, round, budget,
+    training and validation loss.
+    """
+    run = _Run(rows, validation, loss, grower, builder, options, base, rng, start, progress)
+    run.block(SHARED, run.shared_round)
+    if rows.n_tasks > 1:
+        run.start_theta()
+        run.block(PARTITION, run.partition_round)
+        run.block(TASK, run.task_round)
+    return run.model()
+
+
+class _Run:
+    """State of one call of `boost`; one method per step of the algorithm."""
+
+    def __init__(self, rows, validation, loss, grower, builder, options, base, rng, start, progress):  # type: ignore[no-untyped-def]
+        self.rows, self.validation, self.loss, self.grower, self.builder = rows, validation, loss, grower, builder
+        self.options, self.base, self.rng, self.progress = options, base, rng, progress
+        self.task_weight = rows.sum_by_task(rows.weight)
+        self.gradient = np.empty((loss.n_outputs, rows.n_rows))
+        self.hessian = np.empty((loss.n_outputs, rows.n_rows))
+        self.residual = np.empty(0)
+        self.buffer = np.empty(rows.n_rows)
+        if start is None:
+            self.scores = Scores.zeros(base, rows.task)
+            self.validation_scores = None if validation is None else Scores.zeros(base, validation.task)
+            self.n_rounds = [0, 0, 0]
+            self.theta = np.full(rows.n_tasks, options.theta_center)
+            self.train_loss: Histories = ([], [], [])
+            self.validation_loss: Histories = ([], [], [])
+        else:
+            model, self.scores, self.validation_scores = start
+            builder.append_forest(model.forest)
+            self.n_rounds = list(model.forest.n_rounds)
+            self.theta = model.theta.copy()
+            self.train_loss = tuple(list(h) for h in model.train_loss)  # type: ignore[assignment]
+            self.validation_loss = tuple(list(h) for h in model.validation_loss)  # type: ignore[assignment]
+
+    # --- rounds ----------------------------------------------------------------------------------------------------
+
+    def shared_round(self, r: int) -> None:
+        """One tree (per output) on all rows."""
+        self.update_derivatives(self.scores.total(self.mixing()))
+        sample = self.draw_sample()
+        for k, outputs in self.tree_outputs():
+            grown = self.grower.grow_shared(
+                self.gradient[outputs], self.hessian[outputs], self.rows.weight, sample, self.draw_seed()
+            )
+            self.keep(grown, self.rows.weight, SHARED, 0, r, k)
+
+    def partition_round(self, r: int) -> None:
+        """One inlier and one outlier tree on the score at the start of the round, then a step of θ."""
+        mixing = self.mixing()
+        self.update_derivatives(self.scores.total(mixing))
+        theta_gradient = self.theta_gradient(mixing)
+        share = mixing[self.rows.task]
+        sample = self.draw_sample()
+        for k, outputs in self.tree_outputs():
+            seed = self.draw_seed()
+            for group in range(2):
+                s = share[:, group]
+                # DEVIATION(block 2): gradients, hessians and row counts are weighted by s and 1 - s, so that two trees
+                # fitted at once cannot overshoot. The paper scales the residual alone and fits it unweighted.
+                gradient, hessian, weight = self.gradient[outputs] * s, self.hessian[outputs], self.rows.weight
+                if self.options.newton:
+                    hessian, weight = hessian * s, weight * s
+                grown = self.grower.grow_shared(gradient, hessian, weight, sample, seed)
+                self.keep(grown, weight, PARTITION, group, r, k)
+        self.theta = self.theta - self.options.theta_learning_rate * theta_gradient
+
+    def task_round(self, r: int) -> None:
+        """One tree (per output) for every task, on its own rows."""
+        self.update_derivatives(self.scores.total(self.mixing()))
+        sample = self.draw_sample()
+        for k, outputs in self.tree_outputs():
+            grown = self.grower.grow_per_task(
+                self.gradient[outputs], self.hessian[outputs], self.rows.weight, sample, self.draw_task_seeds()
+            )
+            self.keep(grown, self.rows.weight, TASK, np.arange(self.rows.n_tasks), r, k)
+
+    def keep(self, grown: GrownTrees, weight: np.ndarray, block: int, group: int | np.ndarray, r: int, k: int) -> None:
+        """Renew leaf values where the loss wants it, store the trees, add them to the scores of all rows."""
+        rate, n_threads = self.options.blocks[block].learning_rate, self.grower.n_threads
+        if self.loss.renewal_quantile is not None and self.options.newton:
+            grown.renew_values(self.residual, weight, self.loss.renewal_quantile, n_threads)
+        stored = self.builder.append(grown.trees, block, np.atleast_1d(group), r, k, rate)
+        grown.add_to(self.scores.part(block, group), rate, k, n_threads)
+        if self.validation is not None and self.validation_scores is not None:
+            score = self.validation_scores.part(block, group)
+            add_round(stored, self.validation.X, self.validation.task, self.rows.n_tasks, score, n_threads)
+
+    # --- θ ---------------------------------------------------------------------------------------------------------
+
+    def mixing(self) -> np.ndarray:
+        return mixing_weights(self.theta, self.task_weight)
+
+    def start_theta(self) -> None:
+        """θ before the first partition round."""
+        init = self.options.theta_init
+        if self.n_rounds[PARTITION] > 0 or self.options.blocks[PARTITION].max_iter == 0:
+            return
+        if isinstance(init, np.ndarray):
+            self.theta = init.astype(np.float64)
+        elif init == "normal":
+            self.theta = self.rng.normal(0.0, 0.1, self.rows.n_tasks)
+        else:
+            score = self.scores.total(self.mixing())
+            self.update_derivatives(score)
+            loss_now = self.loss.values(self.rows.y, score, self.buffer, self.grower.n_threads).copy()
+            correction = self.grower.cross_fitted_corrections(self.gradient, self.hessian, self.rows.weight)
+            saved = loss_now - self.loss.values(self.rows.y, score + correction, self.buffer, self.grower.n_threads)
+            mean = self.task_mean(saved)
+            error = np.sqrt(self.task_mean((saved - mean[self.rows.task]) ** 2) / self.task_weight)
+            self.theta = start_from_disagreement(mean, error, self.task_mean(loss_now), self.options.theta_center)
+
+    def theta_gradient(self, mixing: np.ndarray) -> np.ndarray:
+        """∂L/∂θ (n_tasks,) with the branches as they stand, penalty included."""
+        difference = self.scores.groups[1] - self.scores.groups[0]
+        slope = self.rows.sum_by_task(np.einsum("ki,ik->i", self.gradient, difference))
+        slope *= mixing[:-1, 0] * mixing[:-1, 1]
+        if self.options.newton:
+            # DEVIATION(block 2): the mean over a task's rows instead of the sum, in units of the loss before the first
+            # tree: steps depend neither on the size of a task nor on the unit of y.
+            slope /= self.task_weight * max(self.loss_unit, 1e-300)
+            slope += self.options.theta_penalty * (self.theta - self.options.theta_center)
+        return slope
+
+    @cached_property
+    def loss_unit(self) -> float:
+        """Mean loss of the base score."""
+        score = np.broadcast_to(self.base, (self.rows.n_rows, self.loss.n_outputs))
+        values = self.loss.values(self.rows.y, np.ascontiguousarray(score), np.empty(self.rows.n_rows))
+        return abs(float(np.average(values, weights=self.rows.weight)))
+
+    # --- one block: its rounds, their losses, its end --------------------------------------------------------------
+
+    def block(self, block: int, one_round: Callable[[int], None]) -> None:
+        """Rounds of one block until its budget is spent or its losses stop falling; then back to the best round."""
+        first, last, patience = self.n_rounds[block], self.options.blocks[block].max_iter, self.options.patience
+        if last <= first:
+            return
+        if not self.train_loss[block]:
+            self.record_losses(block)
+        best, best_round, best_state = self.monitored(block), first, self.snapshot()
+        for r in range(first, last):
+            one_round(r)
+            self.n_rounds[block] = r + 1
+            self.record_losses(block)
+            if self.progress is not None:
+                validation = self.validation_loss[block][-1] if self.validation is not None else None
+                self.progress(block, r + 1, last, self.train_loss[block][-1], validation)
+            if patience is None:
+                continue
+            if self.monitored(block) < best - self.options.tol:
+                best, best_round, best_state = self.monitored(block), r + 1, self.snapshot()
+            elif r + 1 - best_round >= patience:
+                break
+        if patience is not None and best_round < self.n_rounds[block]:
+            self.scores, self.validation_scores, self.theta = best_state
+            self.builder.truncate(block, best_round)
+            for history in (self.train_loss[block], self.validation_loss[block]):
+                del history[best_round + 1 :]
+            self.n_rounds[block] = best_round
+
+    def snapshot(self) -> tuple[Scores, Scores | None, np.ndarray]:
+        """What a block that goes back to its best round has to restore; copies only where that can happen."""
+        if self.options.patience is None:
+            return self.scores, self.validation_scores, self.theta
+        validation = None if self.validation_scores is None else self.validation_scores.copy()
+        return self.scores.copy(), validation, self.theta.copy()
+
+    def record_losses(self, block: int) -> None:
+        """Append the mean training loss, and the validation loss where there are validation rows."""
+        mixing, n_threads = self.mixing(), self.grower.n_threads
+        values = self.loss.values(self.rows.y, self.scores.total(mixing), self.buffer, n_threads)
+        self.train_loss[block].append(float(np.average(values, weights=self.rows.weight)))
+        if self.validation is not None and self.validation_scores is not None:
+            total = self.validation_scores.total(mixing)
+            values = self.loss.values(self.validation.y, total, np.empty(len(total)), n_threads)
+            self.validation_loss[block].append(float(np.average(values, weights=self.validation.weight)))
+
+    def monitored(self, block: int) -> float:
+        """The loss that early stopping watches: of the validation rows if there are any."""
+        return (self.train_loss if self.validation is None else self.validation_loss)[block][-1]
+
+    # --- small steps -----------------------------------------------------------------------------------------------
+
+    def update_derivatives(self, score: np.ndarray) -> None:
+        self.loss.derivatives(
+            self.rows.y, score, self.rows.weight, self.gradient, self.hessian, self.grower.n_threads
+        )
+        if self.loss.renewal_quantile is not None:
+            self.residual = self.rows.y - score[:, 0]
+
+    def task_mean(self, values: np.ndarray) -> np.ndarray:
+        return self.rows.sum_by_task(values * self.rows.weight) / self.task_weight
+
+    def tree_outputs(self) -> list[tuple[int, slice]]:
+        """First output and the outputs of each tree of a round: all in one vector-leaf tree, or one by one."""
+        if self.options.vector_leaves:
+            return [(0, slice(None))]
+        return [(k, slice(k, k + 1)) for k in range(self.loss.n_outputs)]
+
+    def draw_sample(self) -> RowSample:
+        if self.options.subsample >= 1.0:
+            return self.rows.all_rows()
+        # Drawn in the caller's order, so that renaming tasks, which re-sorts the rows, draws the same ones.
+        is_in = (self.rng.random(self.rows.n_rows) < self.options.subsample)[self.rows.rank]
+        return self.rows.sample(is_in)
+
+    def draw_seed(self) -> int:
+        return int(self.rng.integers(2**63))
+
+    def draw_task_seeds(self) -> np.ndarray:
+        """A seed per task that depends on where the task's first row stands, not on the task's name."""
+        first = self.rows.position[self.rows.task_start[:-1]].astype(np.uint64)
+        return np.uint64(self.draw_seed()) ^ (first * np.uint64(0x9E3779B97F4A7C15))
+
+    def model(self) -> BoostedModel:
+        """The fitted model, turned so that the inlier branch is the one that most tasks lean to."""
+        if orientation(self.theta, self.task_weight) < 0:
+            self.theta = -self.theta
+            self.builder.swap_groups()
+        n_leaf_outputs = self.loss.n_outputs if self.options.vector_leaves else 1
+        rounds = (self.n_rounds[0], self.n_rounds[1], self.n_rounds[2])
+        forest = self.builder.build(self.base, self.mixing(), rounds, n_leaf_outputs)
+        return BoostedModel(forest, self.theta, self.train_loss, self.validation_loss)

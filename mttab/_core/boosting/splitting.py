@@ -1,0 +1,217 @@
+"""Best split of one node, from its histogram.
+
+A node with gradient sums G_k and hessian sums H_k scores Σ_k G_k² / (H_k + λ); the gain of a split is the score of its
+two children less its own. Features are tried in order and a later candidate must beat the best one by more than rounding
+noise (`TIE`), so equal partitions are always resolved the same way, whatever the order in which rows were summed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .jit import jit
+
+TIE = 1e-10
+# Smallest hessian sum of a leaf, as in LightGBM: keeps −G / H finite where a probability has saturated.
+MIN_HESSIAN = 1e-3
+
+
+class SplitOptions(NamedTuple):
+    """What a split has to respect.
+
+    min_samples_leaf : float, smallest sum of sample weights in a child
+    min_hessian : float, smallest sum of hessians in a child, in sample weights' unit × mean hessian
+    l2 : float, λ, added to a leaf's hessian sum
+    categorical_smoothing : float, rows of prior in the order of category levels
+    constant_hessian : bool, the hessian is the sample weight and has no channel of its own
+    """
+
+    min_samples_leaf: float
+    min_hessian: float
+    l2: float
+    categorical_smoothing: float
+    constant_hessian: bool
+
+
+@jit
+def bounded_value(gradient, hessian, l2, low, high):  # type: ignore[no-untyped-def]
+    """Newton step −G / (H + λ), held between the bounds that monotonic constraints set."""
+    denominator = hessian + l2
+    value = -gradient / denominator if denominator > 1e-290 else 0.0
+    return min(max(value, low), high)
+
+
+@jit
+def sums_score(sums, n_outputs, options, low, high):  # type: ignore[no-untyped-def]
+    """Score Σ_k G_k² / (H_k + λ) of channel sums; with bounds, of the value that they allow."""
+    total = 0.0
+    for k in range(n_outputs):
+        g = sums[1 + k]
+        h = sums[0] if options.constant_hessian else sums[1 + n_outputs + k]
+        value = bounded_value(g, h, options.l2, low, high)
+        total -= 2.0 * g * value + (h + options.l2) * value * value
+    return total
+
+
+@jit
+def _is_allowed(sums, n_outputs, options):  # type: ignore[no-untyped-def]
+    # 1e-9: sums of weights like 0.1 must not fail a whole-number minimum by rounding.
+    if sums[0] <= 0.0 or sums[0] < options.min_samples_leaf * (1.0 - 1e-9):
+        return False
+    total = 0.0
+    for k in range(n_outputs):
+        total += sums[0] if options.constant_hessian else sums[1 + n_outputs + k]
+    return total >= options.min_hessian
+
+
+@jit
+def _pair_score(left, right, n_outputs, options, monotonic, low, high):  # type: ignore[no-untyped-def]
+    """Score of two children, −inf if one is too small or their order breaks the feature's monotonic constraint."""
+    if not (_is_allowed(left, n_outputs, options) and _is_allowed(right, n_outputs, options)):
+        return -np.inf
+    if monotonic != 0:
+        h_left = left[0] if options.constant_hessian else left[1 + n_outputs]
+        h_right = right[0] if options.constant_hessian else right[1 + n_outputs]
+        left_value = bounded_value(left[1], h_left, options.l2, low, high)
+        right_value = bounded_value(right[1], h_right, options.l2, low, high)
+        if (right_value - left_value) * monotonic < 0:
+            return -np.inf
+    return sums_score(left, n_outputs, options, low, high) + sums_score(right, n_outputs, options, low, high)
+
+
+@jit
+def scan_numeric(histogram, sums, options, monotonic, low, high, best):  # type: ignore[no-untyped-def]
+    """Best threshold of a numeric feature and the side of its missing values.
+
+    histogram : float64 (n_bins + 1, n_channels) of this feature, the last bin is *missing*
+    sums : float64 (n_channels,) of the node; best : score of the two children that has to be beaten
+
+    Returns (score, bin, next used bin, missing goes left); score is ``best`` or less where nothing beats it.
+    """
+    n_bins = histogram.shape[0] - 1
+    n_channels = histogram.shape[1]
+    n_outputs = n_channels - 1 if options.constant_hessian else (n_channels - 1) // 2
+    has_missing = histogram[n_bins, 0] > 0.0
+    left = np.empty(n_channels)
+    right = np.empty(n_channels)
+    best_bin, best_next, best_missing_left, found = -1, -1, False, best
+    for missing_left in range(2 if has_missing else 1):
+        for c in range(n_channels):
+            left[c] = histogram[n_bins, c] if missing_left == 1 else 0.0
+        awaiting_next = False
+        # The last value bin is a candidate only where missing values go right: then they alone are the right child.
+        last = n_bins if has_missing and missing_left == 0 else n_bins - 1
+        for b in range(n_bins):
+            if histogram[b, 0] <= 0.0:
+                continue
+            if awaiting_next:
+                best_next = b
+                awaiting_next = False
+            if b >= last:
+                break
+            for c in range(n_channels):
+                left[c] += histogram[b, c]
+                right[c] = sums[c] - left[c]
+            if left[0] < options.min_samples_leaf * (1.0 - 1e-9):
+                continue
+            if right[0] < options.min_samples_leaf * (1.0 - 1e-9):
+                break
+            score = _pair_score(left, right, n_outputs, options, monotonic, low, high)
+            if score > found + TIE * abs(found):
+                found, best_bin, best_next = score, b, n_bins
+                best_missing_left = missing_left == 1 if has_missing else left[0] >= right[0]
+                awaiting_next = True
+    return found, best_bin, best_next, best_missing_left
+
+
+@jit
+def scan_categorical(histogram, sums, options, low, high, best, out_set):  # type: ignore[no-untyped-def]
+    """Best subset of levels to send left, among the prefixes of the levels sorted by mean gradient (Fisher 1958).
+
+    The order is by G / (H + prior): levels with few rows stand near zero instead of at the ends. *Missing* is one level
+    like the others. Bits of ``out_set`` uint32 (n_words,) are the levels that go left; a level without rows in this node
+    follows the heavier child.
+
+    Returns (score, missing goes left); ``out_set`` is written only where the score beats ``best``.
+    """
+    n_levels, n_channels = histogram.shape
+    n_outputs = n_channels - 1 if options.constant_hessian else (n_channels - 1) // 2
+    levels = np.empty(n_levels, dtype=np.int64)
+    n_used = 0
+    for b in range(n_levels):
+        if histogram[b, 0] > 0.0:
+            levels[n_used] = b
+            n_used += 1
+    if n_used < 2:
+        return best, False
+    order = np.argsort(_level_keys(histogram, levels[:n_used], sums, n_outputs, options), kind="mergesort")
+    left = np.zeros(n_channels)
+    right = np.empty(n_channels)
+    found, n_left, is_left_heavier = best, 0, False
+    for j in range(n_used - 1):
+        b = levels[order[j]]
+        for c in range(n_channels):
+            left[c] += histogram[b, c]
+            right[c] = sums[c] - left[c]
+        score = _pair_score(left, right, n_outputs, options, 0, low, high)
+        if score > found + TIE * abs(found):
+            found, n_left, is_left_heavier = score, j + 1, left[0] >= right[0]
+    if n_left == 0:
+        return best, False
+    goes_left = np.full(n_levels, is_left_heavier)
+    for j in range(n_used):
+        goes_left[levels[order[j]]] = j < n_left
+    out_set[:] = 0
+    for b in range(n_levels - 1):
+        if goes_left[b]:
+            out_set[b >> 5] |= np.uint32(1) << np.uint32(b & 31)
+    return found, goes_left[n_levels - 1]
+
+
+@jit
+def _level_keys(histogram, levels, sums, n_outputs, options):  # type: ignore[no-untyped-def]
+    """Smoothed mean gradient of each used level; of several outputs, the one that differs most between levels."""
+    keys = np.empty(len(levels))
+    candidate = np.empty(len(levels))
+    widest = -1.0
+    for k in range(n_outputs):
+        h_total = sums[0] if options.constant_hessian else sums[1 + n_outputs + k]
+        prior = options.categorical_smoothing * max(h_total, 1e-290) / sums[0]
+        spread = 0.0
+        for j in range(len(levels)):
+            b = levels[j]
+            h = histogram[b, 0] if options.constant_hessian else histogram[b, 1 + n_outputs + k]
+            candidate[j] = histogram[b, 1 + k] / (h + prior)
+            spread += candidate[j] * histogram[b, 1 + k]
+        if spread > widest:
+            widest = spread
+            keys[:] = candidate
+    return keys
+
+
+@jit
+def find_node_split(histogram, layout, sums, options, low, high, features, out_set):  # type: ignore[no-untyped-def]
+    """Best split of a node over the given features.
+
+    histogram : float64 (n_bins_total, n_channels); sums : float64 (n_channels,); features : int64, ascending
+    out_set : uint32 (n_words,), levels that go left where the best split is on a category
+
+    Returns (gain, feature, bin, next used bin, missing goes left); gain is 0 and feature −1 where no split pays.
+    """
+    n_channels = histogram.shape[1]
+    n_outputs = n_channels - 1 if options.constant_hessian else (n_channels - 1) // 2
+    own = sums_score(sums, n_outputs, options, low, high)
+    best, feature, left_bin, next_bin, missing_left = own, -1, 0, 0, False
+    for f in features:
+        part = histogram[layout.offset[f] : layout.offset[f + 1]]
+        if layout.is_categorical[f]:
+            score, is_left = scan_categorical(part, sums, options, low, high, best, out_set)
+            if score > best:
+                best, feature, left_bin, next_bin, missing_left = score, f, 0, 0, is_left
+        else:
+            score, b, following, is_left = scan_numeric(part, sums, options, layout.monotonic[f], low, high, best)
+            if score > best:
+                best, feature, left_bin, next_bin, missing_left = score, f, b, following, is_left
+    return best - own, feature, left_bin, next_bin, missing_left

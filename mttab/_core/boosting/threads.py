@@ -1,0 +1,80 @@
+"""The one place that decides how many threads a kernel gets.
+
+Kernels come in a serial and a parallel form (`jit.serial_and_parallel`) and never set thread counts themselves. A fit or
+predict asks here once, holds `parallel_region` while its kernels run, and passes the number on.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from numbers import Integral
+
+import numba
+
+# Below this many (row, feature) or (row, tree) cells a parallel launch costs more than it saves (two cores, measured
+# with benchmarks/bench_speed.py-like loops: break-even between 2e4 and 8e4 cells).
+MIN_PARALLEL_CELLS = 50_000
+
+_workqueue_lock = threading.Lock()
+_is_forked_child = False
+
+
+def _mark_forked_child() -> None:
+    # GNU OpenMP aborts the process when a child uses a pool that its parent has started.
+    global _is_forked_child
+    _is_forked_child = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_mark_forked_child)
+
+
+def resolve_n_threads(n_jobs: int | None, n_cells: float = float("inf")) -> int:
+    """Number of threads for a job of ``n_cells`` elementary steps.
+
+    ``None`` and −1 mean every thread numba may use (joblib's worker processes lower that number themselves), −2 all but
+    one, and so on. 1 is returned in a forked child and for small jobs.
+    """
+    if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs == 0):
+        raise ValueError(f"n_jobs={n_jobs!r} must be None or a non-zero integer; use 1 for a single thread.")
+    available = numba.config.NUMBA_NUM_THREADS
+    if _is_forked_child or n_cells < MIN_PARALLEL_CELLS:
+        return 1
+    if n_jobs is None:
+        return int(available)
+    if n_jobs < 0:
+        return max(1, int(available) + 1 + int(n_jobs))
+    return min(int(n_jobs), int(available))
+
+
+@contextmanager
+def parallel_region(n_threads: int) -> Iterator[None]:
+    """Give the parallel kernels that run inside ``n_threads`` threads, and keep them apart where numba demands it."""
+    if n_threads <= 1:
+        yield
+        return
+    lock = None if _layer_is_threadsafe() else _workqueue_lock
+    if lock is not None:
+        lock.acquire()
+    try:
+        before = numba.get_num_threads()
+        numba.set_num_threads(n_threads)
+        try:
+            yield
+        finally:
+            numba.set_num_threads(before)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _layer_is_threadsafe() -> bool:
+    # numba's own "workqueue" pool ends the process when two Python threads enter it at once; omp and tbb do not. Which
+    # one it is shows only after the first launch, so the first caller holds the lock in any case.
+    try:
+        return numba.threading_layer() in ("omp", "tbb")
+    except ValueError:
+        return False

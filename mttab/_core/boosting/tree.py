@@ -1,0 +1,349 @@
+"""Leaf-wise growth of one tree, and of one tree per task in a single parallel pass.
+
+A node is a range of an index array. Splitting it sorts the range in two, in place and stably:
+
+    rows   [ . . . a b c d e f g . . . ]      node start ─┐       ┌─ stop
+    split          < > < < > < >                          a b c d e f g
+    rows   [ . . . a c d f b e g . . . ]      left = a c d f, right = b e g
+
+so that when growth ends every leaf is one contiguous range. Rows left out by subsampling are carried along in a second
+index array: they do not count, but the tree's values have to reach them too.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+
+from .histogram import build_histogram, build_histogram_parallel, gather_statistics, subtract_histogram
+from .jit import jit, serial_and_parallel
+from .leaves import set_values
+from .splitting import bounded_value, find_node_split
+from .threads import MIN_PARALLEL_CELLS
+
+
+class GrowthOptions(NamedTuple):
+    """Size and randomness of a tree.
+
+    max_leaf_nodes : int, at least 1
+    max_depth : int, edges from root to leaf
+    n_features_tried : int, features drawn per node; all of them if it is not smaller than their number
+    """
+
+    max_leaf_nodes: int
+    max_depth: int
+    n_features_tried: int
+
+
+class TreeArrays(NamedTuple):
+    """Trees under construction, one per entry of the first axis; node 0 is the root.
+
+    feature : int32, −1 in a leaf; left_bin, right_bin : int32, last used bin left and first used bin right of the cut
+    missing_left : bool; left, right : int32 children, −1 in a leaf; gain, weight : float64
+    value : float64 (…, K); category_set : uint32 (…, n_words), levels that go left
+    start, stop : int64, the node's range of rows; out_start, out_stop : its range of left-out rows
+    low, high : float64, bounds on the value from monotonic constraints
+    n_nodes : int64 (n_trees,)
+    """
+
+    feature: np.ndarray
+    left_bin: np.ndarray
+    right_bin: np.ndarray
+    missing_left: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    gain: np.ndarray
+    weight: np.ndarray
+    value: np.ndarray
+    category_set: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    out_start: np.ndarray
+    out_stop: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    n_nodes: np.ndarray
+
+
+def allocate_trees(n_trees: int, max_leaf_nodes: int, n_outputs: int, n_words: int) -> TreeArrays:
+    """Room for ``n_trees`` trees of at most ``max_leaf_nodes`` leaves with ``n_outputs`` values each."""
+    shape = (n_trees, 2 * max_leaf_nodes - 1)
+    ints = [np.empty(shape, dtype=np.int32) for _ in range(5)]
+    longs = [np.empty(shape, dtype=np.int64) for _ in range(4)]
+    floats = [np.empty(shape, dtype=np.float64) for _ in range(4)]
+    return TreeArrays(
+        feature=ints[0],
+        left_bin=ints[1],
+        right_bin=ints[2],
+        missing_left=np.empty(shape, dtype=np.bool_),
+        left=ints[3],
+        right=ints[4],
+        gain=floats[0],
+        weight=floats[1],
+        value=np.empty((*shape, n_outputs)),
+        category_set=np.zeros((*shape, n_words), dtype=np.uint32),
+        start=longs[0],
+        stop=longs[1],
+        out_start=longs[2],
+        out_stop=longs[3],
+        low=floats[2],
+        high=floats[3],
+        n_nodes=np.zeros(n_trees, dtype=np.int64),
+    )
+
+
+@jit
+def next_random(state):  # type: ignore[no-untyped-def]
+    """Next 64 random bits of a splitmix64 generator; ``state`` uint64 (1,) is advanced."""
+    state[0] += np.uint64(0x9E3779B97F4A7C15)
+    z = state[0]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+@jit
+def draw_features(n_features, n_tried, state):  # type: ignore[no-untyped-def]
+    """``n_tried`` of the feature indices, ascending, drawn without replacement (Floyd's selection)."""
+    if n_tried >= n_features:
+        return np.arange(n_features)
+    is_drawn = np.zeros(n_features, dtype=np.bool_)
+    for top in range(n_features - n_tried, n_features):
+        candidate = np.int64(next_random(state) % np.uint64(top + 1))
+        is_drawn[top if is_drawn[candidate] else candidate] = True
+    return np.flatnonzero(is_drawn)
+
+
+@jit
+def goes_left(code, left_bin, missing_code, missing_left, is_categorical, category_set):  # type: ignore[no-untyped-def]
+    """Which child a bin code belongs to."""
+    if code == missing_code:
+        return missing_left
+    if is_categorical:
+        return (category_set[code >> 5] >> np.uint32(code & 31)) & np.uint32(1) != 0
+    return code <= left_bin
+
+
+@jit
+def partition_rows(rows, start, stop, codes, left_bin, missing_code, missing_left, is_categorical, category_set, buffer):  # type: ignore[no-untyped-def]
+    """Move the rows of ``rows[start:stop]`` that go left to the front, keeping order; return where the right ones begin.
+
+    codes : (n_rows,) bins of the split's feature; buffer : uint32 (>= stop - start,), scratch
+    """
+    n_left, n_right = 0, 0
+    for j in range(start, stop):
+        i = rows[j]
+        if goes_left(np.int64(codes[i]), left_bin, missing_code, missing_left, is_categorical, category_set):
+            rows[start + n_left] = i
+            n_left += 1
+        else:
+            buffer[n_right] = i
+            n_right += 1
+    for j in range(n_right):
+        rows[start + n_left + j] = buffer[j]
+    return start + n_left
+
+
+@jit
+def _split_range(rows, start, stop, codes, task, layout, tree, node, buffer):  # type: ignore[no-untyped-def]
+    """`partition_rows` by the split that ``node`` holds."""
+    f = tree.feature[node]
+    missing_code = layout.offset[f + 1] - layout.offset[f] - 1
+    is_categorical = layout.is_categorical[f] != 0
+    b, is_missing_left, members = tree.left_bin[node], tree.missing_left[node], tree.category_set[node]
+    if f < codes.shape[0]:
+        return partition_rows(
+            rows, start, stop, codes[f], b, missing_code, is_missing_left, is_categorical, members, buffer
+        )
+    return partition_rows(rows, start, stop, task, b, missing_code, is_missing_left, is_categorical, members, buffer)
+
+
+@jit
+def _open_node(tree, node, start, stop, out_start, out_stop, low, high):  # type: ignore[no-untyped-def]
+    tree.start[node], tree.stop[node] = start, stop
+    tree.out_start[node], tree.out_stop[node] = out_start, out_stop
+    tree.low[node], tree.high[node] = low, high
+    tree.feature[node], tree.left[node], tree.right[node] = -1, -1, -1
+    tree.left_bin[node], tree.right_bin[node], tree.missing_left[node] = 0, 0, False
+    tree.gain[node] = 0.0
+
+
+@jit
+def _best_open_leaf(tree, n_nodes):  # type: ignore[no-untyped-def]
+    """Leaf with the largest gain, −1 if none pays; of equal gains (to rounding) the oldest."""
+    best, found = -1, 0.0
+    for node in range(n_nodes):
+        if tree.left[node] < 0 and tree.gain[node] > found * (1.0 + 1e-10):
+            best, found = node, tree.gain[node]
+    return best
+
+
+@jit
+def _child_bounds(tree, node, monotonic, left_sums, right_sums, options):  # type: ignore[no-untyped-def]
+    """Bounds of two children: the middle of their values parts them, so that no later split can break the order."""
+    low, high = tree.low[node], tree.high[node]
+    if monotonic == 0:
+        return low, high, low, high
+    h_left = left_sums[0] if options.constant_hessian else left_sums[2]
+    h_right = right_sums[0] if options.constant_hessian else right_sums[2]
+    middle = 0.5 * (
+        bounded_value(left_sums[1], h_left, options.l2, low, high)
+        + bounded_value(right_sums[1], h_right, options.l2, low, high)
+    )
+    if monotonic > 0:
+        return low, middle, middle, high
+    return middle, high, low, middle
+
+
+@jit
+def grow_tree(codes, task, layout, gradient, hessian, weight, rows, out_rows, growth, options, seed, n_threads, tree):  # type: ignore[no-untyped-def]
+    """Grow one tree leaf by leaf, the leaf with the largest gain first.
+
+    codes : uint8 (n_features, n_rows); task : int32 (n_rows,); gradient, hessian : float64 (K, n_rows)
+    weight : float64 (n_rows,); rows, out_rows : uint32, rows that count and rows left out, reordered here
+    growth, options : GrowthOptions, SplitOptions; tree : TreeArrays of this tree, written here
+
+    Returns the number of nodes.
+    """
+    n_outputs = gradient.shape[0]
+    n_channels = 1 + n_outputs if options.constant_hessian else 1 + 2 * n_outputs
+    n_features = len(layout.offset) - 1
+    max_leaves = min(growth.max_leaf_nodes, max(len(rows), 1))
+    max_nodes = 2 * max_leaves - 1
+    pool = np.empty((max_leaves, layout.offset[n_features], n_channels))
+    slot = np.full(max_nodes, -1)
+    depth = np.zeros(max_nodes, dtype=np.int64)
+    sums = np.empty((max_nodes, n_channels))
+    statistics = np.empty((len(rows), n_channels))
+    buffer = np.empty(max(len(rows), len(out_rows)), dtype=np.uint32)
+    state = np.array([seed], dtype=np.uint64)
+
+    _open_node(tree, 0, 0, len(rows), 0, len(out_rows), -np.inf, np.inf)
+    gather_statistics(rows, 0, len(rows), gradient, hessian, weight, options.constant_hessian, statistics, sums[0])
+    tree.weight[0] = sums[0, 0]
+    n_nodes, n_leaves, n_slots = 1, 1, 0
+    if max_leaves > 1 and n_features > 0 and growth.max_depth > 0:
+        slot[0], n_slots = 0, 1
+        _fill(codes, task, layout, rows, 0, len(rows), statistics, n_threads, pool[0])
+        _propose(tree, 0, pool[0], layout, sums[0], options, growth, state)
+
+    while n_leaves < max_leaves:
+        node = _best_open_leaf(tree, n_nodes)
+        if node < 0:
+            break
+        start, stop, out_start, out_stop = tree.start[node], tree.stop[node], tree.out_start[node], tree.out_stop[node]
+        middle = _split_range(rows, start, stop, codes, task, layout, tree, node, buffer)
+        out_middle = _split_range(out_rows, out_start, out_stop, codes, task, layout, tree, node, buffer)
+        left, right = n_nodes, n_nodes + 1
+        n_nodes += 2
+        n_leaves += 1
+        tree.left[node], tree.right[node] = left, right
+        depth[left] = depth[right] = depth[node] + 1
+        # Only the smaller child's rows are read; the other one's sums and histogram are what the parent has left.
+        small, large = (left, right) if middle - start <= stop - middle else (right, left)
+        small_start, small_stop = (start, middle) if small == left else (middle, stop)
+        gather_statistics(
+            rows, small_start, small_stop, gradient, hessian, weight, options.constant_hessian, statistics, sums[small]
+        )
+        sums[large] = sums[node] - sums[small]
+        tree.weight[left], tree.weight[right] = sums[left, 0], sums[right, 0]
+        monotonic = layout.monotonic[tree.feature[node]]
+        low_l, high_l, low_r, high_r = _child_bounds(tree, node, monotonic, sums[left], sums[right], options)
+        _open_node(tree, left, start, middle, out_start, out_middle, low_l, high_l)
+        _open_node(tree, right, middle, stop, out_middle, out_stop, low_r, high_r)
+        if n_leaves == max_leaves or depth[left] >= growth.max_depth:
+            continue
+        is_small_open = sums[small, 0] >= 2.0 * options.min_samples_leaf * (1.0 - 1e-9)
+        is_large_open = sums[large, 0] >= 2.0 * options.min_samples_leaf * (1.0 - 1e-9)
+        if not (is_small_open or is_large_open):
+            continue
+        slot[small], slot[large] = n_slots, slot[node]
+        n_slots += 1
+        _fill(codes, task, layout, rows, small_start, small_stop, statistics, n_threads, pool[slot[small]])
+        subtract_histogram(pool[slot[node]], pool[slot[small]], pool[slot[large]])
+        if is_small_open:
+            _propose(tree, small, pool[slot[small]], layout, sums[small], options, growth, state)
+        if is_large_open:
+            _propose(tree, large, pool[slot[large]], layout, sums[large], options, growth, state)
+
+    for node in range(n_nodes):
+        if tree.left[node] < 0:
+            tree.feature[node] = -1
+            tree.gain[node] = 0.0
+    set_values(tree, n_nodes, rows, gradient, hessian, weight, options)
+    return n_nodes
+
+
+@jit
+def _fill(codes, task, layout, rows, start, stop, statistics, n_threads, out_histogram):  # type: ignore[no-untyped-def]
+    if n_threads > 1 and (stop - start) * (len(layout.offset) - 1) >= MIN_PARALLEL_CELLS:
+        build_histogram_parallel(codes, task, layout.offset, rows, start, stop, statistics, out_histogram)
+    else:
+        build_histogram(codes, task, layout.offset, rows, start, stop, statistics, out_histogram)
+
+
+@jit
+def _propose(tree, node, histogram, layout, sums, options, growth, state):  # type: ignore[no-untyped-def]
+    """Write the node's best split into it; it becomes one when the node is chosen."""
+    features = draw_features(len(layout.offset) - 1, growth.n_features_tried, state)
+    gain, feature, left_bin, right_bin, missing_left = find_node_split(
+        histogram, layout, sums, options, tree.low[node], tree.high[node], features, tree.category_set[node]
+    )
+    tree.gain[node], tree.feature[node], tree.missing_left[node] = gain, feature, missing_left
+    tree.left_bin[node], tree.right_bin[node] = left_bin, right_bin
+
+
+@jit
+def tree_at(trees, t):  # type: ignore[no-untyped-def]
+    """Views on tree ``t`` of a stack of trees."""
+    return TreeArrays(
+        trees.feature[t],
+        trees.left_bin[t],
+        trees.right_bin[t],
+        trees.missing_left[t],
+        trees.left[t],
+        trees.right[t],
+        trees.gain[t],
+        trees.weight[t],
+        trees.value[t],
+        trees.category_set[t],
+        trees.start[t],
+        trees.stop[t],
+        trees.out_start[t],
+        trees.out_stop[t],
+        trees.low[t],
+        trees.high[t],
+        trees.n_nodes[t : t + 1],
+    )
+
+
+def _grow_trees(  # type: ignore[no-untyped-def]
+    codes, task, layout, gradient, hessian, weight, rows, row_start, out_rows, out_start, growth, options, seeds, trees
+):
+    """One tree per range of rows, the trees side by side over threads and each of them serial inside.
+
+    rows, out_rows : uint32; row_start, out_start : int64 (n_trees + 1,), tree t has ``rows[row_start[t]:row_start[t+1]]``
+    seeds : uint64 (n_trees,); trees : TreeArrays with n_trees entries. Node ranges count from each tree's own start.
+    """
+    for t in prange(len(seeds)):
+        tree = tree_at(trees, t)
+        trees.n_nodes[t] = grow_tree(
+            codes,
+            task,
+            layout,
+            gradient,
+            hessian,
+            weight,
+            rows[row_start[t] : row_start[t + 1]],
+            out_rows[out_start[t] : out_start[t + 1]],
+            growth,
+            options,
+            seeds[t],
+            1,
+            tree,
+        )
+
+
+grow_trees, grow_trees_parallel = serial_and_parallel(_grow_trees)

@@ -1,0 +1,81 @@
+"""Which rows to hold out for early stopping: a share of every task (and class), or what a splitter says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+def stratified_holdout(strata: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    """Hold out about ``fraction`` of the rows of every stratum, at least one row of each stays in training.
+
+    Parameters
+    ----------
+    strata : int array of shape (n,)
+        Stratum of each row, for example its task, or its task and class.
+    fraction : float
+        Share to hold out, between 0 and 1.
+    rng : numpy.random.Generator
+        One number is drawn per row, in the order of the rows: renaming strata changes nothing.
+
+    Returns
+    -------
+    bool array of shape (n,)
+        True = held out. A stratum gives its share rounded up or down, at random, so that many small strata give theirs
+        together; a stratum of one row gives none.
+    """
+    u = rng.random(len(strata))
+    order = np.lexsort((u, strata))
+    _, start, counts = np.unique(strata[order], return_index=True, return_counts=True)
+    # Systematic sampling: walk through each stratum in steps of `fraction` from an offset of its own.
+    offset = np.repeat(np.modf(np.add.reduceat(u[order], start))[0], counts) if len(u) else u
+    place = np.arange(len(u)) - np.repeat(start, counts)
+    is_held = np.floor((place + 1) * fraction + offset) > np.floor(place * fraction + offset)
+    n_held = np.add.reduceat(is_held, start) if len(u) else counts
+    is_held[(start + counts - 1)[n_held == counts]] = False
+    out = np.zeros(len(u), dtype=bool)
+    out[order] = is_held
+    return out
+
+
+def splitter_holdout(splitter: Any, X: Any, y: Any, groups: Any, n_rows: int) -> np.ndarray:
+    """Rows that the last split of a scikit-learn splitter tests on.
+
+    The last one, because a time-ordered splitter trains on most rows there. An iterable of (train, test) index pairs is
+    taken as it is. Rows in neither part are an error: they would silently be trained on.
+
+    Returns
+    -------
+    bool array of shape (n_rows,)
+        True = held out.
+    """
+    if hasattr(splitter, "split"):
+        splits = list(splitter.split(X, y, groups))
+    elif isinstance(splitter, Iterable) and not isinstance(splitter, (str, bytes)):
+        splits = list(splitter)
+    else:
+        raise ValueError(
+            f"validation={splitter!r} is neither a splitter nor a list of (train, test) index pairs; "
+            "pass for example GroupShuffleSplit(n_splits=1) or TimeSeriesSplit()."
+        )
+    if not splits:
+        raise ValueError(f"validation={splitter!r} yields no split; it must yield at least one.")
+    try:
+        train, test = (np.asarray(part) for part in splits[-1])
+        is_train, is_held = np.zeros(n_rows, dtype=bool), np.zeros(n_rows, dtype=bool)
+        is_train[train], is_held[test] = True, True
+    except (TypeError, ValueError, IndexError) as err:
+        raise ValueError(
+            f"validation={splitter!r} must yield pairs of row positions (train, test) below {n_rows}: {err}."
+        ) from err
+    if not is_held.any() or not (is_train & ~is_held).any():
+        raise ValueError(f"validation={splitter!r} leaves no row to train or none to validate on; pass another splitter.")
+    if not (is_train | is_held).all():
+        n_lost = int((~(is_train | is_held)).sum())
+        raise ValueError(
+            f"validation={splitter!r} puts {n_lost} rows in neither part of its last split; "
+            "use a splitter whose parts cover all rows, or drop these rows first."
+        )
+    return is_held
