@@ -1,0 +1,672 @@
+"""R-MTGB estimators: robust multi-task gradient boosting for regression and classification."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from numbers import Real
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils.metaestimators import available_if
+
+from mttab._boosting_base import BaseRMTGB, LongTable, TargetScaling
+from mttab._core.boosting.losses import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, Loss
+from mttab._core.targets import check_target_classification, check_target_regression
+from mttab._core.tasks import TaskLabels, did_you_mean
+from mttab._core.validation import Interval, StrOptions, fit_context
+
+
+class RMTGBRegressor(RegressorMixin, BaseRMTGB):
+    """Robust multi-task gradient boosting for regression.
+
+    Histogram gradient boosting in three blocks [1]_: trees shared by all tasks, then pairs of trees between which every
+    task finds its own mixture (so that a few odd tasks do not spoil the rest, and are found), then trees per task. The
+    score of a row x of task t is
+
+        F_t(x) = b + F_shared(x) + (1 - s_t) F_inlier(x) + s_t F_outlier(x) + F_task,t(x)
+
+    Parameters
+    ----------
+    task_column : str, int, list of these or None, default=None
+        Column of ``X`` that says which task a row belongs to, by name or position; a list makes composite ids. It is
+        taken out before the features are read but counts in ``n_features_in_``. None: tasks come from
+        ``fit(..., task=)`` or from the columns of a 2-D ``y``, or there is one task only.
+    loss : {"squared_error", "absolute_error", "huber", "quantile", "poisson"}, default="squared_error"
+        What is minimised. "poisson" has a log link and needs ``y >= 0``.
+    quantile : float, default=0.5
+        Quantile, between 0 and 1, that ``loss="quantile"`` estimates.
+    huber_delta : float, default=1.0
+        Error beyond which ``loss="huber"`` is linear, in the unit of ``y`` (of the task's standard deviation with
+        ``target_scaling="task"``).
+    learning_rate : float, default=0.1
+        Factor on the values of every tree.
+    max_iter_shared, max_iter_partition, max_iter_task : int, default=200, 100, 100
+        Largest number of rounds of each block, 0 leaves it out. A round is one tree, a pair of trees, and one tree per
+        task. With one task, blocks 2 and 3 are skipped.
+    max_leaf_nodes : int, default=31
+        Largest number of leaves of a shared or partition tree.
+    max_leaf_nodes_task : int or None, default=8
+        The same for task trees; None takes ``max_leaf_nodes``.
+    max_depth : int or None, default=None
+        Largest number of edges from root to leaf.
+    min_samples_leaf : float, default=20
+        Smallest sum of sample weights in a leaf of a shared or partition tree, the rows' mixing weights included.
+    min_samples_leaf_task : float or None, default=5
+        The same for task trees; None takes ``min_samples_leaf``.
+    l2_regularization : float, default=0.0
+        Added to the sum of second derivatives in a leaf.
+    max_features : float, default=1.0
+        Share of the features tried at each node, drawn at random.
+    subsample : float, default=1.0
+        Share of the rows that each round is fitted on, drawn at random.
+    max_bins : int, default=255
+        Bins per numeric feature, at most 255; missing values have one of their own.
+    categorical_features : "from_dtype", None or array-like, default="from_dtype"
+        Features split by sets of levels: pandas categories, strings and objects; or a mask, names or positions over the
+        columns of ``X``. Naming the task column here lets shared and partition trees split on the task; its levels are
+        never merged, those of other columns beyond the 253 most frequent share one bin.
+    monotonic_cst : array-like of {-1, 0, 1}, dict or None, default=None
+        Per column of ``X``, or by name: predictions must not rise (-1) or fall (1) with it.
+    target_scaling : {"task"} or None, default=None
+        "task" standardises the target of every task inside fit, so that tasks in different units can share; predictions
+        are in the unit of ``y``. Has no effect with ``loss="poisson"``.
+    algorithm : {"newton", "paper"}, default="newton"
+        "paper" is the published first-order algorithm, see Notes.
+    theta_init : {"data", "normal"}, array-like or dict, default="data"
+        Where the mixing parameters θ start: from how far a task's own correction of the shared block improves it on rows
+        that the correction has not seen, from N(0, 0.1²) draws, or from one value per task.
+    theta_learning_rate : float, default=1.0
+        Step size of θ.
+    theta_penalty : float, default=0.01
+        Strength of the pull of θ to ``theta_center``; no effect in paper mode.
+    theta_center : float, default=-2.0
+        Negative: tasks are inliers until shown otherwise.
+    task_weight : {"balanced"}, dict or None, default=None
+        Factor on the weight of each task's rows; "balanced" gives every task the same total.
+    unseen_task : {"shared", "error"}, default="shared"
+        What predict does with a task that fit did not see: base, shared block and the partition block at the mean
+        mixture, or an error.
+    early_stopping : bool or "auto", default="auto"
+        Whether a block ends when the loss on validation rows has not improved for ``n_iter_no_change`` rounds; it then
+        goes back to its best round. "auto" does so from 500 rows on, or where validation rows are given.
+    validation : splitter, iterable of (train, test) positions or None, default=None
+        Chooses the validation rows by its last split, for example by time or by group.
+    validation_fraction : float or None, default=0.1
+        Otherwise, share of the rows of every task held out for validation. None watches the training loss.
+    n_iter_no_change : int, default=10
+        Patience of early stopping, in rounds.
+    tol : float, default=1e-7
+        Smallest decrease of the loss that counts as one.
+    warm_start : bool, default=False
+        Whether fit adds rounds, up to the new ``max_iter_...``, to the model it finds.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the validation rows, ``subsample``, ``max_features``, bin edges above 200,000 rows and
+        ``theta_init="normal"``.
+    n_jobs : int or None, default=None
+        Threads; None and -1 use all. The model does not depend on it.
+    verbose : int, default=0
+        1 prints a line every ten rounds, 2 every round.
+
+    Attributes
+    ----------
+    tasks_ : ndarray of shape (n_tasks,)
+        Task labels, sorted; the columns of a 2-D ``y`` in their order.
+    outlier_score_ : ndarray of shape (n_tasks,)
+        s_t between 0 and 1, higher = more of an outlier.
+    theta_ : ndarray of shape (n_tasks,)
+        Its log-odds.
+    n_iter_ : dict
+        Rounds kept in each block, "shared", "partition" and "task".
+    train_score_, validation_score_ : ndarray
+        Minus the mean loss before the first round and after each one, block after block; the second is empty without
+        validation rows.
+    feature_importances_ : ndarray of shape (n_features_in_,)
+        Gain of each column, summing to 1.
+    task_feature_importances_ : ndarray of shape (n_tasks, n_features_in_)
+        The same for the trees that act for each task.
+    n_tasks_, n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Where ``X`` has string column names.
+
+    Notes
+    -----
+    The default departs from [1]_ in its Newton form, weighted branches, normalised θ steps and data-driven θ start.
+    ``RMTGBRegressor(**RMTGBRegressor.paper_parameters())`` is the published algorithm to the letter.
+
+    References
+    ----------
+    .. [1] S. Emami, G. Martínez-Muñoz, D. Hernández-Lobato. "Robust Multi-Task Gradient Boosting". 2025,
+       arXiv:2507.11411.
+
+    Examples
+    --------
+    >>> from mttab import RMTGBRegressor
+    >>> from mttab.datasets import make_task_groups
+    >>> X, y = make_task_groups(n_samples=200, group_sizes=(8, 2), random_state=0)
+    >>> model = RMTGBRegressor(task_column="task", random_state=0).fit(X, y)
+    >>> model.predict(X).shape
+    (2000,)
+    >>> int((model.outlier_score_ > 0.5).sum())
+    2
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **BaseRMTGB._parameter_constraints,
+        "loss": [StrOptions(set(REGRESSION_LOSSES))],
+        "quantile": [Interval(Real, 0, 1, closed="neither")],
+        "huber_delta": [Interval(Real, 0, None, closed="neither")],
+        "target_scaling": [StrOptions({"task"}), None],
+    }
+
+    def __init__(
+        self,
+        *,
+        task_column: Any = None,
+        loss: str = "squared_error",
+        quantile: float = 0.5,
+        huber_delta: float = 1.0,
+        learning_rate: float = 0.1,
+        max_iter_shared: int = 200,
+        max_iter_partition: int = 100,
+        max_iter_task: int = 100,
+        max_leaf_nodes: int = 31,
+        max_leaf_nodes_task: int | None = 8,
+        max_depth: int | None = None,
+        min_samples_leaf: float = 20,
+        min_samples_leaf_task: float | None = 5,
+        l2_regularization: float = 0.0,
+        max_features: float = 1.0,
+        subsample: float = 1.0,
+        max_bins: int = 255,
+        categorical_features: Any = "from_dtype",
+        monotonic_cst: Any = None,
+        target_scaling: str | None = None,
+        algorithm: str = "newton",
+        theta_init: Any = "data",
+        theta_learning_rate: float = 1.0,
+        theta_penalty: float = 0.01,
+        theta_center: float = -2.0,
+        task_weight: Any = None,
+        unseen_task: str = "shared",
+        early_stopping: bool | str = "auto",
+        validation: Any = None,
+        validation_fraction: float | None = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-7,
+        warm_start: bool = False,
+        random_state: Any = None,
+        n_jobs: int | None = None,
+        verbose: int = 0,
+    ):
+        self.task_column = task_column
+        self.loss = loss
+        self.quantile = quantile
+        self.huber_delta = huber_delta
+        self.learning_rate = learning_rate
+        self.max_iter_shared = max_iter_shared
+        self.max_iter_partition = max_iter_partition
+        self.max_iter_task = max_iter_task
+        self.max_leaf_nodes = max_leaf_nodes
+        self.max_leaf_nodes_task = max_leaf_nodes_task
+        self.max_depth = max_depth
+        self.min_samples_leaf = min_samples_leaf
+        self.min_samples_leaf_task = min_samples_leaf_task
+        self.l2_regularization = l2_regularization
+        self.max_features = max_features
+        self.subsample = subsample
+        self.max_bins = max_bins
+        self.categorical_features = categorical_features
+        self.monotonic_cst = monotonic_cst
+        self.target_scaling = target_scaling
+        self.algorithm = algorithm
+        self.theta_init = theta_init
+        self.theta_learning_rate = theta_learning_rate
+        self.theta_penalty = theta_penalty
+        self.theta_center = theta_center
+        self.task_weight = task_weight
+        self.unseen_task = unseen_task
+        self.early_stopping = early_stopping
+        self.validation = validation
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    @staticmethod
+    def paper_parameters() -> dict[str, Any]:
+        """Parameters that give the algorithm of the paper: stumps, first order, random θ, no early stopping.
+
+        Examples
+        --------
+        >>> from mttab import RMTGBRegressor
+        >>> RMTGBRegressor(**RMTGBRegressor.paper_parameters(), max_iter_shared=50).max_leaf_nodes
+        2
+        """
+        return dict(_PAPER_PARAMETERS)
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        task: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        task_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> RMTGBRegressor:
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Features, with the task column if ``task_column`` names one. NaN is missing; pandas categories and strings are
+            categorical.
+        y : array-like of shape (n,) or (n, n_tasks)
+            Targets. With several columns every column is a task and NaN means not observed.
+        sample_weight : array-like of shape (n,), default=None
+            Weight of each row; 0 = the row is absent, 2 = it is there twice.
+        task : array-like of shape (n,) or (n, n_id_columns), default=None
+            Task ids, where they are not a column of ``X``.
+        X_val, y_val, task_val, sample_weight_val : array-like, default=None
+            Validation rows for early stopping, in place of ``validation`` and ``validation_fraction``.
+
+        Returns
+        -------
+        RMTGBRegressor
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If an argument breaks its rule; the message names it and the remedy. An earlier fit stays usable.
+        """
+        explicit = {"X_val": X_val, "y_val": y_val, "task_val": task_val, "sample_weight_val": sample_weight_val}
+        self._fit(X, y, sample_weight, task, explicit)
+        return self
+
+    def predict(self, X: Any, task: Any = None) -> np.ndarray:
+        """Predicted targets.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            As in fit.
+        task : array-like of shape (n,), default=None
+            Task of each row, for a model fitted with ``task=``.
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, n_tasks)
+            With one column per task where ``y`` had several columns.
+        """
+        score, _ = self._score(X, task)
+        return self._layout(self._loss.link_inverse(score)[:, 0])
+
+    def staged_predict(self, X: Any, task: Any = None) -> Iterator[np.ndarray]:
+        """Yield the predictions after each round: shared rounds first, then partition and task rounds.
+
+        θ is the final one throughout. Parameters as in `predict`.
+
+        Yields
+        ------
+        ndarray of shape (n,) or (n, n_tasks)
+        """
+        for score in self._staged_scores(X, task):
+            yield self._layout(self._loss.link_inverse(score)[:, 0])
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None, task: Any = None) -> float:
+        """R² of the predictions; of several columns the mean over the columns, each on its observed rows.
+
+        Parameters
+        ----------
+        X, task : see `predict`
+        y : array-like of shape (n,) or (n, n_tasks)
+            True targets, NaN = not observed.
+        sample_weight : array-like of shape (n,), default=None
+
+        Returns
+        -------
+        float
+        """
+        return _mean_over_columns(r2_score, check_target_regression(y), self.predict(X, task=task), sample_weight)
+
+    def _read_target(self, y: Any) -> tuple[np.ndarray, None]:
+        return check_target_regression(y, loss=self.loss), None
+
+    def _encode_target(self, y: Any, classes: None, *, name: str) -> np.ndarray:
+        return check_target_regression(y, loss=self.loss)
+
+    def _make_loss(self, classes: None) -> Loss:
+        return REGRESSION_LOSSES[self.loss](self.quantile, self.huber_delta)
+
+    def _fit_scaling(self, long: LongTable, labels: TaskLabels, loss: Loss) -> TargetScaling:
+        if self.target_scaling is None or not loss.supports_target_scaling:
+            return TargetScaling.identity(labels.n_tasks)
+        return TargetScaling.standard(long.y, long.encode_tasks(labels), long.weight, labels.n_tasks)
+
+
+def _is_single_target(estimator: Any) -> bool:
+    if getattr(estimator, "_task_source", None) == "targets":
+        raise AttributeError(
+            "decision_function is defined for one target; this classifier was fitted with a 2-D y, use predict_proba."
+        )
+    return True
+
+
+class RMTGBClassifier(ClassifierMixin, BaseRMTGB):
+    """Robust multi-task gradient boosting for classification.
+
+    Histogram gradient boosting in three blocks [1]_: trees shared by all tasks, then pairs of trees between which every
+    task finds its own mixture (so that a few odd tasks do not spoil the rest, and are found), then trees per task.
+
+    Parameters
+    ----------
+    task_column : str, int, list of these or None, default=None
+        Column of ``X`` that says which task a row belongs to, see `RMTGBRegressor`.
+    loss : {"log_loss", "multinomial"}, default="log_loss"
+        "log_loss" has one score for two classes, the log-odds, and one per class for more; "multinomial" always has one
+        per class.
+    multi_strategy : {"one_output_per_tree", "multi_output_tree"}, default="one_output_per_tree"
+        Where there is a score per class: one tree per class in every round, or one tree with a value per class in each
+        leaf.
+    class_weight : {"balanced"}, dict or None, default=None
+        Factor on the weight of each class's rows; "balanced" gives every class the same total.
+    learning_rate, max_iter_shared, max_iter_partition, max_iter_task, max_leaf_nodes, max_leaf_nodes_task, max_depth, \
+min_samples_leaf, min_samples_leaf_task, l2_regularization, max_features, subsample, max_bins, categorical_features, \
+monotonic_cst, algorithm, theta_init, theta_learning_rate, theta_penalty, theta_center, task_weight, unseen_task, \
+early_stopping, validation, validation_fraction, n_iter_no_change, tol, warm_start, random_state, n_jobs, verbose
+        See `RMTGBRegressor`. Validation rows are stratified by task and class; ``monotonic_cst`` is for two classes.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels, sorted; columns of a 2-D ``y`` share them.
+    tasks_, outlier_score_, theta_, n_iter_, train_score_, validation_score_, feature_importances_, \
+task_feature_importances_, n_tasks_, n_features_in_, feature_names_in_
+        See `RMTGBRegressor`.
+
+    References
+    ----------
+    .. [1] S. Emami, G. Martínez-Muñoz, D. Hernández-Lobato. "Robust Multi-Task Gradient Boosting". 2025,
+       arXiv:2507.11411.
+
+    Examples
+    --------
+    >>> from mttab import RMTGBClassifier
+    >>> from mttab.datasets import make_task_groups
+    >>> X, y = make_task_groups(n_samples=200, task_type="binary", random_state=0)
+    >>> model = RMTGBClassifier(task_column="task", random_state=0).fit(X, y)
+    >>> model.predict_proba(X).shape
+    (2000, 2)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **BaseRMTGB._parameter_constraints,
+        "loss": [StrOptions(set(CLASSIFICATION_LOSSES))],
+        "multi_strategy": [StrOptions({"one_output_per_tree", "multi_output_tree"})],
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+    }
+
+    def __init__(
+        self,
+        *,
+        task_column: Any = None,
+        loss: str = "log_loss",
+        multi_strategy: str = "one_output_per_tree",
+        class_weight: Any = None,
+        learning_rate: float = 0.1,
+        max_iter_shared: int = 200,
+        max_iter_partition: int = 100,
+        max_iter_task: int = 100,
+        max_leaf_nodes: int = 31,
+        max_leaf_nodes_task: int | None = 8,
+        max_depth: int | None = None,
+        min_samples_leaf: float = 20,
+        min_samples_leaf_task: float | None = 5,
+        l2_regularization: float = 0.0,
+        max_features: float = 1.0,
+        subsample: float = 1.0,
+        max_bins: int = 255,
+        categorical_features: Any = "from_dtype",
+        monotonic_cst: Any = None,
+        algorithm: str = "newton",
+        theta_init: Any = "data",
+        theta_learning_rate: float = 1.0,
+        theta_penalty: float = 0.01,
+        theta_center: float = -2.0,
+        task_weight: Any = None,
+        unseen_task: str = "shared",
+        early_stopping: bool | str = "auto",
+        validation: Any = None,
+        validation_fraction: float | None = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-7,
+        warm_start: bool = False,
+        random_state: Any = None,
+        n_jobs: int | None = None,
+        verbose: int = 0,
+    ):
+        self.task_column = task_column
+        self.loss = loss
+        self.multi_strategy = multi_strategy
+        self.class_weight = class_weight
+        self.learning_rate = learning_rate
+        self.max_iter_shared = max_iter_shared
+        self.max_iter_partition = max_iter_partition
+        self.max_iter_task = max_iter_task
+        self.max_leaf_nodes = max_leaf_nodes
+        self.max_leaf_nodes_task = max_leaf_nodes_task
+        self.max_depth = max_depth
+        self.min_samples_leaf = min_samples_leaf
+        self.min_samples_leaf_task = min_samples_leaf_task
+        self.l2_regularization = l2_regularization
+        self.max_features = max_features
+        self.subsample = subsample
+        self.max_bins = max_bins
+        self.categorical_features = categorical_features
+        self.monotonic_cst = monotonic_cst
+        self.algorithm = algorithm
+        self.theta_init = theta_init
+        self.theta_learning_rate = theta_learning_rate
+        self.theta_penalty = theta_penalty
+        self.theta_center = theta_center
+        self.task_weight = task_weight
+        self.unseen_task = unseen_task
+        self.early_stopping = early_stopping
+        self.validation = validation
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    @staticmethod
+    def paper_parameters() -> dict[str, Any]:
+        """Parameters that give the algorithm of the paper, see `RMTGBRegressor.paper_parameters`.
+
+        For classes it has one softmax score per class, two classes included, and a value per class in every leaf.
+        """
+        return {**_PAPER_PARAMETERS, "loss": "multinomial", "multi_strategy": "multi_output_tree"}
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        task: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        task_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> RMTGBClassifier:
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Features, with the task column if ``task_column`` names one.
+        y : array-like of shape (n,) or (n, n_tasks)
+            Class labels. With several columns every column is a task, all share one set of classes, and None or NaN means
+            not observed.
+        sample_weight, task, X_val, y_val, task_val, sample_weight_val
+            See `RMTGBRegressor.fit`.
+
+        Returns
+        -------
+        RMTGBClassifier
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If an argument breaks its rule, or ``y`` holds one class only. An earlier fit stays usable.
+        """
+        explicit = {"X_val": X_val, "y_val": y_val, "task_val": task_val, "sample_weight_val": sample_weight_val}
+        self._fit(X, y, sample_weight, task, explicit)
+        return self
+
+    def predict_proba(self, X: Any, task: Any = None) -> Any:
+        """Class probabilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            As in fit.
+        task : array-like of shape (n,), default=None
+            Task of each row, for a model fitted with ``task=``.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes), or list of these, one per task, where ``y`` had several columns
+            Columns in the order of ``classes_``.
+        """
+        score, _ = self._score(X, task)
+        proba = self._layout(self._loss.link_inverse(score))
+        return proba if proba.ndim == 2 else list(proba.swapaxes(0, 1))
+
+    def predict(self, X: Any, task: Any = None) -> np.ndarray:
+        """Most probable classes, (n,) or (n, n_tasks). Parameters as in `predict_proba`."""
+        score, _ = self._score(X, task)
+        return self._layout(self.classes_[np.argmax(self._loss.link_inverse(score), axis=1)])
+
+    @available_if(_is_single_target)
+    def decision_function(self, X: Any, task: Any = None) -> np.ndarray:
+        """Scores before the link: log-odds (n,) of the second of two classes, else (n, n_classes).
+
+        Parameters as in `predict_proba`. Not available after a fit with a 2-D ``y``.
+        """
+        score, _ = self._score(X, task)
+        if len(self.classes_) > 2:
+            return score
+        return score[:, 0] if score.shape[1] == 1 else score[:, 1] - score[:, 0]
+
+    def staged_predict(self, X: Any, task: Any = None) -> Iterator[np.ndarray]:
+        """Yield the predicted classes after each round, see `RMTGBRegressor.staged_predict`."""
+        for score in self._staged_scores(X, task):
+            yield self._layout(self.classes_[np.argmax(self._loss.link_inverse(score), axis=1)])
+
+    def staged_predict_proba(self, X: Any, task: Any = None) -> Iterator[Any]:
+        """Yield the class probabilities after each round, shaped as in `predict_proba`."""
+        for score in self._staged_scores(X, task):
+            proba = self._layout(self._loss.link_inverse(score))
+            yield proba if proba.ndim == 2 else list(proba.swapaxes(0, 1))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None, task: Any = None) -> float:
+        """Accuracy; of several columns the mean over the columns, each on its observed rows.
+
+        Parameters
+        ----------
+        X, task : see `predict_proba`
+        y : array-like of shape (n,) or (n, n_tasks)
+            True classes, None or NaN = not observed.
+        sample_weight : array-like of shape (n,), default=None
+
+        Returns
+        -------
+        float
+        """
+        predicted = self.predict(X, task=task)
+        if predicted.ndim == 1:
+            return float(accuracy_score(y, predicted, sample_weight=sample_weight))
+        classes, codes = check_target_classification(y)
+        true = np.append(classes.astype(object), None)[codes]
+        is_right = np.where(codes < 0, np.nan, (true == predicted).astype(float))
+        return _mean_over_columns(_weighted_mean, is_right, is_right, sample_weight)
+
+    def _read_target(self, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        classes, codes = check_target_classification(y)
+        if len(classes) < 2:
+            raise ValueError(
+                f"y holds one class only, {classes[0]!r}, but a classifier needs at least two; check the labels."
+            )
+        return np.where(codes < 0, np.nan, codes.astype(np.float64)), classes
+
+    def _encode_target(self, y: Any, classes: np.ndarray, *, name: str) -> np.ndarray:
+        own, codes = check_target_classification(y)
+        index = {label: i for i, label in enumerate(classes.tolist())}
+        unknown = [label for label in own.tolist() if label not in index]
+        if unknown:
+            raise ValueError(
+                f"{name} holds the class {unknown[0]!r}, which y does not have; its classes are {classes.tolist()}."
+            )
+        return np.append([float(index[label]) for label in own.tolist()], np.nan)[codes]
+
+    def _make_loss(self, classes: np.ndarray) -> Loss:
+        return CLASSIFICATION_LOSSES[self.loss](len(classes))
+
+    def _class_weights(self, long: LongTable, classes: np.ndarray) -> np.ndarray | float:
+        if self.class_weight is None:
+            return 1.0
+        codes = long.y.astype(np.int64)
+        if isinstance(self.class_weight, str):
+            mass = np.bincount(codes, weights=long.weight, minlength=len(classes))
+            return (mass.sum() / (len(classes) * np.maximum(mass, 1e-300)))[codes]
+        known = classes.tolist()
+        for label in self.class_weight:
+            if label not in known:
+                raise ValueError(
+                    f"class_weight names the class {label!r}, which y does not have{did_you_mean(label, known)}"
+                )
+        return np.array([float(self.class_weight.get(label, 1.0)) for label in known])[codes]
+
+
+_PAPER_PARAMETERS = {
+    "algorithm": "paper",
+    "theta_init": "normal",
+    "theta_learning_rate": 0.1,
+    "learning_rate": 0.1,
+    "max_leaf_nodes": 2,
+    "max_leaf_nodes_task": 2,
+    "min_samples_leaf": 1,
+    "min_samples_leaf_task": 1,
+    "l2_regularization": 0.0,
+    "early_stopping": False,
+}
+
+
+def _weighted_mean(values: np.ndarray, _: np.ndarray, sample_weight: np.ndarray | None = None) -> float:
+    return float(np.average(values, weights=sample_weight))
+
+
+def _mean_over_columns(metric: Any, y: np.ndarray, predicted: np.ndarray, sample_weight: Any) -> float:
+    """Mean of a metric over the columns, each on the rows where ``y`` is not NaN."""
+    if y.ndim == 1:
+        return float(metric(y, predicted, sample_weight=sample_weight))
+    weight = None if sample_weight is None else np.asarray(sample_weight)
+    figures = []
+    for t in range(y.shape[1]):
+        seen = ~np.isnan(y[:, t])
+        figures.append(metric(y[seen, t], predicted[seen, t], sample_weight=None if weight is None else weight[seen]))
+    return float(np.mean(figures))
