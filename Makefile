@@ -1,0 +1,51 @@
+# make quickstart   set up .venv and run the example        make lint    style and types
+# make test         the tests, without the slow ones        make bench   compare with LightGBM on ../shared/data
+# make test-slow    the slow ones only                      make clean   remove .venv and caches
+#
+# Another interpreter: make test PYTHON=/path/to/python3.12. Options for pytest: make test PYTEST_ARGS="-n 2 -k rmtgb".
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+# The first interpreter that runs and is new enough.
+PYTHON ?= $(shell for p in python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+
+.PHONY: quickstart test test-slow lint format bench clean
+
+quickstart: $(VENV)/.installed-plot-parquet
+	$(BIN)/python examples/quickstart.py
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/bench_accuracy.py $(BENCH_ARGS)
+
+clean:
+	rm -rf $(VENV) .numba_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+
+# One stamp per set of extras: $(VENV)/.installed-plot-parquet says that `mttab[plot,parquet]` is in the venv.
+comma := ,
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(subst -,$(comma),$*)]"
+	@touch $@
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "mttab needs Python 3.11 or newer; say which with PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,45 @@
+"""Tabular multi-task learning, used like scikit-learn."""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mttab import datasets, metrics, model_selection
+    from mttab.boosting import RMTGBClassifier, RMTGBRegressor
+
+try:
+    __version__ = version("mttab")
+except PackageNotFoundError:  # run from a folder that was never installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "RMTGBClassifier",
+    "RMTGBRegressor",
+    "__version__",
+    "datasets",
+    "metrics",
+    "model_selection",
+]
+
+_SUBMODULES = {"datasets", "metrics", "model_selection"}
+
+# Public name -> module that defines it. Everything loads on first use, so `import mttab` costs next to nothing and an
+# estimator that needs an extra can be listed here beside those that need none.
+_HOME_OF = {
+    "RMTGBClassifier": "mttab.boosting",
+    "RMTGBRegressor": "mttab.boosting",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return import_module(f"mttab.{name}")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'mttab' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME_OF[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

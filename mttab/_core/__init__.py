@@ -1,0 +1,1 @@
+"""What the estimators are made of; nothing here knows an estimator."""

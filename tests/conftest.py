@@ -1,0 +1,38 @@
+"""Settings that must stand before numba and matplotlib are imported, and fixtures that several files share."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _numba_cache_dir() -> str:
+    """One cache folder per state of the kernels: numba notices edits in a function's own file, not in its callees'."""
+    kernels = hashlib.sha256()
+    for path in sorted((ROOT / "mttab" / "_core" / "boosting").glob("*.py")):
+        kernels.update(path.name.encode() + path.read_bytes())
+    parent = ROOT / ".numba_cache" if os.access(ROOT, os.W_OK) else Path(tempfile.gettempdir()) / "mttab_numba_cache"
+    return str(parent / kernels.hexdigest()[:16])
+
+
+# Workers of pytest-xdist and subprocesses inherit both.
+os.environ.setdefault("NUMBA_CACHE_DIR", _numba_cache_dir())
+os.environ["MPLBACKEND"] = "Agg"
+
+# A first call compiles, which no deadline per example survives.
+settings.register_profile("mttab", deadline=None)
+settings.load_profile("mttab")
+
+
+@pytest.fixture
+def data_folder() -> Path:
+    """A manifest folder with real tables, named by the environment variable MTTAB_DATA."""
+    folder = os.environ.get("MTTAB_DATA")
+    if not folder:
+        pytest.skip("MTTAB_DATA names no manifest folder")
+    return Path(folder)
