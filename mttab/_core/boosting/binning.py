@@ -147,7 +147,8 @@ def _closing_values(cumulative: np.ndarray, max_bins: int) -> np.ndarray:
     crossed = np.floor(shares + 1e-9)
     closes = np.flatnonzero(np.diff(crossed, prepend=0.0) > 0)
     if len(closes) == 0 or closes[-1] != len(cumulative) - 1:
-        closes = np.append(closes, len(cumulative) - 1)
+        # Values of next to no weight after the last share is reached join the last bin.
+        closes = np.append(closes[: max_bins - 1], len(cumulative) - 1)
     return closes
 
 

@@ -12,9 +12,9 @@ from .rows import RowSample, TrainingRows
 from .splitting import SplitOptions
 from .tree import GrowthOptions, TreeArrays, allocate_trees, grow_tree, grow_trees, grow_trees_parallel, tree_at
 
-# The cross-fitted corrections that θ starts from: trees of this size, one per task.
-CORRECTION_LEAVES = 8
-CORRECTION_MIN_SAMPLES = 5.0
+# Size of the trees of tasks left alone, by which θ starts.
+ALONE_LEAVES = 8
+ALONE_MIN_SAMPLES = 5.0
 
 
 @dataclass
@@ -102,23 +102,14 @@ class Grower:
         """One tree per task on the task's rows of the sample."""
         return self._grow_per_task(gradient, hessian, weight, sample, seeds, self.task_growth, self.task_split)
 
-    def cross_fitted_corrections(self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """Score correction (n_rows, K) of each row by a small tree of its task, grown on the task's other half."""
-        half = self.rows.content_halves()
-        growth = GrowthOptions(CORRECTION_LEAVES, 1_000, len(self.rows.codes))
-        split = self.task_split._replace(min_samples_leaf=CORRECTION_MIN_SAMPLES)
-        seeds = np.zeros(self.rows.n_tasks, dtype=np.uint64)
-        out = np.empty((self.rows.n_rows, len(gradient)))
-        for is_in in (half, ~half):
-            for k in range(len(gradient)):
-                one = slice(k, k + 1)
-                grown = self._grow_per_task(
-                    gradient[one], hessian[one], weight, self.rows.sample(is_in), seeds, growth, split
-                )
-                correction = np.zeros((self.rows.n_rows, 1))
-                grown.add_to(correction, 1.0, 0, self.n_threads)
-                out[~is_in, k] = correction[~is_in, 0]
-        return out
+    def grow_alone(
+        self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray, sample: RowSample, seed: int
+    ) -> GrownTrees:
+        """One small tree per task, whatever the size of task trees: what a task could do without the others."""
+        growth = GrowthOptions(ALONE_LEAVES, self.task_growth.max_depth, len(self.rows.codes))
+        split = self.task_split._replace(min_samples_leaf=ALONE_MIN_SAMPLES)
+        seeds = np.full(self.rows.n_tasks, seed, dtype=np.uint64)
+        return self._grow_per_task(gradient, hessian, weight, sample, seeds, growth, split)
 
     def _grow_per_task(self, gradient, hessian, weight, sample, seeds, growth, split) -> GrownTrees:  # type: ignore[no-untyped-def]
         trees = self._allocate(self.rows.n_tasks, growth.max_leaf_nodes, len(gradient), self.task_layout)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,8 @@ from .rows import RowSample, Scores, TrainingRows, ValidationRows
 from .theta import mixing_weights, orientation, start_from_disagreement
 
 
+# Learning rate of the shared blocks that are fitted only to see which tasks disagree with them.
+CROSS_FIT_RATE = 0.3
 # Mean loss before the first and after each round, per block.
 Histories = tuple[list[float], list[float], list[float]]
 
@@ -165,15 +168,18 @@ class _Run:
             self.keep(grown, self.rows.weight, TASK, np.arange(self.rows.n_tasks), r, k)
 
     def keep(self, grown: GrownTrees, weight: np.ndarray, block: int, group: int | np.ndarray, r: int, k: int) -> None:
-        """Renew leaf values where the loss wants it, store the trees, add them to the scores of all rows."""
+        """Store the grown trees and add them to the scores of all rows."""
         rate, n_threads = self.options.blocks[block].learning_rate, self.grower.n_threads
-        if self.loss.renewal_quantile is not None and self.options.newton:
-            grown.renew_values(self.residual, weight, self.loss.renewal_quantile, n_threads)
+        self.renew(grown, weight)
         stored = self.builder.append(grown.trees, block, np.atleast_1d(group), r, k, rate)
         grown.add_to(self.scores.part(block, group), rate, k, n_threads)
         if self.validation is not None and self.validation_scores is not None:
             score = self.validation_scores.part(block, group)
             add_round(stored, self.validation.X, self.validation.task, self.rows.n_tasks, score, n_threads)
+
+    def renew(self, grown: GrownTrees, weight: np.ndarray) -> None:
+        if self.loss.renewal_quantile is not None and self.options.newton:
+            grown.renew_values(self.residual, weight, self.loss.renewal_quantile, self.grower.n_threads)
 
     # --- θ ---------------------------------------------------------------------------------------------------------
 
@@ -190,14 +196,37 @@ class _Run:
         elif init == "normal":
             self.theta = self.rng.normal(0.0, 0.1, self.rows.n_tasks)
         else:
-            score = self.scores.total(self.mixing())
-            self.update_derivatives(score)
-            loss_now = self.loss.values(self.rows.y, score, self.buffer, self.grower.n_threads).copy()
-            correction = self.grower.cross_fitted_corrections(self.gradient, self.hessian, self.rows.weight)
-            saved = loss_now - self.loss.values(self.rows.y, score + correction, self.buffer, self.grower.n_threads)
-            mean = self.task_mean(saved)
-            error = np.sqrt(self.task_mean((saved - mean[self.rows.task]) ** 2) / self.task_weight)
-            self.theta = start_from_disagreement(mean, error, self.task_mean(loss_now), self.options.theta_center)
+            self.theta = start_from_disagreement(*self.disagreement(), self.options.theta_center)
+
+    def disagreement(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean loss (n_tasks,) under the shared block, what each task would save alone, and the error of that.
+
+        All on rows that the models have not seen: a shared block is fitted again on each half of the rows, with fewer
+        and larger steps, and judged on the other half, and so are models of each task alone. The loss of rows that the
+        shared block was fitted on would hide the tasks that it has learned by heart.
+        """
+        half = self.rows.content_halves()
+        together = self.cross_fitted_loss(half, self.grower.grow_shared, self.n_rounds[SHARED])
+        alone = self.cross_fitted_loss(half, self.grower.grow_alone, self.n_rounds[SHARED])
+        saved = self.task_mean(together - alone)
+        error = np.sqrt(self.task_mean((together - alone - saved[self.rows.task]) ** 2) / self.task_weight)
+        return self.task_mean(together), saved, error
+
+    def cross_fitted_loss(self, half: np.ndarray, grow: Callable[..., GrownTrees], n_rounds: int) -> np.ndarray:
+        """Loss (n_rows,) of every row under trees fitted on the other half."""
+        n_rounds = math.ceil(n_rounds * self.options.blocks[SHARED].learning_rate / CROSS_FIT_RATE)
+        out = np.empty(self.rows.n_rows)
+        for is_in in (half, ~half):
+            sample, score = self.rows.sample(is_in), Scores.zeros(self.base, self.rows.task).fixed
+            for _ in range(n_rounds):
+                self.update_derivatives(score)
+                for k, outputs in self.tree_outputs():
+                    grown = grow(self.gradient[outputs], self.hessian[outputs], self.rows.weight, sample, 0)
+                    self.renew(grown, self.rows.weight)
+                    grown.add_to(score, CROSS_FIT_RATE, k, self.grower.n_threads)
+            values = self.loss.values(self.rows.y, score, self.buffer, self.grower.n_threads)
+            out[~is_in] = values[~is_in]
+        return out
 
     def theta_gradient(self, mixing: np.ndarray) -> np.ndarray:
         """∂L/∂θ (n_tasks,) with the branches as they stand, penalty included."""

@@ -11,6 +11,8 @@ from scipy.special import expit
 
 # Bounds of a start that is derived from data: s between 0.05 and 0.95, where θ can still move.
 START_LIMIT = 3.0
+# Share of the typical task's loss that a task must save alone, beyond chance and beyond the others, to start at θ = 0.
+OUTLIER_EXCESS = 0.2
 
 
 def mixing_weights(theta: np.ndarray, row_weight: np.ndarray) -> np.ndarray:
@@ -24,30 +26,29 @@ def mixing_weights(theta: np.ndarray, row_weight: np.ndarray) -> np.ndarray:
 
 
 def start_from_disagreement(
-    reduction: np.ndarray, standard_error: np.ndarray, task_loss: np.ndarray, center: float
+    task_loss: np.ndarray, saved: np.ndarray, standard_error: np.ndarray, center: float
 ) -> np.ndarray:
-    """θ start from how much loss a correction of its own would save each task, on rows the correction has not seen.
+    """θ start from how much better each task would do without the others.
 
     Parameters
     ----------
-    reduction, standard_error : (n_tasks,)
-        Mean loss per row that the task's own correction of the shared block saves, and its standard error.
     task_loss : (n_tasks,)
-        Mean loss per row under the shared block.
+        Mean loss per row under the shared block, on rows that it has not seen.
+    saved, standard_error : (n_tasks,)
+        How much of that a model of the task alone saves, on rows that it has not seen; negative where the task is better
+        off in company. And the standard error of that mean.
     center : float
-        Negative; the start of a task that disagrees no more than the typical one.
+        Negative; the start of a task that is better off in company.
 
     Notes
     -----
-    A task is an outlier if what it could save, beyond what the median task could, is large against the loss that the
-    typical task has at all. A noisy task has much loss and nothing to save; a task with few rows has a large error, which
-    is subtracted; where no task agrees with the shared block, the median is large too and nobody stands out.
+    An outlier saves more than the typical task does, by more than chance, and by a share of the typical task's loss that
+    matters. A noisy task has much loss but saves nothing; where no task agrees with the others all of them save, the
+    median with them, and nobody stands out.
     """
-    saved = np.maximum(reduction - standard_error, 0.0)
-    typical_loss = max(float(np.median(task_loss)), 1e-12 * max(float(np.max(task_loss, initial=0.0)), 1e-300))
-    excess = (saved - np.median(saved)) / typical_loss
-    # The scale is crossed (θ = 0) at an excess of 1/2 and saturates at the limit.
-    return np.clip(center + (-center) * excess / 0.5, -START_LIMIT, START_LIMIT)
+    typical_loss = max(float(np.median(task_loss)), 1e-12 * float(np.max(task_loss, initial=0.0)), 1e-300)
+    excess = (saved - standard_error - max(float(np.median(saved)), 0.0)) / typical_loss
+    return np.clip(center * (1.0 - np.maximum(excess, 0.0) / OUTLIER_EXCESS), -START_LIMIT, START_LIMIT)
 
 
 def orientation(theta: np.ndarray, row_weight: np.ndarray) -> float:
