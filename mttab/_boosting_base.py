@@ -41,8 +41,9 @@ from mttab._core.validation import (
 
 # Below this many training rows early_stopping="auto" keeps them all for training.
 AUTO_EARLY_STOPPING_ROWS = 500
-# Prior, in rows, on the mean gradient by which category levels are ordered.
-CATEGORICAL_SMOOTHING = 10.0
+# Prior, in rows, on category levels and their subsets, see `scan_categorical`.
+CATEGORICAL_PRIOR = 10.0
+CATEGORICAL_MIN_ROWS = 20.0
 
 
 @dataclass
@@ -390,7 +391,8 @@ class BaseRMTGB(BaseEstimator):
             min_samples_leaf=float(self.min_samples_leaf),
             min_hessian=MIN_HESSIAN,
             l2=float(self.l2_regularization),
-            categorical_smoothing=CATEGORICAL_SMOOTHING,
+            categorical_prior=CATEGORICAL_PRIOR,
+            categorical_min_rows=CATEGORICAL_MIN_ROWS,
             constant_hessian=is_paper or loss.constant_hessian,
         )
         min_task = self.min_samples_leaf if self.min_samples_leaf_task is None else self.min_samples_leaf_task

@@ -14,6 +14,8 @@ from numba import prange
 from .jit import serial_and_parallel
 
 MAX_BINS = 255
+# Kinds of categorical features in `BinLayout`.
+CATEGORY, TASK_ID = 1, 2
 # Quantiles of a large column are taken from a sample of this many rows.
 SAMPLE_SIZE = 200_000
 
@@ -22,7 +24,7 @@ class BinLayout(NamedTuple):
     """Where each feature's bins stand in a histogram. Features come first, the task id as a category (if used) last.
 
     offset : int64 (n_features + 1,), bins of feature f are ``offset[f]:offset[f + 1]``, the last of them is *missing*
-    is_categorical : uint8 (n_features,)
+    is_categorical : uint8 (n_features,), 0 for numbers, `CATEGORY`, or `TASK_ID`, whose levels all matter however small
     monotonic : int8 (n_features,), −1, 0 or 1
     """
 
@@ -87,13 +89,13 @@ class BinMapper:
 
     def layout(self, monotonic: np.ndarray, n_tasks_as_category: int = 0) -> BinLayout:
         """The bin layout, with one more categorical feature for the task id if ``n_tasks_as_category`` > 0."""
-        n_bins, is_categorical = self.n_bins, self.is_categorical
+        n_bins, kind = self.n_bins, np.where(self.is_categorical, CATEGORY, 0)
         if n_tasks_as_category:
             n_bins = np.append(n_bins, n_tasks_as_category)
-            is_categorical = np.append(is_categorical, True)
+            kind = np.append(kind, TASK_ID)
             monotonic = np.append(monotonic, 0)
         offset = np.concatenate([[0], np.cumsum(n_bins + 1)]).astype(np.int64)
-        return BinLayout(offset, is_categorical.astype(np.uint8), monotonic.astype(np.int8))
+        return BinLayout(offset, kind.astype(np.uint8), monotonic.astype(np.int8))
 
     def threshold(self, feature: np.ndarray, left_bin: np.ndarray, right_bin: np.ndarray) -> np.ndarray:
         """Real thresholds of splits that send bins ``<= left_bin`` left, where ``right_bin`` is the next one in use.

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .binning import CATEGORY
 from .jit import jit
 
 TIE = 1e-10
@@ -24,14 +25,16 @@ class SplitOptions(NamedTuple):
     min_samples_leaf : float, smallest sum of sample weights in a child
     min_hessian : float, smallest sum of hessians in a child, in sample weights' unit × mean hessian
     l2 : float, λ, added to a leaf's hessian sum
-    categorical_smoothing : float, rows of prior in the order of category levels
+    categorical_prior : float, rows of prior in the order of category levels and in the score of their subsets
+    categorical_min_rows : float, smallest sum of sample weights of a level that is sorted at all; not for task ids
     constant_hessian : bool, the hessian is the sample weight and has no channel of its own
     """
 
     min_samples_leaf: float
     min_hessian: float
     l2: float
-    categorical_smoothing: float
+    categorical_prior: float
+    categorical_min_rows: float
     constant_hessian: bool
 
 
@@ -44,14 +47,14 @@ def bounded_value(gradient, hessian, l2, low, high):  # type: ignore[no-untyped-
 
 
 @jit
-def sums_score(sums, n_outputs, options, low, high):  # type: ignore[no-untyped-def]
+def sums_score(sums, n_outputs, options, l2, low, high):  # type: ignore[no-untyped-def]
     """Score Σ_k G_k² / (H_k + λ) of channel sums; with bounds, of the value that they allow."""
     total = 0.0
     for k in range(n_outputs):
         g = sums[1 + k]
         h = sums[0] if options.constant_hessian else sums[1 + n_outputs + k]
-        value = bounded_value(g, h, options.l2, low, high)
-        total -= 2.0 * g * value + (h + options.l2) * value * value
+        value = bounded_value(g, h, l2, low, high)
+        total -= 2.0 * g * value + (h + l2) * value * value
     return total
 
 
@@ -67,18 +70,18 @@ def _is_allowed(sums, n_outputs, options):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _pair_score(left, right, n_outputs, options, monotonic, low, high):  # type: ignore[no-untyped-def]
+def _pair_score(left, right, n_outputs, options, l2, monotonic, low, high):  # type: ignore[no-untyped-def]
     """Score of two children, −inf if one is too small or their order breaks the feature's monotonic constraint."""
     if not (_is_allowed(left, n_outputs, options) and _is_allowed(right, n_outputs, options)):
         return -np.inf
     if monotonic != 0:
         h_left = left[0] if options.constant_hessian else left[1 + n_outputs]
         h_right = right[0] if options.constant_hessian else right[1 + n_outputs]
-        left_value = bounded_value(left[1], h_left, options.l2, low, high)
-        right_value = bounded_value(right[1], h_right, options.l2, low, high)
+        left_value = bounded_value(left[1], h_left, l2, low, high)
+        right_value = bounded_value(right[1], h_right, l2, low, high)
         if (right_value - left_value) * monotonic < 0:
             return -np.inf
-    return sums_score(left, n_outputs, options, low, high) + sums_score(right, n_outputs, options, low, high)
+    return sums_score(left, n_outputs, options, l2, low, high) + sums_score(right, n_outputs, options, l2, low, high)
 
 
 @jit
@@ -118,7 +121,7 @@ def scan_numeric(histogram, sums, options, monotonic, low, high, best):  # type:
                 continue
             if right[0] < options.min_samples_leaf * (1.0 - 1e-9):
                 break
-            score = _pair_score(left, right, n_outputs, options, monotonic, low, high)
+            score = _pair_score(left, right, n_outputs, options, options.l2, monotonic, low, high)
             if score > found + TIE * abs(found):
                 found, best_bin, best_next = score, b, n_bins
                 best_missing_left = missing_left == 1 if has_missing else left[0] >= right[0]
@@ -127,47 +130,68 @@ def scan_numeric(histogram, sums, options, monotonic, low, high, best):  # type:
 
 
 @jit
-def scan_categorical(histogram, sums, options, low, high, best, out_set):  # type: ignore[no-untyped-def]
+def scan_categorical(histogram, sums, options, min_rows, low, high, best, out_set):  # type: ignore[no-untyped-def]
     """Best subset of levels to send left, among the prefixes of the levels sorted by mean gradient (Fisher 1958).
 
-    The order is by G / (H + prior): levels with few rows stand near zero instead of at the ends. *Missing* is one level
-    like the others. Bits of ``out_set`` uint32 (n_words,) are the levels that go left; a level without rows in this node
-    follows the heavier child.
+    An order that is taken from the gradients fits noise that thresholds cannot, hence three precautions: levels with less
+    than ``min_rows`` in the node are not sorted but stay right together (so both ends of the order are tried as left);
+    the order is by G / (H + prior), which moves small levels to the middle; subsets are scored with the prior added to λ.
+    *Missing* is one level like the others. Bits of ``out_set`` uint32 (n_words,) are the levels that go left; a level
+    without rows in this node follows the heavier child.
 
     Returns (score, missing goes left); ``out_set`` is written only where the score beats ``best``.
     """
     n_levels, n_channels = histogram.shape
     n_outputs = n_channels - 1 if options.constant_hessian else (n_channels - 1) // 2
     levels = np.empty(n_levels, dtype=np.int64)
-    n_used = 0
+    n_used, has_rest = 0, False
     for b in range(n_levels):
-        if histogram[b, 0] > 0.0:
+        if histogram[b, 0] > 0.0 and histogram[b, 0] >= min_rows * (1.0 - 1e-9):
             levels[n_used] = b
             n_used += 1
-    if n_used < 2:
+        elif histogram[b, 0] > 0.0:
+            has_rest = True
+    if n_used + has_rest < 2:
         return best, False
-    order = np.argsort(_level_keys(histogram, levels[:n_used], sums, n_outputs, options), kind="mergesort")
-    left = np.zeros(n_channels)
+    levels = levels[:n_used]
+    levels = levels[np.argsort(_level_keys(histogram, levels, sums, n_outputs, options), kind="mergesort")]
+    l2 = options.l2 + options.categorical_prior * _mean_hessian(sums, n_outputs, options)
+    left = np.empty(n_channels)
     right = np.empty(n_channels)
-    found, n_left, is_left_heavier = best, 0, False
-    for j in range(n_used - 1):
-        b = levels[order[j]]
-        for c in range(n_channels):
-            left[c] += histogram[b, c]
-            right[c] = sums[c] - left[c]
-        score = _pair_score(left, right, n_outputs, options, 0, low, high)
-        if score > found + TIE * abs(found):
-            found, n_left, is_left_heavier = score, j + 1, left[0] >= right[0]
+    found, n_left, is_reversed, is_left_heavier = best, 0, False, False
+    for direction in range(2 if has_rest else 1):
+        left[:] = 0.0
+        for j in range(n_used if has_rest else n_used - 1):
+            b = levels[n_used - 1 - j] if direction == 1 else levels[j]
+            for c in range(n_channels):
+                left[c] += histogram[b, c]
+                right[c] = sums[c] - left[c]
+            score = _pair_score(left, right, n_outputs, options, l2, 0, low, high)
+            if score > found + TIE * abs(found):
+                found, n_left, is_reversed, is_left_heavier = score, j + 1, direction == 1, left[0] >= right[0]
     if n_left == 0:
         return best, False
-    goes_left = np.full(n_levels, is_left_heavier)
-    for j in range(n_used):
-        goes_left[levels[order[j]]] = j < n_left
+    goes_left = np.empty(n_levels, dtype=np.bool_)
+    for b in range(n_levels):
+        goes_left[b] = is_left_heavier and histogram[b, 0] <= 0.0
+    for j in range(n_left):
+        goes_left[levels[n_used - 1 - j] if is_reversed else levels[j]] = True
     out_set[:] = 0
     for b in range(n_levels - 1):
         if goes_left[b]:
             out_set[b >> 5] |= np.uint32(1) << np.uint32(b & 31)
     return found, goes_left[n_levels - 1]
+
+
+@jit
+def _mean_hessian(sums, n_outputs, options):  # type: ignore[no-untyped-def]
+    """Mean hessian of a row in the node, over outputs."""
+    if options.constant_hessian:
+        return 1.0
+    total = 0.0
+    for k in range(n_outputs):
+        total += sums[1 + n_outputs + k]
+    return total / (n_outputs * sums[0])
 
 
 @jit
@@ -178,7 +202,7 @@ def _level_keys(histogram, levels, sums, n_outputs, options):  # type: ignore[no
     widest = -1.0
     for k in range(n_outputs):
         h_total = sums[0] if options.constant_hessian else sums[1 + n_outputs + k]
-        prior = options.categorical_smoothing * max(h_total, 1e-290) / sums[0]
+        prior = options.categorical_prior * max(h_total, 1e-290) / sums[0]
         spread = 0.0
         for j in range(len(levels)):
             b = levels[j]
@@ -202,12 +226,13 @@ def find_node_split(histogram, layout, sums, options, low, high, features, out_s
     """
     n_channels = histogram.shape[1]
     n_outputs = n_channels - 1 if options.constant_hessian else (n_channels - 1) // 2
-    own = sums_score(sums, n_outputs, options, low, high)
+    own = sums_score(sums, n_outputs, options, options.l2, low, high)
     best, feature, left_bin, next_bin, missing_left = own, -1, 0, 0, False
     for f in features:
         part = histogram[layout.offset[f] : layout.offset[f + 1]]
         if layout.is_categorical[f]:
-            score, is_left = scan_categorical(part, sums, options, low, high, best, out_set)
+            min_rows = options.categorical_min_rows if layout.is_categorical[f] == CATEGORY else 0.0
+            score, is_left = scan_categorical(part, sums, options, min_rows, low, high, best, out_set)
             if score > best:
                 best, feature, left_bin, next_bin, missing_left = score, f, 0, 0, is_left
         else:
