@@ -11,8 +11,9 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils.metaestimators import available_if
 
-from mttab._boosting_base import BaseRMTGB, LongTable, TargetScaling
+from mttab._boosting_base import BaseRMTGB
 from mttab._core.boosting.losses import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, Loss
+from mttab._core.long_table import LongTable, TargetScaling
 from mttab._core.targets import check_target_classification, check_target_regression
 from mttab._core.tasks import TaskLabels, did_you_mean
 from mttab._core.validation import Interval, StrOptions, fit_context
@@ -75,8 +76,8 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     algorithm : {"newton", "paper"}, default="newton"
         "paper" is the published first-order algorithm, see Notes.
     theta_init : {"data", "normal"}, array-like or dict, default="data"
-        Where the mixing parameters θ start: from how far a task's own correction of the shared block improves it on rows
-        that the correction has not seen, from N(0, 0.1²) draws, or from one value per task.
+        Where the mixing parameters θ start: from how far a task's own correction of the shared block improves it on
+        rows that the correction has not seen, from N(0, 0.1²) draws, or from one value per task.
     theta_learning_rate : float, default=1.0
         Step size of θ.
     theta_penalty : float, default=0.01
@@ -267,8 +268,8 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         Parameters
         ----------
         X : array-like of shape (n, n_features)
-            Features, with the task column if ``task_column`` names one. NaN is missing; pandas categories and strings are
-            categorical.
+            Features, with the task column if ``task_column`` names one. NaN is missing; pandas categories and strings
+            are categorical.
         y : array-like of shape (n,) or (n, n_tasks)
             Targets. With several columns every column is a task and NaN means not observed.
         sample_weight : array-like of shape (n,), default=None
@@ -344,7 +345,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     def _encode_target(self, y: Any, classes: None, *, name: str) -> np.ndarray:
         return check_target_regression(y, loss=self.loss)
 
-    def _make_loss(self, classes: None) -> Loss:
+    def _make_loss(self, classes: np.ndarray | None) -> Loss:
         return REGRESSION_LOSSES[self.loss](self.quantile, self.huber_delta)
 
     def _fit_scaling(self, long: LongTable, labels: TaskLabels, loss: Loss) -> TargetScaling:
@@ -518,8 +519,8 @@ task_feature_importances_, n_tasks_, n_features_in_, feature_names_in_
         X : array-like of shape (n, n_features)
             Features, with the task column if ``task_column`` names one.
         y : array-like of shape (n,) or (n, n_tasks)
-            Class labels. With several columns every column is a task, all share one set of classes, and None or NaN means
-            not observed.
+            Class labels. With several columns every column is a task, all share one set of classes, and None or NaN
+            means not observed.
         sample_weight, task, X_val, y_val, task_val, sample_weight_val
             See `RMTGBRegressor.fit`.
 
@@ -601,7 +602,7 @@ task_feature_importances_, n_tasks_, n_features_in_, feature_names_in_
         if predicted.ndim == 1:
             return float(accuracy_score(y, predicted, sample_weight=sample_weight))
         classes, codes = check_target_classification(y)
-        true = np.append(classes.astype(object), None)[codes]
+        true = np.array([*classes.tolist(), None], dtype=object)[codes]
         is_right = np.where(codes < 0, np.nan, (true == predicted).astype(float))
         return _mean_over_columns(_weighted_mean, is_right, is_right, sample_weight)
 
@@ -623,11 +624,12 @@ task_feature_importances_, n_tasks_, n_features_in_, feature_names_in_
             )
         return np.append([float(index[label]) for label in own.tolist()], np.nan)[codes]
 
-    def _make_loss(self, classes: np.ndarray) -> Loss:
+    def _make_loss(self, classes: np.ndarray | None) -> Loss:
+        assert classes is not None
         return CLASSIFICATION_LOSSES[self.loss](len(classes))
 
-    def _class_weights(self, long: LongTable, classes: np.ndarray) -> np.ndarray | float:
-        if self.class_weight is None:
+    def _class_weights(self, long: LongTable, classes: np.ndarray | None) -> np.ndarray | float:
+        if self.class_weight is None or classes is None:
             return 1.0
         codes = long.y.astype(np.int64)
         if isinstance(self.class_weight, str):

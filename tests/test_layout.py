@@ -20,6 +20,7 @@ SUPPORT = {"datasets", "metrics", "model_selection", "plotting"}
 # Every public module may import `_core`; these imports of one public module by another are allowed besides.
 SIDEWAYS = {
     "boosting": {"_boosting_base"},
+    "_boosting_base": {"_boosting_fit"},
     "experts": {"_network_base"},
     "multitabnet": {"_network_base"},
     "clustering": {"boosting"},
@@ -29,8 +30,9 @@ SIDEWAYS = {
 # ... and these, inside a function only.
 LAZY = {"persistence": ESTIMATORS}
 
-# Inside `_core`, and inside a package of it, a module may import those that stand before it.
-PLAIN = ("archive", "tasks", "validation", "targets", "features", "holdout")  # the files of `_core` itself: below its packages
+# Inside `_core`, and inside a package of it, a module may import those that stand before it. The files of `_core`
+# itself lie below its packages.
+PLAIN = ("archive", "tasks", "validation", "targets", "features", "holdout", "long_table")
 ORDER = {
     "boosting": (
         *("jit", "threads", "quantile", "losses"),

@@ -71,7 +71,9 @@ def splitter_holdout(splitter: Any, X: Any, y: Any, groups: Any, n_rows: int) ->
             f"validation={splitter!r} must yield pairs of row positions (train, test) below {n_rows}: {err}."
         ) from err
     if not is_held.any() or not (is_train & ~is_held).any():
-        raise ValueError(f"validation={splitter!r} leaves no row to train or none to validate on; pass another splitter.")
+        raise ValueError(
+            f"validation={splitter!r} leaves no row to train or none to validate on; pass another splitter."
+        )
     if not (is_train | is_held).all():
         n_lost = int((~(is_train | is_held)).sum())
         raise ValueError(

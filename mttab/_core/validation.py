@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.base import _fit_context as fit_context
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.base import _fit_context as fit_context  # noqa: F401 - used by the estimators
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions  # noqa: F401 - used by the estimators
 from sklearn.utils.validation import _num_samples, check_array
 
 from mttab._core.tasks import closest, did_you_mean, normalise_task_ids, some_of

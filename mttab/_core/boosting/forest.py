@@ -54,8 +54,12 @@ class Nodes(NamedTuple):
 
 
 class Trees(NamedTuple):
-    """One entry per tree, all int32: its first node, its block, its group (partition) or task (task block, else −1), its
-    round within the block, and the score column that its one-output leaves add to (0 for vector leaves)."""
+    """One entry per tree, all int32 (n_trees,).
+
+    root : first node; block : index into `BLOCKS`; round : within the block
+    group : partition group, or task in the task block, 0 in the shared block
+    output : score column that one-output leaves add to, 0 for vector leaves
+    """
 
     root: np.ndarray
     block: np.ndarray
@@ -151,7 +155,7 @@ class ForestBuilder:
     def append(
         self, grown: TreeArrays, block: int, group: np.ndarray, round_: int, output: int, learning_rate: float
     ) -> tuple[Nodes, Trees]:
-        """Add a stack of trees of one round and return it; ``group`` int (n_trees,) is the partition group or the task."""
+        """Add a stack of trees of one round and return it; ``group`` (n_trees,) is the partition group or the task."""
         width = grown.feature.shape[1]
         keep = np.arange(width) < grown.n_nodes[:, None]
         root = np.concatenate([[0], np.cumsum(grown.n_nodes)[:-1]])
@@ -204,7 +208,9 @@ class ForestBuilder:
             for nodes, trees in self._chunks
         ]
 
-    def build(self, base: np.ndarray, mixing: np.ndarray, n_rounds: tuple[int, int, int], n_leaf_outputs: int) -> Forest:
+    def build(
+        self, base: np.ndarray, mixing: np.ndarray, n_rounds: tuple[int, int, int], n_leaf_outputs: int
+    ) -> Forest:
         """Lay all trees out, sorted as `Forest` says."""
         nodes, trees = _concatenate(self._chunks, n_leaf_outputs)
         by_task = np.where(trees.block == TASK, trees.group, 0)
@@ -299,7 +305,7 @@ _add_trees_serial, _add_trees_parallel = serial_and_parallel(_add_trees)
 
 
 def _add_round(X, task, n_tasks, nodes, trees, is_per_task, out_score):  # type: ignore[no-untyped-def]
-    """Add one tree, or of one tree per task each row's own, to ``out_score`` float64 (n_rows, n_outputs), unweighted."""
+    """Add one tree, or of one tree per task each row's own, to ``out_score`` (n_rows, n_outputs), unweighted."""
     for i in prange(X.shape[1]):
         tree = task[i] if is_per_task else 0
         if tree < len(trees.root):

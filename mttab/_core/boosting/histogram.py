@@ -43,7 +43,8 @@ def gather_statistics(rows, start, stop, gradient, hessian, weight, constant_hes
 def add_to_bins(codes, rows, start, stop, statistics, out_histogram):  # type: ignore[no-untyped-def]
     """Add the rows of one node to the bins of one feature.
 
-    codes : (n_rows,) bin of each row; statistics : as gathered; out_histogram : float64 (n_bins, n_channels), zeroed here
+    codes : (n_rows,) bin of each row; statistics : as gathered; out_histogram : float64 (n_bins, n_channels), zeroed
+    here
     """
     n_channels = statistics.shape[1]
     out_histogram[:, :] = 0.0

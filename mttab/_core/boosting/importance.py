@@ -8,11 +8,11 @@ from .forest import PARTITION, TASK, Forest
 
 
 def gain_importances(forest: Forest, n_features: int, task_weight: np.ndarray) -> np.ndarray:
-    """Gain of each feature in the trees of each task, float64 (n_tasks, n_features + 1); the last column is the task id.
+    """Gain float64 (n_tasks, n_features + 1) of each feature in the trees of each task; the last column is the task id.
 
-    A split in a shared tree is shared out over tasks by ``task_weight`` (n_tasks,), the sum of their rows' weights, in a
-    partition tree by that times the task's weight of the tree's group; a task tree belongs to its task. Summed over tasks
-    every split counts once.
+    A split in a shared tree is shared out over tasks by ``task_weight`` (n_tasks,), the sum of their rows' weights, in
+    a partition tree by that times the task's weight of the tree's group; a task tree belongs to its task. Summed over
+    tasks every split counts once.
     """
     nodes, trees = forest.nodes, forest.trees
     n_tasks = len(task_weight)

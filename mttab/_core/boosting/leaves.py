@@ -32,9 +32,7 @@ def set_values(tree, n_nodes, rows, gradient, hessian, weight, options):  # type
         if tree.left[node] >= 0:
             tree.value[node, :] = 0.0
             continue
-        _sum_rows(
-            rows, tree.start[node], tree.stop[node], gradient, hessian, weight, options.constant_hessian, sums
-        )
+        _sum_rows(rows, tree.start[node], tree.stop[node], gradient, hessian, weight, options.constant_hessian, sums)
         for k in range(n_outputs):
             h = sums[0] if options.constant_hessian else sums[1 + n_outputs + k]
             tree.value[node, k] = bounded_value(sums[1 + k], h, options.l2, tree.low[node], tree.high[node])

@@ -1,7 +1,7 @@
 """Losses: what to minimise per row, its derivatives by the score, and how a score becomes a prediction.
 
-A loss knows nothing of trees or tasks. Scores are float64 (n_rows, K) before the link; derivatives are written to arrays
-(K, n_rows), because trees read them output by output. Adding a loss means one class, its kernels and one row in
+A loss knows nothing of trees or tasks. Scores are float64 (n_rows, K) before the link; derivatives are written to
+arrays (K, n_rows), because trees read them output by output. Adding a loss means one class, its kernels and one row in
 `REGRESSION_LOSSES` or `CLASSIFICATION_LOSSES`.
 """
 

@@ -20,7 +20,6 @@ from .losses import Loss
 from .rows import RowSample, Scores, TrainingRows, ValidationRows
 from .theta import mixing_weights, orientation, start_from_disagreement
 
-
 # Learning rate of the shared blocks that are fitted only to see which tasks disagree with them.
 CROSS_FIT_RATE = 0.3
 # Mean loss before the first and after each round, per block.
@@ -86,8 +85,8 @@ def boost(
 ) -> BoostedModel:
     """Fit the three blocks one after the other.
 
-    ``base`` (n_outputs,) is the score before the first tree. ``start`` continues a fitted model, given with the scores of
-    the training and validation rows under it. ``progress`` is called after every round with block, round, budget,
+    ``base`` (n_outputs,) is the score before the first tree. ``start`` continues a fitted model, given with the scores
+    of the training and validation rows under it. ``progress`` is called after every round with block, round, budget,
     training and validation loss.
     """
     run = _Run(rows, validation, loss, grower, builder, options, base, rng, start, progress)
@@ -301,9 +300,7 @@ class _Run:
     # --- small steps -----------------------------------------------------------------------------------------------
 
     def update_derivatives(self, score: np.ndarray) -> None:
-        self.loss.derivatives(
-            self.rows.y, score, self.rows.weight, self.gradient, self.hessian, self.grower.n_threads
-        )
+        self.loss.derivatives(self.rows.y, score, self.rows.weight, self.gradient, self.hessian, self.grower.n_threads)
         if self.loss.renewal_quantile is not None:
             self.residual = self.rows.y - score[:, 0]
 

@@ -14,7 +14,8 @@ from .forest import PARTITION
 class RowSample:
     """Rows that a round trains on and rows it leaves out, both in task order.
 
-    rows, out_rows : uint32; row_start, out_start : int64 (n_tasks + 1,), task t has ``rows[row_start[t]:row_start[t+1]]``
+    rows, out_rows : uint32; row_start, out_start : int64 (n_tasks + 1,), task t has
+    ``rows[row_start[t]:row_start[t+1]]``
     """
 
     rows: np.ndarray

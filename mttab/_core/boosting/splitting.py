@@ -1,7 +1,8 @@
 """Best split of one node, from its histogram.
 
 A node with gradient sums G_k and hessian sums H_k scores Σ_k G_k² / (H_k + λ); the gain of a split is the score of its
-two children less its own. Features are tried in order and a later candidate must beat the best one by more than rounding
+two children less its own. Features are tried in order and a later candidate must beat the best one by more than
+rounding
 noise (`TIE`), so equal partitions are always resolved the same way, whatever the order in which rows were summed.
 """
 
@@ -133,9 +134,11 @@ def scan_numeric(histogram, sums, options, monotonic, low, high, best):  # type:
 def scan_categorical(histogram, sums, options, min_rows, low, high, best, out_set):  # type: ignore[no-untyped-def]
     """Best subset of levels to send left, among the prefixes of the levels sorted by mean gradient (Fisher 1958).
 
-    An order that is taken from the gradients fits noise that thresholds cannot, hence three precautions: levels with less
+    An order that is taken from the gradients fits noise that thresholds cannot, hence three precautions: levels with
+    less
     than ``min_rows`` in the node are not sorted but stay right together (so both ends of the order are tried as left);
-    the order is by G / (H + prior), which moves small levels to the middle; subsets are scored with the prior added to λ.
+    the order is by G / (H + prior), which moves small levels to the middle; subsets are scored with the prior added to
+    λ.
     *Missing* is one level like the others. Bits of ``out_set`` uint32 (n_words,) are the levels that go left; a level
     without rows in this node follows the heavier child.
 

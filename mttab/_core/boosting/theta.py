@@ -1,7 +1,7 @@
 """θ of the partition block: how it starts, how it moves, and which branch is called the inlier branch.
 
-s_t = sigmoid(θ_t) is task t's share of the outlier branch, 1 − s_t its share of the inlier branch (methods: Emami et al.
-2025, arXiv 2507.11411).
+s_t = sigmoid(θ_t) is task t's share of the outlier branch, 1 − s_t its share of the inlier branch (methods: Emami et
+al. 2025, arXiv 2507.11411).
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ def start_from_disagreement(
     task_loss : (n_tasks,)
         Mean loss per row under the shared block, on rows that it has not seen.
     saved, standard_error : (n_tasks,)
-        How much of that a model of the task alone saves, on rows that it has not seen; negative where the task is better
-        off in company. And the standard error of that mean.
+        How much of that a model of the task alone saves, on rows that it has not seen; negative where the task is
+        better off in company. And the standard error of that mean.
     center : float
         Negative; the start of a task that is better off in company.
 
     Notes
     -----
-    An outlier saves more than the typical task does, by more than chance, and by a share of the typical task's loss that
+    An outlier saves more than the typical task does, by more than chance, and by a share of the typical task's loss
+    that
     matters. A noisy task has much loss but saves nothing; where no task agrees with the others all of them save, the
     median with them, and nobody stands out.
     """
@@ -54,7 +55,7 @@ def start_from_disagreement(
 def orientation(theta: np.ndarray, row_weight: np.ndarray) -> float:
     """−1 if the branch that most tasks lean to is the second one, else 1; ties of votes are decided by rows."""
     lean_second, lean_first = theta > 0, theta < 0
-    votes = int(lean_second.sum()) - int(lean_first.sum())
+    votes = float(lean_second.sum()) - float(lean_first.sum())
     if votes == 0:
         votes = float(row_weight[lean_second].sum()) - float(row_weight[lean_first].sum())
     return -1.0 if votes > 0 else 1.0

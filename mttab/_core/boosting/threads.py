@@ -1,7 +1,7 @@
 """The one place that decides how many threads a kernel gets.
 
-Kernels come in a serial and a parallel form (`jit.serial_and_parallel`) and never set thread counts themselves. A fit or
-predict asks here once, holds `parallel_region` while its kernels run, and passes the number on.
+Kernels come in a serial and a parallel form (`jit.serial_and_parallel`) and never set thread counts themselves. A fit
+or predict asks here once, holds `parallel_region` while its kernels run, and passes the number on.
 """
 
 from __future__ import annotations

@@ -127,8 +127,10 @@ def goes_left(code, left_bin, missing_code, missing_left, is_categorical, catego
 
 
 @jit
-def partition_rows(rows, start, stop, codes, left_bin, missing_code, missing_left, is_categorical, category_set, buffer):  # type: ignore[no-untyped-def]
-    """Move the rows of ``rows[start:stop]`` that go left to the front, keeping order; return where the right ones begin.
+def partition_rows(  # type: ignore[no-untyped-def]
+    rows, start, stop, codes, left_bin, missing_code, missing_left, is_categorical, category_set, buffer
+):
+    """Move the rows of ``rows[start:stop]`` that go left to the front in their order; return where the others begin.
 
     codes : (n_rows,) bins of the split's feature; buffer : uint32 (>= stop - start,), scratch
     """
@@ -324,7 +326,8 @@ def _grow_trees(  # type: ignore[no-untyped-def]
 ):
     """One tree per range of rows, the trees side by side over threads and each of them serial inside.
 
-    rows, out_rows : uint32; row_start, out_start : int64 (n_trees + 1,), tree t has ``rows[row_start[t]:row_start[t+1]]``
+    rows, out_rows : uint32; row_start, out_start : int64 (n_trees + 1,), tree t has
+    ``rows[row_start[t]:row_start[t+1]]``
     seeds : uint64 (n_trees,); trees : TreeArrays with n_trees entries. Node ranges count from each tree's own start.
     """
     for t in prange(len(seeds)):

@@ -1,0 +1,310 @@
+"""The steps of fitting an R-MTGB estimator: from what the user passes to what `boost` takes."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import validate_data
+
+from mttab._core.boosting.binning import BinMapper
+from mttab._core.boosting.forest import BLOCKS
+from mttab._core.boosting.growing import Grower
+from mttab._core.boosting.losses import Loss
+from mttab._core.boosting.rmtgb import BlockOptions, BoostingOptions
+from mttab._core.boosting.rows import TrainingRows, ValidationRows
+from mttab._core.boosting.splitting import MIN_HESSIAN, SplitOptions
+from mttab._core.boosting.tree import GrowthOptions
+from mttab._core.features import FeatureEncoder, resolve_categorical_features
+from mttab._core.holdout import splitter_holdout, stratified_holdout
+from mttab._core.long_table import Inputs, LongTable, TargetScaling, values_by_task
+from mttab._core.tasks import TaskLabels, label_array, normalise_task_ids
+from mttab._core.validation import (
+    check_monotonic_cst,
+    check_same_length,
+    check_table,
+    check_weight,
+    split_task_column,
+)
+
+# Below this many training rows early_stopping="auto" keeps them all for training.
+AUTO_EARLY_STOPPING_ROWS = 500
+# Prior, in rows, on category levels and their subsets, see `scan_categorical`.
+CATEGORICAL_PRIOR = 10.0
+CATEGORICAL_MIN_ROWS = 20.0
+
+
+class FitSteps:
+    """Mixin with one method per step, in the order in which `BaseRMTGB._fit` calls them; none sets an attribute."""
+
+    if TYPE_CHECKING:  # parameters and fitted attributes of the estimators
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    # --- what the two estimators fill in ---------------------------------------------------------------------------
+
+    def _read_target(self, y: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """y as float64 (NaN = not observed, 2-D only), and the classes of a classifier."""
+        raise NotImplementedError
+
+    def _make_loss(self, classes: np.ndarray | None) -> Loss:
+        raise NotImplementedError
+
+    def _class_weights(self, long: LongTable, classes: np.ndarray | None) -> np.ndarray | float:
+        return 1.0
+
+    def _fit_scaling(self, long: LongTable, labels: TaskLabels, loss: Loss) -> TargetScaling:
+        return TargetScaling.identity(labels.n_tasks)
+
+    # --- steps
+    # ---------------------------------------------------------------------------------------------------------
+
+    def _read_inputs(self, X: Any, y: Any, task: Any) -> Inputs:
+        table = check_table(X)
+        probe = BaseEstimator()  # collects the column names without touching what an earlier fit has left in self
+        validate_data(probe, table, skip_check_array=True)
+        features, task_ids, positions = split_task_column(table, self.task_column)
+        values, classes = self._read_target(y)
+        check_same_length(X=table, y=values, task=task)
+        target_labels, source = None, None if task_ids is None else "column"
+        if task is not None:
+            if task_ids is not None:
+                raise ValueError(
+                    f"task= was passed besides task_column={self.task_column!r}; pass the task ids in one way only."
+                )
+            task_ids, source = normalise_task_ids(task), "argument"
+        if values.ndim == 2:
+            if source is not None:
+                raise ValueError(
+                    f"y has {values.shape[1]} columns, which are tasks themselves, so task_column and task cannot be "
+                    f"used "
+                    "with it; melt y to one column, or leave them out."
+                )
+            target_labels = label_array(list(y.columns) if isinstance(y, pd.DataFrame) else range(values.shape[1]))
+            source = "targets"
+        return Inputs(
+            features=features,
+            names=list(probe.feature_names_in_) if hasattr(probe, "feature_names_in_") else None,
+            n_columns=probe.n_features_in_,
+            task_positions=positions,
+            is_categorical=resolve_categorical_features(self.categorical_features, table, positions.tolist()),
+            task_ids=task_ids,
+            y=values,
+            target_labels=target_labels,
+            classes=classes,
+            task_source=source,
+        )
+
+    def _stops_early(self, n_rows: int, explicit: dict[str, Any]) -> bool:
+        """Whether blocks end by their losses; also checks that validation rows are asked for in one way only."""
+        given = [name for name, value in explicit.items() if value is not None]
+        if given and (explicit["X_val"] is None or explicit["y_val"] is None):
+            raise ValueError(f"{' and '.join(given)} passed without both X_val and y_val; pass these two together.")
+        if given and self.validation is not None:
+            raise ValueError("X_val was passed besides validation=; choose one of the two.")
+        if given and self.early_stopping is False:
+            raise ValueError(
+                "X_val was passed with early_stopping=False, which has no use for it; drop one of the two."
+            )
+        if self.early_stopping == "auto":
+            return bool(given) or self.validation is not None or n_rows >= AUTO_EARLY_STOPPING_ROWS
+        return bool(self.early_stopping)
+
+    def _hold_out(
+        self, long: LongTable, inputs: Inputs, X: Any, y: Any, rng: np.random.Generator
+    ) -> tuple[LongTable, LongTable | None]:
+        """Split the entries into those to train on and those, if any, that decide when a block ends."""
+        if self.validation is not None:
+            is_held = splitter_holdout(self.validation, X, y, inputs.task_ids, len(inputs.y))[long.row_idx]
+        elif self.validation_fraction is None:
+            return long, None
+        else:
+            strata = np.zeros(len(long.y), dtype=np.int64)
+            if long.task_ids is not None:
+                strata = TaskLabels.fit(long.task_ids).encode(long.task_ids).astype(np.int64)
+            if inputs.classes is not None:
+                strata = strata * len(inputs.classes) + long.y.astype(np.int64)
+            is_held = stratified_holdout(strata, self.validation_fraction, rng)
+        if not is_held.any() or is_held.all():
+            raise ValueError(
+                f"early_stopping={self.early_stopping!r} leaves {int(is_held.sum())} of {len(is_held)} labelled rows "
+                "for validation, so there is nothing to compare; pass more rows, a larger validation_fraction, or "
+                "early_stopping=False."
+            )
+        return long.take(~is_held), long.take(is_held)
+
+    def _task_weights(self, long: LongTable, labels: TaskLabels) -> np.ndarray | float:
+        """Factor per entry from task_weight."""
+        if self.task_weight is None:
+            return 1.0
+        task = long.encode_tasks(labels)
+        if isinstance(self.task_weight, str):
+            mass = np.bincount(task, weights=long.weight, minlength=labels.n_tasks)
+            return (mass.sum() / (len(mass) * mass))[task]
+        factors = check_weight(
+            values_by_task(self.task_weight, "task_weight", labels, 1.0), labels.n_tasks, name="task_weight"
+        )
+        if not np.all(factors > 0):
+            raise ValueError("task_weight holds 0, which leaves a task without rows; drop its rows instead.")
+        return factors[task]
+
+    def _warn_of_small_weights(self, long: LongTable, sample_weight: Any) -> None:
+        total, needed = long.weight.sum(), 2 * self.min_samples_leaf
+        if sample_weight is not None and total < needed <= len(long.y):
+            warnings.warn(
+                f"The weights of {len(long.y)} rows sum to {total:g}, less than twice min_samples_leaf="
+                f"{self.min_samples_leaf}, so no shared tree can split: weights count as rows here; rescale "
+                "sample_weight to mean 1.",
+                UserWarning,
+                stacklevel=5,
+            )
+
+    def _fit_encoder(self, inputs: Inputs, long: LongTable) -> FeatureEncoder:
+        # A row that is held out or has no weight must not bring levels along.
+        mass = np.bincount(long.row_idx, weights=long.weight, minlength=len(inputs.y))
+        names = None if inputs.names is None else [inputs.names[j] for j in inputs.feature_positions]
+        is_categorical = inputs.is_categorical[inputs.feature_positions]
+        return FeatureEncoder().fit(inputs.features, is_categorical, sample_weight=mass, names=names)
+
+    def _fit_mapper(self, encoder: FeatureEncoder, values: np.ndarray, long: LongTable, seed: int) -> BinMapper:
+        mass = np.bincount(long.row_idx, weights=long.weight, minlength=values.shape[1])
+        used = mass > 0
+        if not used.all():
+            values, mass = values[:, used], mass[used]
+        return BinMapper(self.max_bins).fit(values, encoder.is_categorical, encoder.n_categories, mass, seed)
+
+    def _explicit_validation(self, explicit, inputs, encoder, labels, scaling):  # type: ignore[no-untyped-def]
+        """Validation rows from X_val, y_val, task_val and sample_weight_val."""
+        if explicit["X_val"] is None:
+            return None
+        table = check_table(explicit["X_val"], name="X_val")
+        if table.shape[1] != inputs.n_columns:
+            raise ValueError(
+                f"X_val has {table.shape[1]} columns, but X has {inputs.n_columns}; pass the same columns."
+            )
+        features, ids, _ = split_task_column(table, self.task_column, feature_names=inputs.names)
+        y = self._encode_target(explicit["y_val"], inputs.classes, name="y_val")
+        if inputs.task_source == "argument":
+            if explicit["task_val"] is None:
+                raise ValueError("task was passed without task_val; pass one task id per row of X_val.")
+            ids = normalise_task_ids(explicit["task_val"], name="task_val")
+        elif explicit["task_val"] is not None:
+            raise ValueError(
+                "task_val was passed without task; pass the task ids of X_val in the same way as those of X."
+            )
+        check_same_length(X_val=table, y_val=y, task_val=ids)
+        if (y.ndim == 2) != (inputs.target_labels is not None) or (y.ndim == 2 and y.shape[1] != inputs.y.shape[1]):
+            raise ValueError(f"y_val has shape {y.shape}, but y has shape {inputs.y.shape}; pass the same columns.")
+        weight = check_weight(explicit["sample_weight_val"], len(y), name="sample_weight_val")
+        held = replace(inputs, features=features, task_ids=ids, y=y).melt(weight)
+        return validation_rows(encoder.transform(features)[:, held.row_idx], held, labels, scaling)
+
+    def _make_grower(self, rows: TrainingRows, mapper: BinMapper, inputs: Inputs, n_threads: int, loss: Loss) -> Grower:
+        constraints = check_monotonic_cst(
+            self.monotonic_cst, inputs.names, inputs.n_columns, is_categorical=inputs.is_categorical
+        )
+        if constraints.any() and loss.n_outputs > 1:
+            raise ValueError("monotonic_cst is defined for one score per row; it cannot be used with several classes.")
+        if constraints[inputs.task_positions].any():
+            raise ValueError(f"monotonic_cst constrains the task column {self.task_column!r}; set it to 0 there.")
+        layout = mapper.layout(
+            constraints[inputs.feature_positions], rows.n_tasks if inputs.task_is_category and rows.n_tasks > 1 else 0
+        )
+        n_tried = max(1, int(np.ceil(self.max_features * (len(layout.offset) - 1) - 1e-9)))
+        max_depth = 2**31 if self.max_depth is None else self.max_depth
+        is_paper = self.algorithm == "paper"
+        shared_split = SplitOptions(
+            min_samples_leaf=float(self.min_samples_leaf),
+            min_hessian=MIN_HESSIAN,
+            l2=float(self.l2_regularization),
+            categorical_prior=CATEGORICAL_PRIOR,
+            categorical_min_rows=CATEGORICAL_MIN_ROWS,
+            constant_hessian=is_paper or loss.constant_hessian,
+        )
+        min_task = self.min_samples_leaf if self.min_samples_leaf_task is None else self.min_samples_leaf_task
+        leaves_task = self.max_leaf_nodes if self.max_leaf_nodes_task is None else self.max_leaf_nodes_task
+        return Grower(
+            rows,
+            layout,
+            GrowthOptions(self.max_leaf_nodes, max_depth, n_tried),
+            GrowthOptions(leaves_task, max_depth, n_tried),
+            shared_split,
+            shared_split._replace(min_samples_leaf=float(min_task)),
+            n_threads,
+        )
+
+    def _boosting_options(self, loss: Loss, labels: TaskLabels, stops_early: bool) -> BoostingOptions:
+        rounds = (self.max_iter_shared, self.max_iter_partition, self.max_iter_task)
+        shared, partition, task = (BlockOptions(n, self.learning_rate) for n in rounds)
+        theta_init = self.theta_init
+        if not isinstance(theta_init, str):
+            theta_init = _theta_values(theta_init, labels)
+        return BoostingOptions(
+            blocks=(shared, partition, task),
+            newton=self.algorithm == "newton",
+            vector_leaves=getattr(self, "multi_strategy", "") == "multi_output_tree" and loss.n_outputs > 1,
+            theta_init=theta_init,
+            theta_learning_rate=self.theta_learning_rate,
+            theta_penalty=self.theta_penalty,
+            theta_center=self.theta_center,
+            subsample=self.subsample,
+            patience=self.n_iter_no_change if stops_early else None,
+            tol=self.tol,
+        )
+
+    def _check_same_problem(self, new: FitSteps, inputs: Inputs, labels: TaskLabels) -> None:
+        """Raise unless a warm start continues on the same columns, tasks, classes and with at least as many rounds."""
+        names = list(self.feature_names_in_) if hasattr(self, "feature_names_in_") else None
+        if inputs.n_columns != self.n_features_in_ or inputs.names != names:
+            raise ValueError("warm_start=True continues on the columns of the first fit; pass the same X, or refit.")
+        if labels.labels.tolist() != self._task_labels.labels.tolist():
+            raise ValueError("warm_start=True continues with the tasks of the first fit; pass the same, or refit.")
+        if inputs.classes is not None and not np.array_equal(inputs.classes, self.classes_):
+            raise ValueError("warm_start=True continues with the classes of the first fit; pass the same, or refit.")
+        for block in BLOCKS:
+            wanted, done = getattr(new, f"max_iter_{block}"), self.n_iter_[block]
+            if wanted < done:
+                raise ValueError(
+                    f"max_iter_{block}={wanted} is smaller than the {done} rounds already fitted; with warm_start=True "
+                    "it is the total to reach, so raise it."
+                )
+
+
+def training_rows(
+    mapper: BinMapper, values: np.ndarray, long: LongTable, labels: TaskLabels, scaling: TargetScaling, n_threads: int
+) -> tuple[TrainingRows, np.ndarray]:
+    """Binned training rows in task order, and the column of ``values`` that each of them comes from."""
+    task = long.encode_tasks(labels)
+    position = np.argsort(task, kind="stable")
+    order = long.row_idx[position]
+    task = task[position]
+    codes = mapper.transform(values, n_threads)
+    if not np.array_equal(order, np.arange(codes.shape[1])):
+        codes = np.ascontiguousarray(codes[:, order])
+    y = (long.y[position] - scaling.center[task]) / scaling.scale[task]
+    start = np.searchsorted(task, np.arange(labels.n_tasks + 1)).astype(np.int64)
+    return TrainingRows(codes, task, start, y, long.weight[position], position), order
+
+
+def validation_rows(
+    values: np.ndarray, held_out: LongTable, labels: TaskLabels, scaling: TargetScaling
+) -> ValidationRows:
+    task = held_out.encode_tasks(labels)
+    y = (held_out.y - scaling.center[task]) / scaling.scale[task]
+    return ValidationRows(np.ascontiguousarray(values), task, y, held_out.weight)
+
+
+def _theta_values(theta_init: Any, labels: TaskLabels) -> np.ndarray:
+    if isinstance(theta_init, dict):
+        theta_init = values_by_task(theta_init, "theta_init", labels, None)
+    theta = np.asarray(theta_init, dtype=np.float64)
+    if theta.shape != (labels.n_tasks,) or not np.isfinite(theta).all():
+        raise ValueError(
+            f"theta_init must hold one finite number per task, {labels.n_tasks} in all, but has shape {theta.shape}; "
+            "pass them in the order of the sorted task labels, or as a dict."
+        )
+    return theta

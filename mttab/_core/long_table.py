@@ -1,0 +1,121 @@
+"""What fit reads, whatever the layout: one entry per label, with its row, its task and its weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mttab._core.tasks import TaskLabels, did_you_mean, label_array, melt_targets
+
+
+@dataclass
+class Inputs:
+    """X, y and task ids of fit, checked but not yet encoded.
+
+    features : X without the task columns; names : all columns of X, or None
+    task_positions : where the task columns stand in X; is_categorical : bool (n_columns of X,)
+    task_ids : object (n_rows,) or None; y : float64 (n_rows,) or (n_rows, n_targets), NaN = not observed
+    target_labels : names of the columns of a 2-D y, else None; classes : of a classifier, else None
+    task_source : "column", "argument", "targets" or None
+    """
+
+    features: pd.DataFrame | np.ndarray
+    names: list[str] | None
+    n_columns: int
+    task_positions: np.ndarray
+    is_categorical: np.ndarray
+    task_ids: np.ndarray | None
+    y: np.ndarray
+    target_labels: np.ndarray | None
+    classes: np.ndarray | None
+    task_source: str | None
+
+    @property
+    def feature_positions(self) -> np.ndarray:
+        return np.delete(np.arange(self.n_columns), self.task_positions)
+
+    @property
+    def task_is_category(self) -> bool:
+        return bool(self.is_categorical[self.task_positions].any())
+
+    def melt(self, weight: np.ndarray) -> LongTable:
+        """One entry per observed label, entries of weight 0 dropped."""
+        if self.target_labels is None:
+            long = LongTable(np.arange(len(self.y)), self.task_ids, self.y, weight)
+        else:
+            melted = melt_targets(pd.DataFrame(self.y, columns=range(len(self.target_labels))))
+            ids = label_array(self.target_labels.tolist())[melted.task_idx]
+            y = self.y[melted.row_idx, melted.task_idx]
+            long = LongTable(melted.row_idx, ids, y, weight[melted.row_idx])
+        return long if np.all(long.weight > 0) else long.take(long.weight > 0)
+
+
+@dataclass
+class LongTable:
+    """One entry per label: row of the features, task id (None where there are no tasks), label and weight."""
+
+    row_idx: np.ndarray
+    task_ids: np.ndarray | None
+    y: np.ndarray
+    weight: np.ndarray
+
+    def take(self, keep: np.ndarray) -> LongTable:
+        task_ids = None if self.task_ids is None else self.task_ids[keep]
+        return LongTable(self.row_idx[keep], task_ids, self.y[keep], self.weight[keep])
+
+    def encode_tasks(self, labels: TaskLabels) -> np.ndarray:
+        """Task index int32 (n,); n_tasks for tasks that training has not seen."""
+        if self.task_ids is None:
+            return np.zeros(len(self.y), dtype=np.int32)
+        task = labels.encode(self.task_ids)
+        return np.where(task < 0, labels.n_tasks, task).astype(np.int32)
+
+
+@dataclass
+class TargetScaling:
+    """Centre and scale of each task's target, float64 (n_tasks + 1,), the last entry for unseen tasks."""
+
+    center: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def identity(cls, n_tasks: int) -> TargetScaling:
+        return cls(np.zeros(n_tasks + 1), np.ones(n_tasks + 1))
+
+    @classmethod
+    def standard(cls, y: np.ndarray, task: np.ndarray, weight: np.ndarray, n_tasks: int) -> TargetScaling:
+        """Weighted mean and standard deviation per task; constant targets keep their scale."""
+        mass = np.bincount(task, weights=weight, minlength=n_tasks)
+        mean = np.bincount(task, weights=weight * y, minlength=n_tasks) / mass
+        variance = np.bincount(task, weights=weight * (y - mean[task]) ** 2, minlength=n_tasks) / mass
+        # A task of one row, or of equal targets up to rounding, has no scale of its own.
+        is_constant = variance <= 1e-24 * np.maximum(mean**2, 1e-280)
+        scale = np.where(is_constant, 1.0, np.sqrt(variance))
+        return cls(
+            np.append(mean, np.average(mean, weights=mass)),
+            np.append(scale, np.sqrt(np.average(scale**2, weights=mass))),
+        )
+
+
+def training_tasks(inputs: Inputs, long: LongTable) -> TaskLabels:
+    """Tasks that training rows have; columns of a 2-D y keep their order."""
+    if inputs.target_labels is not None:
+        return TaskLabels(inputs.target_labels.tolist())
+    return TaskLabels([0]) if long.task_ids is None else TaskLabels.fit(long.task_ids)
+
+
+def values_by_task(values: dict[Any, Any], name: str, labels: TaskLabels, default: float | None) -> list[Any]:
+    """Values of a dict in the order of the tasks."""
+    known = labels.labels.tolist()
+    for key in values:
+        if key not in known:
+            raise ValueError(
+                f"{name} names the task {key!r}, which the training rows do not have{did_you_mean(key, known)}"
+            )
+    missing = [label for label in known if label not in values]
+    if missing and default is None:
+        raise ValueError(f"{name} has no value for the task {missing[0]!r}; give every task one.")
+    return [values.get(label, default) for label in known]
