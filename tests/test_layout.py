@@ -36,7 +36,7 @@ PLAIN = ("archive", "tasks", "validation", "targets", "features", "holdout", "lo
 ORDER = {
     "boosting": (
         *("jit", "threads", "quantile", "losses"),
-        *("binning", "histogram", "splitting", "leaves", "tree", "forest"),
+        *("binning", "histogram", "splitting", "small_nodes", "leaves", "tree", "forest"),
         *("rows", "theta", "growing", "rmtgb", "importance", "export"),
     ),
     "neural": ("columns", "tokens", "attention", "network", "experts", "context", "training"),

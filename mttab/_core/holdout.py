@@ -51,7 +51,7 @@ def splitter_holdout(splitter: Any, X: Any, y: Any, groups: Any, n_rows: int) ->
     bool array of shape (n_rows,)
         True = held out.
     """
-    if hasattr(splitter, "split"):
+    if hasattr(splitter, "split") and not isinstance(splitter, (str, bytes)):
         splits = list(splitter.split(X, y, groups))
     elif isinstance(splitter, Iterable) and not isinstance(splitter, (str, bytes)):
         splits = list(splitter)

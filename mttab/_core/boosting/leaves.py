@@ -44,6 +44,7 @@ def _renew_values(trees, row_start, rows, residual, weight, quantile):  # type: 
     row_start : int64 (n_trees + 1,); rows : uint32; residual, weight : float64 (n_rows,)
     """
     n_nodes = trees.feature.shape[1]
+    out_value = trees.value  # named outside the parallel loop, see tree._grow_trees
     for job in prange((len(row_start) - 1) * n_nodes):
         t, node = job // n_nodes, job % n_nodes
         if node < trees.n_nodes[t] and trees.left[t, node] < 0:
@@ -51,7 +52,7 @@ def _renew_values(trees, row_start, rows, residual, weight, quantile):  # type: 
             if stop > start:
                 members = rows[start:stop]
                 value = weighted_quantile(residual[members], weight[members], quantile)
-                trees.value[t, node, 0] = min(max(value, trees.low[t, node]), trees.high[t, node])
+                out_value[t, node, 0] = min(max(value, trees.low[t, node]), trees.high[t, node])
 
 
 renew_values, renew_values_parallel = serial_and_parallel(_renew_values)

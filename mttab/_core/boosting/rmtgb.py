@@ -106,7 +106,7 @@ class _Run:
         self.options, self.base, self.rng, self.progress = options, base, rng, progress
         self.task_weight = rows.sum_by_task(rows.weight)
         self.gradient = np.empty((loss.n_outputs, rows.n_rows))
-        self.hessian = np.empty((loss.n_outputs, rows.n_rows))
+        self.hessian = np.ones((loss.n_outputs, rows.n_rows))  # not written where the hessian is constant
         self.residual = np.empty(0)
         self.buffer = np.empty(rows.n_rows)
         if start is None:

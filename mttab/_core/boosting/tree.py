@@ -20,6 +20,7 @@ from numba import prange
 from .histogram import build_histogram, build_histogram_parallel, gather_statistics, subtract_histogram
 from .jit import jit, serial_and_parallel
 from .leaves import set_values
+from .small_nodes import SMALL_NODE, find_split_from_rows
 from .splitting import bounded_value, find_node_split
 from .threads import MIN_PARALLEL_CELLS
 
@@ -214,7 +215,7 @@ def grow_tree(codes, task, layout, gradient, hessian, weight, rows, out_rows, gr
     n_features = len(layout.offset) - 1
     max_leaves = min(growth.max_leaf_nodes, max(len(rows), 1))
     max_nodes = 2 * max_leaves - 1
-    pool = np.empty((max_leaves, layout.offset[n_features], n_channels))
+    pool = np.empty((max_leaves if len(rows) > SMALL_NODE else 0, layout.offset[n_features], n_channels))
     slot = np.full(max_nodes, -1)
     depth = np.zeros(max_nodes, dtype=np.int64)
     sums = np.empty((max_nodes, n_channels))
@@ -222,14 +223,20 @@ def grow_tree(codes, task, layout, gradient, hessian, weight, rows, out_rows, gr
     buffer = np.empty(max(len(rows), len(out_rows)), dtype=np.uint32)
     state = np.array([seed], dtype=np.uint64)
 
-    _open_node(tree, 0, 0, len(rows), 0, len(out_rows), -np.inf, np.inf)
-    gather_statistics(rows, 0, len(rows), gradient, hessian, weight, options.constant_hessian, statistics, sums[0])
+    # numba compiles a callee once more for each literal number it is given: `root` and `one` are int64, not literals.
+    root, one = np.int64(0), np.int64(1)
+    _open_node(tree, root, root, len(rows), root, len(out_rows), -np.inf, np.inf)
+    gather_statistics(rows, root, len(rows), gradient, hessian, weight, options.constant_hessian, statistics, sums[0])
     tree.weight[0] = sums[0, 0]
-    n_nodes, n_leaves, n_slots = 1, 1, 0
+    n_nodes, n_leaves, n_slots = one, one, root
     if max_leaves > 1 and n_features > 0 and growth.max_depth > 0:
-        slot[0], n_slots = 0, 1
-        _fill(codes, task, layout, rows, 0, len(rows), statistics, n_threads, pool[0])
-        _propose(tree, 0, pool[0], layout, sums[0], options, growth, state)
+        features = draw_features(n_features, growth.n_features_tried, state)
+        if len(rows) <= SMALL_NODE:
+            _propose_from_rows(codes, task, layout, rows, statistics, sums[0], options, features, tree, root)
+        else:
+            slot[0], n_slots = 0, 1
+            _fill(codes, task, layout, rows, root, len(rows), statistics, n_threads, pool[0])
+            _propose(tree, root, pool[0], layout, sums[0], options, features)
 
     while n_leaves < max_leaves:
         node = _best_open_leaf(tree, n_nodes)
@@ -261,14 +268,28 @@ def grow_tree(codes, task, layout, gradient, hessian, weight, rows, out_rows, gr
         is_large_open = sums[large, 0] >= 2.0 * options.min_samples_leaf * (1.0 - 1e-9)
         if not (is_small_open or is_large_open):
             continue
-        slot[small], slot[large] = n_slots, slot[node]
-        n_slots += 1
-        _fill(codes, task, layout, rows, small_start, small_stop, statistics, n_threads, pool[slot[small]])
-        subtract_histogram(pool[slot[node]], pool[slot[small]], pool[slot[large]])
+        is_large_small = tree.stop[large] - tree.start[large] <= SMALL_NODE
+        if not is_large_small:
+            slot[small], slot[large] = n_slots, slot[node]
+            n_slots += 1
+            _fill(codes, task, layout, rows, small_start, small_stop, statistics, n_threads, pool[slot[small]])
+            subtract_histogram(pool[slot[node]], pool[slot[small]], pool[slot[large]])
         if is_small_open:
-            _propose(tree, small, pool[slot[small]], layout, sums[small], options, growth, state)
+            features = draw_features(n_features, growth.n_features_tried, state)
+            if small_stop - small_start <= SMALL_NODE:
+                _propose_from_rows(codes, task, layout, rows, statistics, sums[small], options, features, tree, small)
+            else:
+                _propose(tree, small, pool[slot[small]], layout, sums[small], options, features)
         if is_large_open:
-            _propose(tree, large, pool[slot[large]], layout, sums[large], options, growth, state)
+            features = draw_features(n_features, growth.n_features_tried, state)
+            if is_large_small:
+                start, stop = tree.start[large], tree.stop[large]
+                gather_statistics(
+                    rows, start, stop, gradient, hessian, weight, options.constant_hessian, statistics, sums[large]
+                )
+                _propose_from_rows(codes, task, layout, rows, statistics, sums[large], options, features, tree, large)
+            else:
+                _propose(tree, large, pool[slot[large]], layout, sums[large], options, features)
 
     for node in range(n_nodes):
         if tree.left[node] < 0:
@@ -287,11 +308,30 @@ def _fill(codes, task, layout, rows, start, stop, statistics, n_threads, out_his
 
 
 @jit
-def _propose(tree, node, histogram, layout, sums, options, growth, state):  # type: ignore[no-untyped-def]
+def _propose(tree, node, histogram, layout, sums, options, features):  # type: ignore[no-untyped-def]
     """Write the node's best split into it; it becomes one when the node is chosen."""
-    features = draw_features(len(layout.offset) - 1, growth.n_features_tried, state)
     gain, feature, left_bin, right_bin, missing_left = find_node_split(
         histogram, layout, sums, options, tree.low[node], tree.high[node], features, tree.category_set[node]
+    )
+    tree.gain[node], tree.feature[node], tree.missing_left[node] = gain, feature, missing_left
+    tree.left_bin[node], tree.right_bin[node] = left_bin, right_bin
+
+
+@jit
+def _propose_from_rows(codes, task, layout, rows, statistics, sums, options, features, tree, node):  # type: ignore[no-untyped-def]
+    """The same for a node of few rows, whose ``statistics`` have just been gathered."""
+    gain, feature, left_bin, right_bin, missing_left = find_split_from_rows(
+        codes,
+        task,
+        layout,
+        rows[tree.start[node] : tree.stop[node]],
+        statistics,
+        sums,
+        options,
+        tree.low[node],
+        tree.high[node],
+        features,
+        tree.category_set[node],
     )
     tree.gain[node], tree.feature[node], tree.missing_left[node] = gain, feature, missing_left
     tree.left_bin[node], tree.right_bin[node] = left_bin, right_bin
@@ -330,9 +370,11 @@ def _grow_trees(  # type: ignore[no-untyped-def]
     ``rows[row_start[t]:row_start[t+1]]``
     seeds : uint64 (n_trees,); trees : TreeArrays with n_trees entries. Node ranges count from each tree's own start.
     """
+    # numba loses what a parallel loop writes to a field of a named tuple, so the array is named before the loop.
+    n_nodes = trees.n_nodes
     for t in prange(len(seeds)):
         tree = tree_at(trees, t)
-        trees.n_nodes[t] = grow_tree(
+        n_nodes[t] = grow_tree(
             codes,
             task,
             layout,
@@ -344,7 +386,7 @@ def _grow_trees(  # type: ignore[no-untyped-def]
             growth,
             options,
             seeds[t],
-            1,
+            np.int64(1),
             tree,
         )
 
