@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange
 
-from .jit import serial_and_parallel
+from .jit import jit, serial_and_parallel
 
 MAX_BINS = 255
 # Kinds of categorical features in `BinLayout`.
@@ -26,11 +26,15 @@ class BinLayout(NamedTuple):
     offset : int64 (n_features + 1,), bins of feature f are ``offset[f]:offset[f + 1]``, the last of them is *missing*
     is_categorical : uint8 (n_features,), 0 for numbers, `CATEGORY`, or `TASK_ID`, whose levels all matter however small
     monotonic : int8 (n_features,), −1, 0 or 1
+    low, high, edge : float64 (n_bins_total,), smallest and largest value seen in a bin, and its upper edge
     """
 
     offset: np.ndarray
     is_categorical: np.ndarray
     monotonic: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    edge: np.ndarray
 
 
 class BinMapper:
@@ -95,28 +99,37 @@ class BinMapper:
             kind = np.append(kind, TASK_ID)
             monotonic = np.append(monotonic, 0)
         offset = np.concatenate([[0], np.cumsum(n_bins + 1)]).astype(np.int64)
-        return BinLayout(offset, kind.astype(np.uint8), monotonic.astype(np.int8))
+        low, high, edge = np.full((3, offset[-1]), np.inf)
+        for f in range(len(self.lows)):
+            low[offset[f] : offset[f] + len(self.lows[f])] = self.lows[f]
+            high[offset[f] : offset[f] + len(self.highs[f])] = self.highs[f]
+            edge[offset[f] : offset[f] + len(self.edges[f])] = self.edges[f]
+        return BinLayout(offset, kind.astype(np.uint8), monotonic.astype(np.int8), low, high, edge)
 
-    def threshold(self, feature: np.ndarray, left_bin: np.ndarray, right_bin: np.ndarray) -> np.ndarray:
-        """Real thresholds of splits that send bins ``<= left_bin`` left, where ``right_bin`` is the next one in use.
 
-        Halfway between the largest value seen left and the smallest seen right, as in an exact tree; empty bins between
-        the two are thus shared out by distance. Where no bin follows (everything present goes left) it is +inf.
-        """
-        is_cut = (feature >= 0) & (feature < len(self.n_bins))
-        f = np.where(is_cut, feature, 0)
-        is_cut &= ~np.append(self.is_categorical, True)[f] & (right_bin < np.append(self.n_bins, 0)[f])
-        out = np.full(len(feature), np.inf)
-        if not np.any(is_cut):
-            return out
-        f, left, right = f[is_cut], left_bin[is_cut], right_bin[is_cut]
-        first_bin = np.cumsum(self.n_bins) - self.n_bins
-        n_edges = np.array([len(edges) for edges in self.edges])
-        first_edge = np.cumsum(n_edges) - n_edges
-        high, low, edge = (np.concatenate(parts) for parts in (self.highs, self.lows, self.edges))
-        middle = 0.5 * high[first_bin[f] + left] + 0.5 * low[first_bin[f] + right]
-        out[is_cut] = np.clip(middle, edge[first_edge[f] + left], edge[first_edge[f] + right - 1])
-        return out
+@jit
+def cut_between(layout, feature, left_bin, right_bin):  # type: ignore[no-untyped-def]
+    """Last bin that goes left and the real threshold, for a cut between two bins in use with empty ones between them.
+
+    The threshold stands halfway between the largest value seen left and the smallest seen right, as in an exact tree.
+    Where that lies among the values of an empty bin it moves to the nearer edge of that bin: rows that the node was not
+    grown on go the same way by bin and by value. It is +inf where no bin follows: every value goes left.
+    """
+    first = layout.offset[feature]
+    n_bins = layout.offset[feature + 1] - first - 1
+    if layout.is_categorical[feature] or right_bin >= n_bins:
+        return n_bins - 1, np.inf
+    middle = 0.5 * layout.high[first + left_bin] + 0.5 * layout.low[first + right_bin]
+    cut = left_bin
+    while cut + 1 < right_bin and layout.high[first + cut + 1] <= middle:
+        cut += 1
+    if cut + 1 < right_bin and layout.low[first + cut + 1] <= middle:
+        lower, upper = layout.edge[first + cut], layout.edge[first + cut + 1]
+        if upper - middle < middle - lower:
+            return cut + 1, upper
+        return cut, lower
+    # Within the edges: bins of large data hold values beyond the ones that the sample has seen.
+    return cut, min(max(middle, layout.edge[first + left_bin]), layout.edge[first + right_bin - 1])
 
 
 def quantile_bins(values: np.ndarray, weight: np.ndarray, max_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

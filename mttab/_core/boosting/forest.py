@@ -163,11 +163,10 @@ class ForestBuilder:
         feature = grown.feature[keep]
         left, right = grown.left[keep], grown.right[keep]
         is_leaf = left < 0
-        threshold = self._mapper.threshold(feature, grown.left_bin[keep], grown.right_bin[keep])
         category_start, n_levels, words = self._pack_categories(feature, grown.category_set[keep])
         nodes = Nodes(
             feature=feature,
-            threshold=threshold,
+            threshold=np.where(is_leaf, np.inf, grown.threshold[keep]),
             missing_left=grown.missing_left[keep],
             left=np.where(is_leaf, -1, left + shift).astype(np.int32),
             right=np.where(is_leaf, -1, right + shift).astype(np.int32),

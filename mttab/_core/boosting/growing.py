@@ -69,8 +69,10 @@ class Grower:
         self.n_threads = n_threads
         # Task trees see one task only: its id is no feature to them.
         n_features = len(rows.codes)
-        self.task_layout = BinLayout(
-            layout.offset[: n_features + 1], layout.is_categorical[:n_features], layout.monotonic[:n_features]
+        self.task_layout = layout._replace(
+            offset=layout.offset[: n_features + 1],
+            is_categorical=layout.is_categorical[:n_features],
+            monotonic=layout.monotonic[:n_features],
         )
 
     def grow_shared(

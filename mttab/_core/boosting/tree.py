@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange
 
+from .binning import cut_between
 from .histogram import build_histogram, build_histogram_parallel, gather_statistics, subtract_histogram
 from .jit import jit, serial_and_parallel
 from .leaves import set_values
@@ -42,6 +43,7 @@ class TreeArrays(NamedTuple):
     """Trees under construction, one per entry of the first axis; node 0 is the root.
 
     feature : int32, −1 in a leaf; left_bin, right_bin : int32, last used bin left and first used bin right of the cut
+    threshold : float64, where between the two the cut stands
     missing_left : bool; left, right : int32 children, −1 in a leaf; gain, weight : float64
     value : float64 (…, K); category_set : uint32 (…, n_words), levels that go left
     start, stop : int64, the node's range of rows; out_start, out_stop : its range of left-out rows
@@ -52,6 +54,7 @@ class TreeArrays(NamedTuple):
     feature: np.ndarray
     left_bin: np.ndarray
     right_bin: np.ndarray
+    threshold: np.ndarray
     missing_left: np.ndarray
     left: np.ndarray
     right: np.ndarray
@@ -73,11 +76,12 @@ def allocate_trees(n_trees: int, max_leaf_nodes: int, n_outputs: int, n_words: i
     shape = (n_trees, 2 * max_leaf_nodes - 1)
     ints = [np.empty(shape, dtype=np.int32) for _ in range(5)]
     longs = [np.empty(shape, dtype=np.int64) for _ in range(4)]
-    floats = [np.empty(shape, dtype=np.float64) for _ in range(4)]
+    floats = [np.empty(shape, dtype=np.float64) for _ in range(5)]
     return TreeArrays(
         feature=ints[0],
         left_bin=ints[1],
         right_bin=ints[2],
+        threshold=floats[4],
         missing_left=np.empty(shape, dtype=np.bool_),
         left=ints[3],
         right=ints[4],
@@ -150,17 +154,19 @@ def partition_rows(  # type: ignore[no-untyped-def]
 
 
 @jit
-def _split_range(rows, start, stop, codes, task, layout, tree, node, buffer):  # type: ignore[no-untyped-def]
-    """`partition_rows` by the split that ``node`` holds."""
+def _split_range(rows, start, stop, codes, task, layout, tree, node, last_left, buffer):  # type: ignore[no-untyped-def]
+    """`partition_rows` by the split that ``node`` holds; ``last_left`` is the last bin that goes left."""
     f = tree.feature[node]
     missing_code = layout.offset[f + 1] - layout.offset[f] - 1
     is_categorical = layout.is_categorical[f] != 0
-    b, is_missing_left, members = tree.left_bin[node], tree.missing_left[node], tree.category_set[node]
+    missing_left, members = tree.missing_left[node], tree.category_set[node]
     if f < codes.shape[0]:
         return partition_rows(
-            rows, start, stop, codes[f], b, missing_code, is_missing_left, is_categorical, members, buffer
+            rows, start, stop, codes[f], last_left, missing_code, missing_left, is_categorical, members, buffer
         )
-    return partition_rows(rows, start, stop, task, b, missing_code, is_missing_left, is_categorical, members, buffer)
+    return partition_rows(
+        rows, start, stop, task, last_left, missing_code, missing_left, is_categorical, members, buffer
+    )
 
 
 @jit
@@ -234,7 +240,7 @@ def grow_tree(codes, task, layout, gradient, hessian, weight, rows, out_rows, gr
         if len(rows) <= SMALL_NODE:
             _propose_from_rows(codes, task, layout, rows, statistics, sums[0], options, features, tree, root)
         else:
-            slot[0], n_slots = 0, 1
+            slot[0], n_slots = 0, 1  # type: ignore[assignment]
             _fill(codes, task, layout, rows, root, len(rows), statistics, n_threads, pool[0])
             _propose(tree, root, pool[0], layout, sums[0], options, features)
 
@@ -243,8 +249,11 @@ def grow_tree(codes, task, layout, gradient, hessian, weight, rows, out_rows, gr
         if node < 0:
             break
         start, stop, out_start, out_stop = tree.start[node], tree.stop[node], tree.out_start[node], tree.out_stop[node]
-        middle = _split_range(rows, start, stop, codes, task, layout, tree, node, buffer)
-        out_middle = _split_range(out_rows, out_start, out_stop, codes, task, layout, tree, node, buffer)
+        last_left, tree.threshold[node] = cut_between(
+            layout, tree.feature[node], tree.left_bin[node], tree.right_bin[node]
+        )
+        middle = _split_range(rows, start, stop, codes, task, layout, tree, node, last_left, buffer)
+        out_middle = _split_range(out_rows, out_start, out_stop, codes, task, layout, tree, node, last_left, buffer)
         left, right = n_nodes, n_nodes + 1
         n_nodes += 2
         n_leaves += 1
@@ -344,6 +353,7 @@ def tree_at(trees, t):  # type: ignore[no-untyped-def]
         trees.feature[t],
         trees.left_bin[t],
         trees.right_bin[t],
+        trees.threshold[t],
         trees.missing_left[t],
         trees.left[t],
         trees.right[t],

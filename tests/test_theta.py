@@ -1,0 +1,216 @@
+"""θ: how it starts from data, what it weighs, and which branch is called the inlier branch."""
+
+import numpy as np
+import pytest
+from boosting_inputs import run_boosting, training_rows
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from scipy.special import expit
+
+from mttab._core.boosting.losses import CLASSIFICATION_LOSSES, REGRESSION_LOSSES
+from mttab._core.boosting.theta import START_LIMIT, mixing_weights, orientation, start_from_disagreement
+
+CENTER = -2.0
+thetas = npst.arrays(np.float64, st.integers(1, 12), elements=st.floats(-50, 50) | st.just(0.0))
+losses = npst.arrays(np.float64, 7, elements=st.floats(1e-3, 1e3))
+savings = npst.arrays(np.float64, 7, elements=st.floats(-1e3, 1e3))
+
+
+def start(task_loss, saved, standard_error, center=CENTER):  # type: ignore[no-untyped-def]
+    arrays = (np.asarray(a, dtype=np.float64) for a in (task_loss, saved, standard_error))
+    return start_from_disagreement(*arrays, center)
+
+
+# --- mixing -------------------------------------------------------------------------------------------------------------
+
+
+@given(thetas, st.integers(0, 2**32 - 1))
+def test_branch_weights_of_every_task_sum_to_one(theta, seed):
+    row_weight = np.random.default_rng(seed).uniform(0.1, 100.0, len(theta))
+    mixing = mixing_weights(theta, row_weight)
+    assert mixing.shape == (len(theta) + 1, 2) and np.all((mixing >= 0) & (mixing <= 1))
+    np.testing.assert_allclose(mixing.sum(axis=1), 1.0, rtol=1e-15)
+    np.testing.assert_allclose(mixing[:-1, 1], expit(theta))
+    # A task unseen at fit is mixed as the average row is.
+    assert mixing[-1, 1] == pytest.approx(np.sum(expit(theta) * row_weight) / row_weight.sum())
+
+
+def test_branch_weights_of_extreme_theta_are_zero_and_one():
+    mixing = mixing_weights(np.array([-1e6, 1e6]), np.ones(2))
+    np.testing.assert_array_equal(mixing, [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
+
+
+# --- orientation --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("theta", "row_weight", "expected"),
+    [
+        ([-1.0, -1.0, 3.0], [1, 1, 99], 1.0),  # one vote per task, however many rows
+        ([1.0, 1.0, -3.0], [1, 1, 99], -1.0),
+        ([0.1, -3.0], [10, 9], -1.0),  # ties by rows
+        ([0.1, -3.0], [9, 10], 1.0),
+        ([1.0, 2.0, -1.0, -2.0], [5, 5, 4, 7], 1.0),
+        ([1.0, 0.0, 0.0], [1, 9, 9], -1.0),  # who leans nowhere has no vote, nor rows
+        ([0.0, 0.0], [1, 2], 1.0),
+        ([1.0, -1.0], [5, 5], 1.0),  # nothing to go by: as it is
+    ],
+)
+def test_the_inlier_branch_is_the_one_most_tasks_lean_to(theta, row_weight, expected):
+    assert orientation(np.array(theta), np.array(row_weight, dtype=float)) == expected
+
+
+@given(thetas, st.integers(0, 2**32 - 1))
+def test_once_turned_theta_stays(theta, seed):
+    rng = np.random.default_rng(seed)
+    row_weight = rng.integers(1, 50, len(theta)).astype(float)
+    turned = orientation(theta, row_weight) * theta
+    assert orientation(turned, row_weight) == 1.0
+    order = rng.permutation(len(theta))
+    assert orientation(theta[order], row_weight[order]) == orientation(theta, row_weight)
+
+
+# --- start --------------------------------------------------------------------------------------------------------------
+
+
+@given(losses, savings, losses, st.permutations(range(7)))
+def test_renaming_tasks_renames_their_starts(task_loss, saved, error, order):
+    order = np.array(order)
+    np.testing.assert_allclose(
+        start(task_loss[order], saved[order], error[order]), start(task_loss, saved, error)[order], rtol=1e-12
+    )
+
+
+@given(losses, savings, losses, st.sampled_from([1e-12, 1e-3, 7.0, 1e9]))
+def test_the_unit_of_the_loss_does_not_matter(task_loss, saved, error, unit):
+    np.testing.assert_allclose(
+        start(unit * task_loss, unit * saved, unit * error), start(task_loss, saved, error), rtol=1e-6, atol=1e-9
+    )
+
+
+@given(losses, savings, losses, st.sampled_from([-0.5, -2.0, -2.9]))
+def test_starts_lie_between_the_center_and_the_limit(task_loss, saved, error, center):
+    theta = start(task_loss, saved, error, center)
+    assert np.all((theta >= center) & (theta <= START_LIMIT))
+    # At least half of the tasks save no more than the typical one: they start as inliers.
+    assert np.sum(theta == center) >= 4
+
+
+@given(losses, savings, losses, st.integers(0, 6), st.floats(0.0, 100.0))
+def test_who_saves_more_starts_no_lower_and_who_is_less_certain_no_higher(task_loss, saved, error, t, more):
+    before = start(task_loss, saved, error)[t]
+    better = saved.copy()
+    better[t] += more
+    vague = error.copy()
+    vague[t] += more
+    assert start(task_loss, better, error)[t] >= before - 1e-12
+    assert start(task_loss, saved, vague)[t] <= before + 1e-12
+
+
+def test_one_task_far_above_the_others_starts_as_an_outlier_and_the_others_as_inliers():
+    theta = start([1.0] * 9 + [5.0], [-0.1] * 9 + [4.0], [0.05] * 10)
+    assert theta[-1] > 0 and np.all(theta[:-1] == CENTER)
+
+
+def test_much_loss_with_nothing_to_save_makes_no_outlier():
+    assert start([1.0, 1.0, 1.0, 50.0], [0.0, 0.0, 0.0, 0.0], [0.01] * 4).tolist() == [CENTER] * 4
+
+
+def test_a_saving_within_chance_makes_no_outlier():
+    assert start([1.0] * 5, [0.0] * 4 + [3.0], [0.1] * 4 + [3.0]).tolist() == [CENTER] * 5
+
+
+def test_where_every_task_is_better_off_alone_nobody_stands_out():
+    assert start([5.0] * 6, [4.0] * 6, [0.1] * 6).tolist() == [CENTER] * 6
+
+
+def test_two_outliers_of_ten_are_both_seen():
+    theta = start([1.0] * 8 + [2.0, 3.0], [0.0] * 8 + [1.5, 2.5], [0.1] * 10)
+    assert np.all(theta[-2:] > 0) and np.all(theta[:-2] == CENTER)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-310, 1e300])
+def test_no_loss_and_huge_loss_give_finite_starts(value):
+    for saved in ([0.0] * 3, [0.0, 0.0, value]):
+        assert np.isfinite(start([value] * 3, saved, [0.0] * 3)).all()
+
+
+# --- from rows ----------------------------------------------------------------------------------------------------------
+
+
+def tasks_with_one_odd_and_one_noisy(seed, loss_name="squared_error"):  # type: ignore[no-untyped-def]
+    """Six tasks of one function; task 4 has its opposite, task 2 much noise on top."""
+    rng = np.random.default_rng(seed)
+    task = np.repeat(np.arange(6), 150).astype(np.int32)
+    X = rng.uniform(-2.0, 2.0, (2, 900))
+    score = 2.0 * np.sin(2.0 * X[0]) + X[1]
+    score = np.where(task == 4, -score, score) + np.where(task == 2, 2.5, 0.2) * rng.standard_normal(900)
+    return X, task, (score > 0).astype(float) if loss_name == "log_loss" else score
+
+
+def data_start(X, task, y, loss, **options):  # type: ignore[no-untyped-def]
+    """θ as it starts: after one partition round that does not move it."""
+    model, _ = run_boosting(X, task, y, loss, (15, 1, 0), theta_learning_rate=0.0, theta_init="data", **options)
+    return model.theta
+
+
+SQUARED = REGRESSION_LOSSES["squared_error"](0.5, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_odd_task_starts_as_an_outlier_and_a_noisy_one_does_not(seed):
+    X, task, y = tasks_with_one_odd_and_one_noisy(seed)
+    theta = data_start(X, task, y, SQUARED)
+    assert theta[4] > 0 and np.all(np.delete(theta, 4) < 0)
+    X, task, y = tasks_with_one_odd_and_one_noisy(seed, "log_loss")
+    theta = data_start(X, task, y, CLASSIFICATION_LOSSES["log_loss"](2))
+    assert theta[4] > 0 and np.all(np.delete(theta, 4) < 0)
+
+
+def test_the_unit_of_y_and_the_seed_do_not_move_the_start():
+    X, task, y = tasks_with_one_odd_and_one_noisy(0)
+    theta = data_start(X, task, y, SQUARED)
+    np.testing.assert_array_equal(data_start(X, task, y, SQUARED, seed=99), theta)
+    # A power of two, so that bits, by which rows are parted in halves, are scaled exactly.
+    scaled = data_start(X, task, 1024.0 * y, SQUARED)
+    assert np.all(np.sign(scaled) == np.sign(theta)) and abs(scaled - theta).max() < 1.0
+
+
+def test_the_order_of_rows_and_the_names_of_tasks_do_not_move_the_start():
+    X, task, y = tasks_with_one_odd_and_one_noisy(1)
+    theta = data_start(X, task, y, SQUARED)
+    order = np.random.default_rng(0).permutation(900)
+    order = order[np.argsort(task[order], kind="stable")]
+    np.testing.assert_allclose(data_start(X[:, order].copy(), task[order], y[order], SQUARED), theta, rtol=1e-9)
+    renamed = np.array([3, 5, 0, 1, 2, 4], dtype=np.int32)
+    order = np.argsort(renamed[task], kind="stable")
+    again = data_start(X[:, order].copy(), renamed[task][order], y[order], SQUARED)
+    np.testing.assert_allclose(again[renamed], theta, rtol=1e-9)
+
+
+@given(st.integers(1, 300), st.integers(0, 2**32 - 1))
+def test_equal_rows_fall_into_the_same_half_in_any_order(n, seed):
+    rng = np.random.default_rng(seed)
+    codes, y = rng.integers(0, 4, (2, n)), rng.integers(0, 3, n).astype(float)
+    half = training_rows(codes, np.zeros(n), y).content_halves()
+    for row in range(n):
+        same = np.all(codes == codes[:, [row]], axis=0) & (y == y[row])
+        assert len(set(half[same])) == 1
+    order = rng.permutation(n)
+    np.testing.assert_array_equal(training_rows(codes[:, order], np.zeros(n), y[order]).content_halves(), half[order])
+    negative_zero = training_rows(codes, np.zeros(n), np.where(y == 0, -0.0, y)).content_halves()
+    np.testing.assert_array_equal(negative_zero, half)
+
+
+@pytest.mark.parametrize("kind", ["numbers", "classes", "no features"])
+def test_halves_are_about_equal_and_do_not_follow_the_target(kind):
+    rng = np.random.default_rng(0)
+    n = 4000
+    codes = rng.integers(0, 255, (0 if kind == "no features" else 3, n))
+    y = rng.integers(0, 2, n).astype(float) if kind == "classes" else rng.standard_normal(n)
+    half = training_rows(codes, np.zeros(n), y).content_halves()
+    assert abs(half.mean() - 0.5) < 0.05
+    assert abs(np.corrcoef(half, y)[0, 1]) < 0.06
+    for column in codes:
+        assert abs(np.corrcoef(half, column)[0, 1]) < 0.06
