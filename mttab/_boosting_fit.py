@@ -32,7 +32,7 @@ from mttab._core.validation import (
 )
 
 # Below this many training rows early_stopping="auto" keeps them all for training.
-AUTO_EARLY_STOPPING_ROWS = 500
+AUTO_EARLY_STOPPING_ROWS = 200
 # Prior, in rows, on category levels and their subsets, see `scan_categorical`.
 CATEGORICAL_PRIOR = 10.0
 CATEGORICAL_MIN_ROWS = 20.0

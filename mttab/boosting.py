@@ -43,7 +43,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         ``target_scaling="task"``).
     learning_rate : float, default=0.1
         Factor on the values of every tree.
-    max_iter_shared, max_iter_partition, max_iter_task : int, default=200, 100, 100
+    max_iter_shared, max_iter_partition, max_iter_task : int, default=200
         Largest number of rounds of each block, 0 leaves it out. A round is one tree, a pair of trees, and one tree per
         task. With one task, blocks 2 and 3 are skipped.
     max_leaf_nodes : int, default=31
@@ -91,7 +91,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         mixture, or an error.
     early_stopping : bool or "auto", default="auto"
         Whether a block ends when the loss on validation rows has not improved for ``n_iter_no_change`` rounds; it then
-        goes back to its best round. "auto" does so from 500 rows on, or where validation rows are given.
+        goes back to its best round. "auto" does so from 200 rows on, or where validation rows are given.
     validation : splitter, iterable of (train, test) positions or None, default=None
         Chooses the validation rows by its last split, for example by time or by group.
     validation_fraction : float or None, default=0.1
@@ -170,8 +170,8 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         huber_delta: float = 1.0,
         learning_rate: float = 0.1,
         max_iter_shared: int = 200,
-        max_iter_partition: int = 100,
-        max_iter_task: int = 100,
+        max_iter_partition: int = 200,
+        max_iter_task: int = 200,
         max_leaf_nodes: int = 31,
         max_leaf_nodes_task: int | None = 8,
         max_depth: int | None = None,
@@ -425,8 +425,8 @@ task_feature_importances_, n_tasks_, n_features_in_, feature_names_in_
         class_weight: Any = None,
         learning_rate: float = 0.1,
         max_iter_shared: int = 200,
-        max_iter_partition: int = 100,
-        max_iter_task: int = 100,
+        max_iter_partition: int = 200,
+        max_iter_task: int = 200,
         max_leaf_nodes: int = 31,
         max_leaf_nodes_task: int | None = 8,
         max_depth: int | None = None,
