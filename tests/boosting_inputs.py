@@ -13,6 +13,7 @@ from mttab._core.boosting.growing import Grower
 from mttab._core.boosting.losses import Loss
 from mttab._core.boosting.rmtgb import BlockOptions, BoostedModel, BoostingOptions, boost
 from mttab._core.boosting.rows import TrainingRows
+from mttab._core.boosting.small_nodes import SMALL_NODE
 from mttab._core.boosting.splitting import MIN_HESSIAN, SplitOptions
 from mttab._core.boosting.tree import GrowthOptions
 
@@ -114,7 +115,8 @@ def tree_problems(draw, max_rows: int = 24):  # type: ignore[no-untyped-def]
     """A `Problem` whose last feature is the task id, and the task of each row.
 
     Derivatives and weights are small multiples of one power of two, so that every sum is exact: kernel and twin then have
-    to agree in every tie. Codes hold ties, missing values and constant columns.
+    to agree in every tie. Codes hold ties, missing values and constant columns. Some problems have more rows than
+    `SMALL_NODE`, copies of a few with gradients of their own.
     """
     n = draw(st.integers(1, max_rows))
     n_features = draw(st.integers(0, 3))
@@ -136,6 +138,12 @@ def tree_problems(draw, max_rows: int = 24):  # type: ignore[no-untyped-def]
         hessian = draw(npst.arrays(np.float64, (n_outputs, n), elements=st.sampled_from([1.0, 0.5, 0.25, 2.0, 0.0])))
     kinds = [*draw(st.lists(st.sampled_from([0, CATEGORY]), min_size=n_features, max_size=n_features)), TASK_ID]
     signs = st.sampled_from([0, 0, -1, 1]) if n_outputs == 1 else st.just(0)
+    if draw(st.booleans()):
+        rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+        copies = np.sort(rng.integers(0, n, draw(st.integers(SMALL_NODE + 1, 2 * SMALL_NODE + 20))))
+        columns, task = [column[copies] for column in columns], task[copies]
+        gradient, hessian, weight = gradient[:, copies].copy(), hessian[:, copies].copy(), weight[copies]
+        gradient += scale * rng.integers(-2, 3, gradient.shape)
     problem = Problem(
         columns=[*columns, task],
         n_bins=[*n_bins, n_tasks],

@@ -120,6 +120,10 @@ def test_neighbouring_huge_and_subnormal_values_are_told_apart(low, high):
     assert low <= cut(mapper, 0, 0, 1)[1] < high
 
 
+def test_an_edge_between_huge_values_is_their_middle():
+    assert fit([HUGE, 1.5 * HUGE]).edges[0].tolist() == [1.25 * HUGE]
+
+
 @given(many_values, bin_counts, st.integers(0, 2**32 - 1))
 def test_an_integer_weight_is_the_value_that_often(column, max_bins, seed):
     repeats = np.random.default_rng(seed).integers(1, 4, len(column))
@@ -136,6 +140,15 @@ def test_the_order_of_rows_does_not_matter(column, max_bins, seed):
     order = rng.permutation(len(column))
     shuffled = fit(column[order], max_bins=max_bins, weight=weight[order])
     np.testing.assert_array_equal(fit(column, max_bins=max_bins, weight=weight).edges[0], shuffled.edges[0])
+
+
+@pytest.mark.parametrize("unit", [0.1, 1e-30, 1e30])
+def test_only_the_shares_of_the_weights_count(unit):
+    # Every bin closes exactly where a share is reached, which rounding must not shift.
+    column = np.arange(1020.0)
+    expected = fit(column).edges[0]
+    assert len(expected) == 254
+    np.testing.assert_array_equal(fit(column, weight=np.full(1020, unit)).edges[0], expected)
 
 
 @given(many_values, bin_counts, st.integers(0, 2**32 - 1))
@@ -240,15 +253,20 @@ def test_every_value_goes_the_same_way_by_bin_and_by_threshold(column, max_bins,
     np.testing.assert_array_equal(codes[known] <= last_left, column[known] <= threshold)
 
 
-def test_thresholds_stand_midway_between_the_values_on_both_sides():
-    mapper = fit([0.0, 1.0, 4.0, 10.0])
-    assert [cut(mapper, 0, *bins) for bins in ((0, 1), (1, 2))] == [(0, 0.5), (1, 2.5)]
-    assert cut(mapper, 0, 0, 3) == (2, 5.0)  # in a node without the two values in between
+@given(st.lists(st.integers(-20, 20), min_size=2, max_size=12, unique=True), st.data())
+def test_with_a_bin_per_value_thresholds_stand_midway_between_the_values_on_both_sides(values, data):
+    values = np.sort(np.array(values, dtype=np.float64))
+    left = data.draw(st.integers(0, len(values) - 2))
+    right = data.draw(st.integers(left + 1, len(values) - 1))  # further right in a node without the values in between
+    middle = (values[left] + values[right]) / 2
+    assert cut(fit(values), 0, left, right) == (np.sum(values <= middle) - 1, middle)
 
 
 def test_thresholds_do_not_cut_through_a_bin():
     mapper = fit([0.0, 1.0, 2.0, 5.0, 6.0, 7.0], max_bins=3)  # bins [0, 1], [2, 5], [6, 7]
     assert cut(mapper, 0, 0, 2) == (0, 1.5)  # midway, 3.5, lies within the bin in between
+    mapper = fit([0.0, 1.0, 2.0, 5.0, 8.0, 9.0], max_bins=3)
+    assert cut(mapper, 0, 0, 2) == (1, 6.5)  # and 4.5 is nearer to its upper edge
 
 
 def test_there_is_no_finite_threshold_on_categories_and_where_only_missing_values_go_right():

@@ -165,6 +165,19 @@ def test_weight_two_is_the_row_twice_in_the_base_score(name):
     )
 
 
+@pytest.mark.parametrize("name", ["regression-absolute_error", "regression-quantile", "regression-squared_error"])
+def test_a_row_that_is_met_exactly_pulls_nowhere(name):
+    y = np.array([1.0, 2.0])
+    gradient, _ = derivatives(LOSSES[name], y, y[:, None])
+    assert gradient.tolist() == [[0.0, 0.0]]
+
+
+@each_class_loss
+def test_base_scores_of_several_classes_are_centred(name):
+    base = LOSSES[name].base_score(targets(name, 50), np.ones(50))
+    assert len(base) == 1 or abs(base.sum()) < 1e-12
+
+
 @each_class_loss
 def test_a_class_without_rows_leaves_the_base_score_finite(name):
     for y in (np.zeros(5), np.ones(5)):

@@ -6,30 +6,38 @@ import naive
 import numpy as np
 import pytest
 from boosting_inputs import bin_layout, kernel_inputs, split_options, training_rows, tree_problems
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from naive import Problem, Split
 
 from mttab._core.boosting.binning import CATEGORY, TASK_ID
 from mttab._core.boosting.histogram import build_histogram, gather_statistics
+from mttab._core.boosting.small_nodes import find_split_from_rows
 from mttab._core.boosting.splitting import MIN_HESSIAN, find_node_split
 
 
-def find_split(rows, layout, options, gradient, hessian, node=None, low=-np.inf, high=np.inf, features=None):  # type: ignore[no-untyped-def]
-    """Gain and split of the node, from its histogram."""
+def find_split(  # type: ignore[no-untyped-def]
+    rows, layout, options, gradient, hessian, node=None, low=-np.inf, high=np.inf, features=None, from_rows=False
+):
+    """Gain and split of the node, from its histogram, or straight from its rows as for small nodes."""
     node = rows.all_rows().rows if node is None else node
     n_channels = 1 + len(gradient) * (1 if options.constant_hessian else 2)
     statistics, sums = np.empty((len(node), n_channels)), np.empty(n_channels)
     gather_statistics(node, 0, len(node), gradient, hessian, rows.weight, options.constant_hessian, statistics, sums)
-    histogram = np.empty((layout.offset[-1], n_channels))
-    build_histogram(rows.codes, rows.task, layout.offset, node, 0, len(node), statistics, histogram)
     n_layout = len(layout.offset) - 1
     words = np.zeros((int(np.diff(layout.offset).max()) + 31) // 32, dtype=np.uint32)
     features = np.arange(n_layout) if features is None else np.asarray(features, dtype=np.int64)
-    gain, f, left_bin, right_bin, missing_left = find_node_split(
-        histogram, layout, sums, options, low, high, features, words
-    )
+    if from_rows:
+        gain, f, left_bin, right_bin, missing_left = find_split_from_rows(
+            rows.codes, rows.task, layout, node, statistics, sums, options, low, high, features, words
+        )
+    else:
+        histogram = np.empty((layout.offset[-1], n_channels))
+        build_histogram(rows.codes, rows.task, layout.offset, node, 0, len(node), statistics, histogram)
+        gain, f, left_bin, right_bin, missing_left = find_node_split(
+            histogram, layout, sums, options, low, high, features, words
+        )
     if f < 0:
         return gain, None
     codes = rows.codes[f] if f < len(rows.codes) else rows.task
@@ -63,8 +71,10 @@ def one_feature(codes, gradient, n_bins, weight=None, kind=0, monotonic=0, **opt
 # --- against the twin ---------------------------------------------------------------------------------------------------
 
 
-@given(tree_problems(), st.data())
-def test_the_split_is_the_best_of_all_splits(drawn, data):
+@pytest.mark.parametrize("from_rows", [False, True])
+@settings(max_examples=200)
+@given(drawn=tree_problems(), data=st.data())
+def test_the_split_is_the_best_of_all_splits(from_rows, drawn, data):
     problem, task, _, _ = drawn
     rows, layout, options = kernel_inputs(*drawn)
     n_features = len(problem.columns)
@@ -76,7 +86,7 @@ def test_the_split_is_the_best_of_all_splits(drawn, data):
         low, high = sorted(data.draw(st.tuples(*[st.sampled_from([-scale, -scale / 4, 0.0, scale / 4, scale])] * 2)))
     if len(node) == 0:
         return
-    gain, fast = find_split(rows, layout, options, problem.gradient, problem.hessian, node, low, high, features)
+    gain, fast = find_split(rows, layout, options, problem.gradient, problem.hessian, node, low, high, features, from_rows)
     slow_gain, slow = naive.best_split(problem, node, features, low, high)
     assert_same_split(fast, slow)
     size = abs(naive.node_score(problem, node, low, high)) + slow_gain
@@ -111,6 +121,24 @@ def test_with_any_floats_the_split_is_allowed_and_as_good_as_the_best(n, n_outpu
     score = naive.split_score(problem, everything, fast, -math.inf, math.inf)
     assert np.isfinite(score), "the split leaves a child too small"
     assert score - own == pytest.approx(gain, abs=1e-9 * (own + gain))
+
+
+@given(st.integers(1, 90), st.sampled_from([1, 3]), st.booleans(), st.integers(0, 2**32 - 1))
+def test_a_small_node_splits_as_its_histogram_does_to_the_last_bit(n, n_outputs, is_constant, seed):
+    rng = np.random.default_rng(seed)
+    n_bins = [1, 5, 254, 255]
+    codes = [np.minimum(rng.integers(0, b + 2, n), b) for b in n_bins]
+    codes[3][rng.random(n) < 0.3] = 0
+    rows = training_rows(codes, rng.integers(0, 30, n), weight=rng.exponential(size=n) + 0.1, n_tasks=30)
+    layout = bin_layout([*n_bins, 30], [0, CATEGORY, 0, 0, TASK_ID])
+    gradient, hessian = rng.standard_normal((n_outputs, n)), rng.uniform(0.0, 1.0, (n_outputs, n))
+    node = rng.permutation(n)[: rng.integers(1, n + 1)].astype(np.uint32)
+    options = split_options(is_constant, min_samples_leaf=1.5)
+    (gain, split), (again, same) = (
+        find_split(rows, layout, options, gradient, hessian, node, from_rows=from_rows) for from_rows in (False, True)
+    )
+    assert gain == again
+    assert_same_split(same, split)
 
 
 @pytest.mark.parametrize("n_levels", [2, 31, 32, 33, 254, 300])
@@ -212,14 +240,13 @@ def test_a_split_without_gain_is_no_split():
 def test_min_samples_leaf_counts_weights(kind):
     codes, gradient = [0] * 10 + [1] * 30, [9.0] * 10 + [-3.0] * 30
 
-    def is_split(weight, smallest):  # type: ignore[no-untyped-def]
-        return (
-            one_feature(codes, gradient, 2, weight, kind, min_samples_leaf=smallest, categorical_prior=1.0)[1]
-            is not None
-        )
+    def is_split(weight, smallest, sign=1.0):  # type: ignore[no-untyped-def]
+        options = {"min_samples_leaf": smallest, "categorical_prior": 1.0}
+        return one_feature(codes, sign * np.array(gradient), 2, weight, kind, **options)[1] is not None
 
     tenths = [0.1] * 40
-    assert is_split(tenths, 1.0), "ten times 0.1 is 1, whatever floats say"
+    for sign in (1.0, -1.0):
+        assert is_split(tenths, 1.0, sign), "ten times 0.1 is 1, whatever floats say"
     assert not is_split(tenths, 1.01)
     assert is_split([2.0] * 40, 20.0) and not is_split([2.0] * 40, 20.5)
 

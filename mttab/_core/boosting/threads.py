@@ -14,9 +14,10 @@ from numbers import Integral
 
 import numba
 
-# Below this many (row, feature) or (row, tree) cells a parallel launch costs more than it saves (two cores, measured
-# with benchmarks/bench_speed.py-like loops: break-even between 2e4 and 8e4 cells).
-MIN_PARALLEL_CELLS = 50_000
+# Below this many (row, feature) or (row, tree) cells work stays serial. A histogram costs about 1.3 ns per cell on one
+# thread, so this is a quarter of a millisecond: well above what waking idle threads costs, and on a busy machine, where a
+# launch can wait milliseconds for a core, not much is lost.
+MIN_PARALLEL_CELLS = 200_000
 
 _workqueue_lock = threading.Lock()
 _is_forked_child = False
