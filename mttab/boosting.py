@@ -80,7 +80,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         rows that the correction has not seen, from N(0, 0.1²) draws, or from one value per task.
     theta_learning_rate : float, default=1.0
         Step size of θ.
-    theta_penalty : float, default=0.01
+    theta_penalty : float, default=0.001
         Strength of the pull of θ to ``theta_center``; no effect in paper mode.
     theta_center : float, default=-2.0
         Negative: tasks are inliers until shown otherwise.
@@ -187,7 +187,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         algorithm: str = "newton",
         theta_init: Any = "data",
         theta_learning_rate: float = 1.0,
-        theta_penalty: float = 0.01,
+        theta_penalty: float = 0.001,
         theta_center: float = -2.0,
         task_weight: Any = None,
         unseen_task: str = "shared",
@@ -441,7 +441,7 @@ task_feature_importances_, n_tasks_, n_features_in_, feature_names_in_
         algorithm: str = "newton",
         theta_init: Any = "data",
         theta_learning_rate: float = 1.0,
-        theta_penalty: float = 0.01,
+        theta_penalty: float = 0.001,
         theta_center: float = -2.0,
         task_weight: Any = None,
         unseen_task: str = "shared",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from naive import Problem
 
 from mttab._core.boosting.binning import CATEGORY, TASK_ID, BinLayout, BinMapper
 from mttab._core.boosting.forest import ForestBuilder
@@ -16,6 +15,7 @@ from mttab._core.boosting.rows import TrainingRows
 from mttab._core.boosting.small_nodes import SMALL_NODE
 from mttab._core.boosting.splitting import MIN_HESSIAN, SplitOptions
 from mttab._core.boosting.tree import GrowthOptions
+from naive import Problem
 
 NO_LIMIT = 2**31
 
@@ -36,9 +36,11 @@ def training_rows(codes, task, y=None, weight=None, n_tasks=None):  # type: igno
 
 
 def bin_layout(n_bins, kinds=None, monotonic=None):  # type: ignore[no-untyped-def]
-    """`BinLayout` of features with so many value bins each; ``kinds`` is 0 for numbers, else `CATEGORY` or `TASK_ID`."""
+    """`BinLayout` of features with so many value bins each; ``kinds``: 0 for numbers, `CATEGORY` or `TASK_ID`."""
     n_features = len(n_bins)
-    codes = np.concatenate([np.empty(0), *(np.arange(n + 1.0) for n in n_bins)])  # every bin holds one value, its own number
+    codes = np.concatenate(
+        [np.empty(0), *(np.arange(n + 1.0) for n in n_bins)]
+    )  # every bin holds one value, its own number
     return BinLayout(
         np.concatenate([[0], np.cumsum(np.asarray(n_bins) + 1)]).astype(np.int64),
         np.array([0] * n_features if kinds is None else kinds).astype(np.uint8),
@@ -107,15 +109,15 @@ def run_boosting(
     return model, mapper
 
 
-# --- random problems ---------------------------------------------------------------------------------------------------
+# --- random problems --------------------------------------------------------------------------------------------------
 
 
 @st.composite
 def tree_problems(draw, max_rows: int = 24):  # type: ignore[no-untyped-def]
     """A `Problem` whose last feature is the task id, and the task of each row.
 
-    Derivatives and weights are small multiples of one power of two, so that every sum is exact: kernel and twin then have
-    to agree in every tie. Codes hold ties, missing values and constant columns. Some problems have more rows than
+    Derivatives and weights are small multiples of one power of two, so that every sum is exact: kernel and twin then
+    have to agree in every tie. Codes hold ties, missing values and constant columns. Some problems have more rows than
     `SMALL_NODE`, copies of a few with gradients of their own.
     """
     n = draw(st.integers(1, max_rows))

@@ -23,7 +23,8 @@ TIE = 1e-10
 class Problem:
     """A tree to grow.
 
-    columns : one int array (n_rows,) of bin codes per feature; n_bins : value bins of each, the code n_bins[f] is *missing*
+    columns : one int array (n_rows,) of bin codes per feature
+    n_bins : value bins of each feature, the code n_bins[f] is *missing*
     kinds : of each feature, 0 for numbers, 1 for a category, 2 for the task id
     gradient, hessian : (K, n_rows), sample weights included; with a constant hessian it is the weight
     """

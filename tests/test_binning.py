@@ -38,7 +38,7 @@ def transform(mapper, *columns):  # type: ignore[no-untyped-def]
     return mapper.transform(np.array(columns, dtype=np.float64))
 
 
-# --- edges -------------------------------------------------------------------------------------------------------------
+# --- edges ------------------------------------------------------------------------------------------------------------
 
 
 @given(columns_with_gaps | many_values, bin_counts)
@@ -191,7 +191,7 @@ def test_edges_of_large_columns_come_from_a_sample_that_the_seed_fixes(monkeypat
     assert shares.max() < 5 / 64
 
 
-# --- codes -------------------------------------------------------------------------------------------------------------
+# --- codes ------------------------------------------------------------------------------------------------------------
 
 
 @given(columns, columns, bin_counts)
@@ -222,7 +222,7 @@ def test_no_columns_make_no_codes():
     assert mapper.transform(np.empty((0, 4))).shape == (0, 4)
 
 
-# --- layout and thresholds ---------------------------------------------------------------------------------------------
+# --- layout and thresholds --------------------------------------------------------------------------------------------
 
 
 def test_the_layout_gives_every_feature_its_bins_and_a_missing_one_and_the_task_comes_last():

@@ -1,13 +1,13 @@
 """The forest: every row walks its own trees, whoever else is predicted with it, and blocks add up."""
 
-import naive
 import numpy as np
 import pytest
-from boosting_inputs import run_boosting
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+import naive
+from boosting_inputs import run_boosting
 from mttab._core.boosting.binning import BinMapper
 from mttab._core.boosting.forest import PARTITION, ROW_BLOCK, SHARED, TASK, Forest, ForestBuilder, add_round
 from mttab._core.boosting.losses import CLASSIFICATION_LOSSES, REGRESSION_LOSSES
@@ -20,7 +20,7 @@ MULTINOMIAL = CLASSIFICATION_LOSSES["log_loss"](3)
 
 
 def raw_rows(n, seed, n_tasks=N_TASKS):  # type: ignore[no-untyped-def]
-    """Raw features: a number, a number with gaps, a category with gaps and unknown levels; and tasks, unseen ones too."""
+    """A number, a number with gaps, a category with gaps and unknown levels; and tasks, unseen ones too."""
     rng = np.random.default_rng(seed)
     X = np.vstack([rng.standard_normal((2, n)), rng.integers(-1, 41, n)])
     X[1, rng.random(n) < 0.2] = np.nan
@@ -55,7 +55,7 @@ def fitted(request):  # type: ignore[no-untyped-def]
     return model.forest, mapper
 
 
-# --- predicting ---------------------------------------------------------------------------------------------------------
+# --- predicting -------------------------------------------------------------------------------------------------------
 
 
 def test_the_forest_under_test_has_every_kind_of_split(fitted):
@@ -115,7 +115,7 @@ def test_predicting_changes_neither_rows_nor_forest(fitted):
 
 def test_a_task_unseen_at_fit_gets_the_common_blocks_at_the_mean_mixture(fitted):
     forest, _ = fitted
-    X, task = raw_rows(80, 7)
+    X, _ = raw_rows(80, 7)
     unseen = np.full(80, N_TASKS, dtype=np.int32)
     blocks = forest.block_scores(X, unseen)
     assert not blocks[TASK].any() and blocks[SHARED].any() and blocks[PARTITION].any()
@@ -141,7 +141,7 @@ def test_group_scores_weighted_by_the_mixture_are_the_partition_block(fitted):
     np.testing.assert_allclose(forest.block_scores(X, task)[PARTITION], expected, rtol=1e-12, atol=1e-14)
 
 
-# --- stages -------------------------------------------------------------------------------------------------------------
+# --- stages -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_last_stage_is_the_score_and_blocks_come_one_after_the_other(fitted):
@@ -170,7 +170,7 @@ def test_a_stage_is_the_score_of_the_trees_up_to_it(fitted):
         np.testing.assert_allclose(stages[sum(done) - 1].sum(axis=0), expected, rtol=1e-12, atol=1e-13)
 
 
-# --- building -----------------------------------------------------------------------------------------------------------
+# --- building ---------------------------------------------------------------------------------------------------------
 
 
 def constant_tree(value, n_outputs=1):  # type: ignore[no-untyped-def]

@@ -1,12 +1,12 @@
 """Histograms agree with sums taken bin by bin, also those that no row was read for."""
 
-import naive
 import numpy as np
-from boosting_inputs import bin_layout, kernel_inputs, training_rows, tree_problems
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+import naive
+from boosting_inputs import bin_layout, kernel_inputs, training_rows, tree_problems
 from mttab._core.boosting.binning import TASK_ID
 from mttab._core.boosting.histogram import (
     build_histogram,
@@ -48,7 +48,7 @@ def random_rows(n, n_bins, n_tasks, n_outputs, seed):  # type: ignore[no-untyped
 
 @given(tree_problems())
 def test_histogram_holds_the_sums_of_each_bin(drawn):
-    problem, task, n_tasks, is_constant = drawn
+    problem, _, _, is_constant = drawn
     rows, layout, _ = kernel_inputs(*drawn)
     node = rows.all_rows().rows
     fast, sums = kernel_histogram(rows, layout, problem.gradient, problem.hessian, node, is_constant)
@@ -90,7 +90,7 @@ def test_a_node_is_a_range_of_the_rows_and_nothing_outside_it_counts():
 
 @given(tree_problems(), st.data())
 def test_sibling_histogram_equals_the_one_built_from_its_rows(drawn, data):
-    problem, task, n_tasks, is_constant = drawn
+    problem, task, _, is_constant = drawn
     rows, layout, _ = kernel_inputs(*drawn)
     is_child = data.draw(npst.arrays(np.bool_, len(task)))
     node = rows.all_rows().rows

@@ -18,7 +18,7 @@ def hold_out(strata, fraction, seed=0):  # type: ignore[no-untyped-def]
     return stratified_holdout(np.asarray(strata), fraction, np.random.default_rng(seed))
 
 
-# --- a share of every stratum -------------------------------------------------------------------------------------------
+# --- a share of every stratum -----------------------------------------------------------------------------------------
 
 
 @given(strata_arrays, fractions, seeds)
@@ -71,7 +71,7 @@ def test_every_row_of_a_stratum_is_as_likely_to_be_held_out():
     assert np.all(np.abs(counts - 1200) < 130)
 
 
-# --- a splitter ---------------------------------------------------------------------------------------------------------
+# --- a splitter -------------------------------------------------------------------------------------------------------
 
 
 def split_by(splitter, n_rows=10, groups=None):  # type: ignore[no-untyped-def]

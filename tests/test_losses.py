@@ -51,7 +51,7 @@ def shifted(score, k, step):  # type: ignore[no-untyped-def]
     return out
 
 
-# --- derivatives --------------------------------------------------------------------------------------------------------
+# --- derivatives ------------------------------------------------------------------------------------------------------
 
 
 @each_loss
@@ -122,7 +122,7 @@ def test_classes_stand_any_score(name, extreme):
         np.testing.assert_allclose(loss.link_inverse(score).sum(axis=1), 1.0)
 
 
-# --- base score ---------------------------------------------------------------------------------------------------------
+# --- base score -------------------------------------------------------------------------------------------------------
 
 
 def mean_loss(loss, y, weight, constant):  # type: ignore[no-untyped-def]
@@ -184,7 +184,7 @@ def test_a_class_without_rows_leaves_the_base_score_finite(name):
         assert np.isfinite(LOSSES[name].base_score(y, np.ones(5))).all()
 
 
-# --- links --------------------------------------------------------------------------------------------------------------
+# --- links ------------------------------------------------------------------------------------------------------------
 
 
 @each_class_loss

@@ -3,12 +3,12 @@
 And the two ends of it: block 1 alone is pooled boosting, block 3 alone is boosting each task by itself.
 """
 
-import naive
 import numpy as np
 import pytest
-from boosting_inputs import run_boosting
 from scipy.special import expit, logit, softmax
 
+import naive
+from boosting_inputs import run_boosting
 from mttab import RMTGBClassifier, RMTGBRegressor
 from mttab._core.boosting.losses import CLASSIFICATION_LOSSES, REGRESSION_LOSSES
 
@@ -18,7 +18,7 @@ LABELS = np.array(["b", "a", "e", "d", "c"])  # of tasks in the order of TASK_SI
 
 
 def make_data(kind, n_classes, seed):  # type: ignore[no-untyped-def]
-    """Training rows and fresh rows of tasks of unequal size, the task at position 1 of X; the order of rows is mixed."""
+    """Training rows (X, task) in mixed order, target, and fresh rows; tasks are of unequal size."""
     rng = np.random.default_rng(seed)
 
     def draw(sizes):  # type: ignore[no-untyped-def]
@@ -43,7 +43,7 @@ def make_data(kind, n_classes, seed):  # type: ignore[no-untyped-def]
 
 
 def fit_both(kind, n_classes, seed, theta, **parameters):  # type: ignore[no-untyped-def]
-    """Estimator and twin on the same rows; ``theta`` starts the twin, and its groups as the estimator's may be swapped."""
+    """Estimator and twin on the same rows; the twin starts from ``theta``."""
     (X, task), y, _ = make_data(kind, n_classes, seed)
     estimator = RMTGBClassifier if n_classes else RMTGBRegressor
     model = estimator(**{**estimator.paper_parameters(), **ROUNDS, **parameters}).fit(X, y, task=task)
@@ -133,7 +133,7 @@ def test_the_twin_itself_does_what_the_paper_says_on_a_case_done_by_hand():
     np.testing.assert_allclose(twin.score(X, task)[:, 0], common + 0.1 * (y - common), rtol=1e-12)
 
 
-# --- the two ends -------------------------------------------------------------------------------------------------------
+# --- the two ends -----------------------------------------------------------------------------------------------------
 
 LOSSES = {
     "squared_error": (REGRESSION_LOSSES["squared_error"](0.5, 1.0), 0, {}),

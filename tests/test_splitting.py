@@ -2,19 +2,19 @@
 
 import math
 
-import naive
 import numpy as np
 import pytest
-from boosting_inputs import bin_layout, kernel_inputs, split_options, training_rows, tree_problems
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from naive import Problem, Split
 
+import naive
+from boosting_inputs import bin_layout, kernel_inputs, split_options, training_rows, tree_problems
 from mttab._core.boosting.binning import CATEGORY, TASK_ID
 from mttab._core.boosting.histogram import build_histogram, gather_statistics
 from mttab._core.boosting.small_nodes import find_split_from_rows
 from mttab._core.boosting.splitting import MIN_HESSIAN, find_node_split
+from naive import Problem, Split
 
 
 def find_split(  # type: ignore[no-untyped-def]
@@ -68,7 +68,7 @@ def one_feature(codes, gradient, n_bins, weight=None, kind=0, monotonic=0, **opt
     return find_split(rows, layout, split_options(**options), gradient, rows.weight[None].copy())
 
 
-# --- against the twin ---------------------------------------------------------------------------------------------------
+# --- against the twin -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("from_rows", [False, True])
@@ -86,7 +86,9 @@ def test_the_split_is_the_best_of_all_splits(from_rows, drawn, data):
         low, high = sorted(data.draw(st.tuples(*[st.sampled_from([-scale, -scale / 4, 0.0, scale / 4, scale])] * 2)))
     if len(node) == 0:
         return
-    gain, fast = find_split(rows, layout, options, problem.gradient, problem.hessian, node, low, high, features, from_rows)
+    gain, fast = find_split(
+        rows, layout, options, problem.gradient, problem.hessian, node, low, high, features, from_rows
+    )
     slow_gain, slow = naive.best_split(problem, node, features, low, high)
     assert_same_split(fast, slow)
     size = abs(naive.node_score(problem, node, low, high)) + slow_gain
@@ -158,7 +160,7 @@ def test_categories_of_any_number_split_as_the_twin_does(n_levels):
     assert n_levels == 2 or slow is not None
 
 
-# --- ties ---------------------------------------------------------------------------------------------------------------
+# --- ties -------------------------------------------------------------------------------------------------------------
 
 
 def test_of_equal_splits_the_first_feature_and_the_lowest_threshold_win():
@@ -196,7 +198,7 @@ def test_missing_values_go_right_where_both_sides_are_as_good():
     assert split.left_bin == 0 and split.missing_left is False
 
 
-# --- numeric features ---------------------------------------------------------------------------------------------------
+# --- numeric features -------------------------------------------------------------------------------------------------
 
 
 def test_missing_values_alone_can_be_a_child():
@@ -269,7 +271,7 @@ def test_gain_is_the_loss_that_two_means_save_over_one():
     assert regularised == pytest.approx(4.0**2 / 4 + 4.0**2 / 4)
 
 
-# --- constraints --------------------------------------------------------------------------------------------------------
+# --- constraints ------------------------------------------------------------------------------------------------------
 
 
 def test_a_monotonic_feature_splits_in_its_direction_only():
@@ -291,7 +293,7 @@ def test_bounds_lower_the_gain_to_what_the_bounded_values_save():
     assert free == pytest.approx(16.0) and bound == pytest.approx((8.0 - 2.0) + (4.0 - 0.5))
 
 
-# --- categories ---------------------------------------------------------------------------------------------------------
+# --- categories -------------------------------------------------------------------------------------------------------
 
 
 def test_levels_without_rows_follow_the_heavier_child():
@@ -307,8 +309,8 @@ def test_missing_is_a_level_of_its_own():
 
 
 def test_rare_levels_stand_near_zero_in_the_order_of_levels():
-    # One row of gradient 1 says less than twenty of 0.9: with a prior of one row level 1 is ordered below level 2, and only
-    # then is there a prefix that leaves three rows on both sides.
+    # One row of gradient 1 says less than twenty of 0.9: with a prior of one row level 1 is ordered below level 2, and
+    # only then is there a prefix that leaves three rows on both sides.
     codes = [0] * 2 + [1] + [2] * 20
     gradient = [-9.0] * 2 + [1.0] + [0.9] * 20
     rules = {"kind": TASK_ID, "min_samples_leaf": 3.0}

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from boosting_inputs import run_boosting, training_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy.special import expit
 
+from boosting_inputs import run_boosting, training_rows
 from mttab._core.boosting.losses import CLASSIFICATION_LOSSES, REGRESSION_LOSSES
 from mttab._core.boosting.theta import START_LIMIT, mixing_weights, orientation, start_from_disagreement
 
@@ -22,7 +22,7 @@ def start(task_loss, saved, standard_error, center=CENTER):  # type: ignore[no-u
     return start_from_disagreement(*arrays, center)
 
 
-# --- mixing -------------------------------------------------------------------------------------------------------------
+# --- mixing -----------------------------------------------------------------------------------------------------------
 
 
 @given(thetas, st.integers(0, 2**32 - 1))
@@ -41,7 +41,7 @@ def test_branch_weights_of_extreme_theta_are_zero_and_one():
     np.testing.assert_array_equal(mixing, [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
 
 
-# --- orientation --------------------------------------------------------------------------------------------------------
+# --- orientation ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_once_turned_theta_stays(theta, seed):
     assert orientation(theta[order], row_weight[order]) == orientation(theta, row_weight)
 
 
-# --- start --------------------------------------------------------------------------------------------------------------
+# --- start ------------------------------------------------------------------------------------------------------------
 
 
 @given(losses, savings, losses, st.permutations(range(7)))
@@ -136,7 +136,7 @@ def test_no_loss_and_huge_loss_give_finite_starts(value):
         assert np.isfinite(start([value] * 3, saved, [0.0] * 3)).all()
 
 
-# --- from rows ----------------------------------------------------------------------------------------------------------
+# --- from rows --------------------------------------------------------------------------------------------------------
 
 
 def tasks_with_one_odd_and_one_noisy(seed, loss_name="squared_error"):  # type: ignore[no-untyped-def]

@@ -1,8 +1,12 @@
 """Trees grow leaf by leaf as the twin grows them, and every row ends in the leaf that the splits send it to."""
 
-import naive
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+import naive
 from boosting_inputs import (
     NO_LIMIT,
     bin_layout,
@@ -12,14 +16,10 @@ from boosting_inputs import (
     training_rows,
     tree_problems,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as npst
-from naive import Problem
-
 from mttab._core.boosting.binning import TASK_ID
 from mttab._core.boosting.quantile import weighted_quantile
 from mttab._core.boosting.tree import draw_features, next_random, partition_rows
+from naive import Problem
 
 
 def assert_same_tree(grown, t, problem, nodes):  # type: ignore[no-untyped-def]
@@ -78,7 +78,7 @@ def numeric_rows(n, seed, n_features=3, n_bins=20, n_tasks=1, weight=None):  # t
     return rows, bin_layout([n_bins] * n_features), gradient, rows.weight[None].copy()
 
 
-# --- against the twin ---------------------------------------------------------------------------------------------------
+# --- against the twin -------------------------------------------------------------------------------------------------
 
 
 @given(tree_problems())
@@ -157,7 +157,7 @@ def test_trees_on_any_floats_split_as_well_as_the_twin_does(scale, is_constant):
     assert_same_tree(grown, 0, problem, naive.grow_tree(problem, np.arange(n)))
 
 
-# --- size ---------------------------------------------------------------------------------------------------------------
+# --- size -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("max_leaf_nodes", [1, 2, 5, 31])
@@ -211,7 +211,7 @@ def test_l2_regularization_shrinks_the_leaves():
         assert grown.trees.value[0, 0, 0] == pytest.approx(-gradient.sum() / (50 + l2))
 
 
-# --- rows ---------------------------------------------------------------------------------------------------------------
+# --- rows -------------------------------------------------------------------------------------------------------------
 
 
 @given(tree_problems(), st.data())
@@ -300,7 +300,7 @@ def test_an_integer_weight_is_the_row_that_often():
         np.testing.assert_allclose(getattr(trees[0], name)[0, :n], getattr(trees[1], name)[0, :n], rtol=1e-12)
 
 
-# --- constraints --------------------------------------------------------------------------------------------------------
+# --- constraints ------------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([-1, 1]))
@@ -316,7 +316,7 @@ def test_predictions_are_monotonic_whatever_the_other_features(seed, sign):
     assert np.all(sign * np.diff(values, axis=0) >= 0)
 
 
-# --- features tried -----------------------------------------------------------------------------------------------------
+# --- features tried ---------------------------------------------------------------------------------------------------
 
 
 def draw(n_features, n_tried, seed):  # type: ignore[no-untyped-def]
@@ -372,7 +372,7 @@ def test_each_node_takes_the_best_of_the_features_that_it_tries():
     assert again[0] == again[1]
 
 
-# --- values -------------------------------------------------------------------------------------------------------------
+# --- values -----------------------------------------------------------------------------------------------------------
 
 
 @given(
