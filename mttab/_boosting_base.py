@@ -85,6 +85,8 @@ class BaseRMTGB(FitSteps, BaseEstimator):
     _scaling: TargetScaling
     _task_labels: TaskLabels
     _task_source: str | None
+    _fitted_task_column: Any
+    _fitted_target_scaling: str | None
     _seed: int
 
     # --- fit -------------------------------------------------------------------------------------------------------
@@ -102,7 +104,7 @@ class BaseRMTGB(FitSteps, BaseEstimator):
         labels = training_tasks(inputs, long)
         loss = self._make_loss(inputs.classes)
         if previous:
-            previous._check_same_problem(self, inputs, labels)
+            self._check_same_problem(inputs, labels, loss)
         long.weight = long.weight * self._class_weights(long, inputs.classes) * self._task_weights(long, labels)
         self._warn_of_small_weights(long, sample_weight)
         n_threads = resolve_n_threads(self.n_jobs, len(long.y) * inputs.n_columns)
@@ -150,6 +152,8 @@ class BaseRMTGB(FitSteps, BaseEstimator):
         if inputs.classes is not None:
             self.classes_ = inputs.classes
         self._task_source = inputs.task_source
+        self._fitted_target_scaling = getattr(self, "target_scaling", None)
+        self._fitted_task_column = self.task_column if inputs.task_source == "column" else None
         self.tasks_ = self._task_labels.labels
         self.n_tasks_ = len(self.tasks_)
         self.theta_ = self._model.theta
@@ -172,7 +176,7 @@ class BaseRMTGB(FitSteps, BaseEstimator):
         check_is_fitted(self)
         table = check_table(X)
         names = getattr(self, "feature_names_in_", None)
-        column = self.task_column if self._task_source == "column" else None
+        column = self._fitted_task_column
         features, ids, _ = split_task_column(table, column, feature_names=names)
         validate_data(self, table, reset=False, skip_check_array=True)
         values = self._encoder.transform(features)
@@ -190,9 +194,7 @@ class BaseRMTGB(FitSteps, BaseEstimator):
                 )
             return values, np.zeros(values.shape[1], dtype=np.int32)
         if self._task_source == "column" and task is not None:
-            raise ValueError(
-                f"task was passed, but this model reads its tasks from task_column={self.task_column!r}; drop task."
-            )
+            raise ValueError(f"task was passed, but this model reads its tasks from task_column={column!r}; drop task.")
         if self._task_source == "argument":
             if task is None:
                 raise ValueError(
@@ -201,7 +203,7 @@ class BaseRMTGB(FitSteps, BaseEstimator):
                 )
             ids = normalise_task_ids(task)
             check_same_length(X=table, task=ids)
-        name = "task" if self._task_source == "argument" else f"task_column={self.task_column!r}"
+        name = "task" if self._task_source == "argument" else f"task_column={column!r}"
         encoded = self._task_labels.encode(ids, unseen=self.unseen_task, name=name)
         return values, np.where(encoded < 0, self.n_tasks_, encoded).astype(np.int32)
 

@@ -21,7 +21,7 @@ from mttab._core.boosting.splitting import MIN_HESSIAN, SplitOptions
 from mttab._core.boosting.tree import GrowthOptions
 from mttab._core.features import FeatureEncoder, resolve_categorical_features
 from mttab._core.holdout import splitter_holdout, stratified_holdout
-from mttab._core.long_table import Inputs, LongTable, TargetScaling, values_by_task
+from mttab._core.long_table import Inputs, LongTable, TargetScaling, values_by_label
 from mttab._core.tasks import TaskLabels, label_array, normalise_task_ids
 from mttab._core.validation import (
     check_monotonic_cst,
@@ -69,7 +69,6 @@ class FitSteps:
         validate_data(probe, table, skip_check_array=True)
         features, task_ids, positions = split_task_column(table, self.task_column)
         values, classes = self._read_target(y)
-        check_same_length(X=table, y=values, task=task)
         target_labels, source = None, None if task_ids is None else "column"
         if task is not None:
             if task_ids is not None:
@@ -77,6 +76,7 @@ class FitSteps:
                     f"task= was passed besides task_column={self.task_column!r}; pass the task ids in one way only."
                 )
             task_ids, source = normalise_task_ids(task), "argument"
+        check_same_length(X=table, y=values, task=task_ids if source == "argument" else None)
         if values.ndim == 2:
             if source is not None:
                 raise ValueError(
@@ -84,7 +84,11 @@ class FitSteps:
                     f"used "
                     "with it; melt y to one column, or leave them out."
                 )
-            target_labels = label_array(list(y.columns) if isinstance(y, pd.DataFrame) else range(values.shape[1]))
+            columns = list(y.columns) if isinstance(y, pd.DataFrame) else list(range(values.shape[1]))
+            twice = [column for column in columns if columns.count(column) > 1]
+            if twice:
+                raise ValueError(f"y has the column {twice[0]!r} twice, but columns are tasks; rename one.")
+            target_labels = label_array(columns)
             source = "targets"
         return Inputs(
             features=features,
@@ -145,11 +149,12 @@ class FitSteps:
         if isinstance(self.task_weight, str):
             mass = np.bincount(task, weights=long.weight, minlength=labels.n_tasks)
             return (mass.sum() / (len(mass) * mass))[task]
-        factors = check_weight(
-            values_by_task(self.task_weight, "task_weight", labels, 1.0), labels.n_tasks, name="task_weight"
-        )
-        if not np.all(factors > 0):
-            raise ValueError("task_weight holds 0, which leaves a task without rows; drop its rows instead.")
+        factors = values_by_label(self.task_weight, "task_weight", "task", labels.labels.tolist(), 1.0)
+        for label, factor in zip(labels.labels.tolist(), factors, strict=True):
+            if factor == 0:
+                raise ValueError(f"task_weight holds 0, which leaves a task without rows; drop those of {label!r}.")
+            if factor < 0:
+                raise ValueError(f"task_weight holds {factor:g} for the task {label!r}, but must be positive.")
         return factors[task]
 
     def _warn_of_small_weights(self, long: LongTable, sample_weight: Any) -> None:
@@ -166,7 +171,7 @@ class FitSteps:
     def _fit_encoder(self, inputs: Inputs, long: LongTable) -> FeatureEncoder:
         # A row that is held out or has no weight must not bring levels along.
         mass = np.bincount(long.row_idx, weights=long.weight, minlength=len(inputs.y))
-        names = None if inputs.names is None else [inputs.names[j] for j in inputs.feature_positions]
+        names = [f"x{j}" if inputs.names is None else inputs.names[j] for j in inputs.feature_positions]
         is_categorical = inputs.is_categorical[inputs.feature_positions]
         return FeatureEncoder().fit(inputs.features, is_categorical, sample_weight=mass, names=names)
 
@@ -186,6 +191,7 @@ class FitSteps:
             raise ValueError(
                 f"X_val has {table.shape[1]} columns, but X has {inputs.n_columns}; pass the same columns."
             )
+        _check_names_of_validation_table(table, inputs.names)
         features, ids, _ = split_task_column(table, self.task_column, feature_names=inputs.names)
         y = self._encode_target(explicit["y_val"], inputs.classes, name="y_val")
         if inputs.task_source == "argument":
@@ -199,9 +205,9 @@ class FitSteps:
         check_same_length(X_val=table, y_val=y, task_val=ids)
         if (y.ndim == 2) != (inputs.target_labels is not None) or (y.ndim == 2 and y.shape[1] != inputs.y.shape[1]):
             raise ValueError(f"y_val has shape {y.shape}, but y has shape {inputs.y.shape}; pass the same columns.")
-        weight = check_weight(explicit["sample_weight_val"], len(y), name="sample_weight_val")
+        weight = check_weight(explicit["sample_weight_val"], len(y), name="sample_weight_val", table="X_val")
         held = replace(inputs, features=features, task_ids=ids, y=y).melt(weight)
-        return validation_rows(encoder.transform(features)[:, held.row_idx], held, labels, scaling)
+        return validation_rows(encoder.transform(features, name="X_val")[:, held.row_idx], held, labels, scaling)
 
     def _make_grower(self, rows: TrainingRows, mapper: BinMapper, inputs: Inputs, n_threads: int, loss: Loss) -> Grower:
         constraints = check_monotonic_cst(
@@ -246,7 +252,7 @@ class FitSteps:
         return BoostingOptions(
             blocks=(shared, partition, task),
             newton=self.algorithm == "newton",
-            vector_leaves=getattr(self, "multi_strategy", "") == "multi_output_tree" and loss.n_outputs > 1,
+            vector_leaves=self._has_vector_leaves(loss),
             theta_init=theta_init,
             theta_learning_rate=self.theta_learning_rate,
             theta_penalty=self.theta_penalty,
@@ -256,17 +262,30 @@ class FitSteps:
             tol=self.tol,
         )
 
-    def _check_same_problem(self, new: FitSteps, inputs: Inputs, labels: TaskLabels) -> None:
-        """Raise unless a warm start continues on the same columns, tasks, classes and with at least as many rounds."""
+    def _has_vector_leaves(self, loss: Loss) -> bool:
+        return getattr(self, "multi_strategy", None) == "multi_output_tree" and loss.n_outputs > 1
+
+    def _check_same_problem(self, inputs: Inputs, labels: TaskLabels, loss: Loss) -> None:
+        """Raise unless a warm start continues on the same columns, tasks, classes and scores, with no fewer rounds."""
         names = list(self.feature_names_in_) if hasattr(self, "feature_names_in_") else None
         if inputs.n_columns != self.n_features_in_ or inputs.names != names:
             raise ValueError("warm_start=True continues on the columns of the first fit; pass the same X, or refit.")
+        column = self.task_column if inputs.task_source == "column" else None
+        if inputs.task_source != self._task_source or column != self._fitted_task_column:
+            raise ValueError("warm_start=True continues with task_column or task as in the first fit; or refit.")
         if labels.labels.tolist() != self._task_labels.labels.tolist():
             raise ValueError("warm_start=True continues with the tasks of the first fit; pass the same, or refit.")
         if inputs.classes is not None and not np.array_equal(inputs.classes, self.classes_):
             raise ValueError("warm_start=True continues with the classes of the first fit; pass the same, or refit.")
+        if type(loss) is not type(self._loss):
+            raise ValueError(f"warm_start=True continues on the first fit's score; loss={self.loss!r} needs a refit.")
+        n_leaf_outputs = self._model.forest.nodes.value.shape[1]
+        if n_leaf_outputs != (loss.n_outputs if self._has_vector_leaves(loss) else 1):
+            raise ValueError(f"warm_start=True continues with leaves of {n_leaf_outputs} values; keep multi_strategy.")
+        if getattr(self, "target_scaling", None) != self._fitted_target_scaling:
+            raise ValueError("warm_start=True continues on the scale of the first fit; keep target_scaling, or refit.")
         for block in BLOCKS:
-            wanted, done = getattr(new, f"max_iter_{block}"), self.n_iter_[block]
+            wanted, done = getattr(self, f"max_iter_{block}"), self.n_iter_[block]
             if wanted < done:
                 raise ValueError(
                     f"max_iter_{block}={wanted} is smaller than the {done} rounds already fitted; with warm_start=True "
@@ -300,11 +319,24 @@ def validation_rows(
 
 def _theta_values(theta_init: Any, labels: TaskLabels) -> np.ndarray:
     if isinstance(theta_init, dict):
-        theta_init = values_by_task(theta_init, "theta_init", labels, None)
-    theta = np.asarray(theta_init, dtype=np.float64)
+        theta_init = values_by_label(theta_init, "theta_init", "task", labels.labels.tolist(), None)
+    try:
+        theta = np.asarray(theta_init, dtype=np.float64)
+    except (TypeError, ValueError) as err:
+        raise ValueError(f"theta_init must hold one finite number per task, but {err}.") from err
     if theta.shape != (labels.n_tasks,) or not np.isfinite(theta).all():
         raise ValueError(
             f"theta_init must hold one finite number per task, {labels.n_tasks} in all, but has shape {theta.shape}; "
             "pass them in the order of the sorted task labels, or as a dict."
         )
     return theta
+
+
+def _check_names_of_validation_table(table: pd.DataFrame | np.ndarray, names: list[str] | None) -> None:
+    if names is None or not isinstance(table, pd.DataFrame):
+        return
+    unknown = [str(name) for name in table.columns if name not in names]
+    if unknown:
+        raise ValueError(f"X_val has the column {unknown[0]!r}, which X does not have; pass the same columns.")
+    if list(table.columns) != names:
+        raise ValueError("X_val has the columns of X in another order; pass X_val[X.columns].")

@@ -13,9 +13,9 @@ from sklearn.utils.metaestimators import available_if
 
 from mttab._boosting_base import BaseRMTGB
 from mttab._core.boosting.losses import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, Loss
-from mttab._core.long_table import LongTable, TargetScaling
+from mttab._core.long_table import LongTable, TargetScaling, values_by_label
 from mttab._core.targets import check_target_classification, check_target_regression
-from mttab._core.tasks import TaskLabels, did_you_mean
+from mttab._core.tasks import TaskLabels
 from mttab._core.validation import Interval, StrOptions, fit_context
 
 
@@ -343,7 +343,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         return check_target_regression(y, loss=self.loss), None
 
     def _encode_target(self, y: Any, classes: None, *, name: str) -> np.ndarray:
-        return check_target_regression(y, loss=self.loss)
+        return check_target_regression(y, loss=self.loss, name=name)
 
     def _make_loss(self, classes: np.ndarray | None) -> Loss:
         return REGRESSION_LOSSES[self.loss](self.quantile, self.huber_delta)
@@ -610,12 +610,13 @@ task_feature_importances_, n_tasks_, n_features_in_, feature_names_in_
         classes, codes = check_target_classification(y)
         if len(classes) < 2:
             raise ValueError(
-                f"y holds one class only, {classes[0]!r}, but a classifier needs at least two; check the labels."
+                f"y holds one class only, {classes.tolist()[0]!r}, but a classifier needs at least two; "
+                "check the labels."
             )
         return np.where(codes < 0, np.nan, codes.astype(np.float64)), classes
 
     def _encode_target(self, y: Any, classes: np.ndarray, *, name: str) -> np.ndarray:
-        own, codes = check_target_classification(y)
+        own, codes = check_target_classification(y, name=name)
         index = {label: i for i, label in enumerate(classes.tolist())}
         unknown = [label for label in own.tolist() if label not in index]
         if unknown:
@@ -635,13 +636,12 @@ task_feature_importances_, n_tasks_, n_features_in_, feature_names_in_
         if isinstance(self.class_weight, str):
             mass = np.bincount(codes, weights=long.weight, minlength=len(classes))
             return (mass.sum() / (len(classes) * np.maximum(mass, 1e-300)))[codes]
-        known = classes.tolist()
-        for label in self.class_weight:
-            if label not in known:
-                raise ValueError(
-                    f"class_weight names the class {label!r}, which y does not have{did_you_mean(label, known)}"
-                )
-        return np.array([float(self.class_weight.get(label, 1.0)) for label in known])[codes]
+        factors = values_by_label(self.class_weight, "class_weight", "class", classes.tolist(), 1.0)
+        if not np.all(factors >= 0) or not factors.any():
+            raise ValueError(
+                f"class_weight holds {factors.min():g}, but weights must not be negative and not all of them 0."
+            )
+        return factors[codes]
 
 
 _PAPER_PARAMETERS = {

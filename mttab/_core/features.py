@@ -81,7 +81,7 @@ class FeatureEncoder:
         )
         return self
 
-    def transform(self, features: Any) -> np.ndarray:
+    def transform(self, features: Any, *, name: str = "X") -> np.ndarray:
         """Values of each feature.
 
         Numbers above 2⁵³ are rounded to the nearest float64.
@@ -90,6 +90,8 @@ class FeatureEncoder:
         ----------
         features : DataFrame or array-like of shape (n, n_features)
             As in `fit`; column types may differ.
+        name : str, default="X"
+            What the user calls the table, for error messages.
 
         Returns
         -------
@@ -98,7 +100,7 @@ class FeatureEncoder:
         """
         X = check_table(features)
         if X.shape[1] != len(self.names):
-            raise ValueError(f"X has {X.shape[1]} features, but fit saw {len(self.names)}; pass the same columns.")
+            raise ValueError(f"{name} has {X.shape[1]} features, but fit saw {len(self.names)}; pass the same columns.")
         if isinstance(X, np.ndarray) and X.dtype.kind in "biuf":
             out = _transposed(X)
             unread = np.flatnonzero(self.is_categorical).tolist()
@@ -106,22 +108,22 @@ class FeatureEncoder:
             out = np.empty((X.shape[1], X.shape[0]))
             unread = list(range(X.shape[1]))
         for j in unread:
-            out[j] = self._read(_column(X, j), j)
+            out[j] = self._read(_column(X, j), j, name)
         for j in np.flatnonzero(~self.is_categorical).tolist():
-            _refuse_infinite(out[j], name=self._where(j))
+            _refuse_infinite(out[j], name=self._where(j, name))
         return out
 
-    def _read(self, column: Any, j: int) -> np.ndarray:
+    def _read(self, column: Any, j: int, table: str) -> np.ndarray:
         levels, level_codes = self.categories[j], self.level_codes[j]
         if levels is None or level_codes is None:
-            return _numbers(column, name=self._where(j))
-        codes, seen = factorize_labels(column, name=self._where(j))
+            return _numbers(column, name=self._where(j, table))
+        codes, seen = factorize_labels(column, name=self._where(j, table))
         code_of = dict(zip(levels.tolist(), level_codes.tolist(), strict=True))
         values = np.array([*(code_of.get(level, np.nan) for level in seen), np.nan])  # the last one for code −1
         return values[codes]
 
-    def _where(self, j: int) -> str:
-        return f"column {self.names[j]!r} of X"
+    def _where(self, j: int, table: str = "X") -> str:
+        return f"column {self.names[j]!r} of {table}"
 
 
 def resolve_categorical_features(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -52,7 +53,18 @@ def splitter_holdout(splitter: Any, X: Any, y: Any, groups: Any, n_rows: int) ->
         True = held out.
     """
     if hasattr(splitter, "split") and not isinstance(splitter, (str, bytes)):
-        splits = list(splitter.split(X, y, groups))
+        with warnings.catch_warnings():
+            # scikit-learn's splitters that have no use for groups say so; nobody has passed any here.
+            warnings.filterwarnings("ignore", message="The groups parameter is ignored", category=UserWarning)
+            try:
+                splits = list(splitter.split(X, y, groups))
+            except ValueError as err:
+                if groups is None and "groups" in str(err):
+                    raise ValueError(
+                        f"validation={splitter!r} splits by groups, which are the task ids, but there are no tasks; "
+                        "pass task_column or task, or a list of (train, test) index pairs."
+                    ) from err
+                raise
     elif isinstance(splitter, Iterable) and not isinstance(splitter, (str, bytes)):
         splits = list(splitter)
     else:

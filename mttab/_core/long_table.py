@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -46,10 +47,14 @@ class Inputs:
         if self.target_labels is None:
             long = LongTable(np.arange(len(self.y)), self.task_ids, self.y, weight)
         else:
-            melted = melt_targets(pd.DataFrame(self.y, columns=range(len(self.target_labels))))
+            melted = melt_targets(pd.DataFrame(self.y, columns=self.target_labels.tolist()))
             ids = label_array(self.target_labels.tolist())[melted.task_idx]
             y = self.y[melted.row_idx, melted.task_idx]
             long = LongTable(melted.row_idx, ids, y, weight[melted.row_idx])
+            mass = np.bincount(melted.task_idx, weights=long.weight, minlength=len(self.target_labels))
+            if not mass.all():
+                label = self.target_labels.tolist()[int(mass.argmin())]
+                raise ValueError(f"y has no label with a positive weight in column {label!r}; leave this column out.")
         return long if np.all(long.weight > 0) else long.take(long.weight > 0)
 
 
@@ -107,15 +112,20 @@ def training_tasks(inputs: Inputs, long: LongTable) -> TaskLabels:
     return TaskLabels([0]) if long.task_ids is None else TaskLabels.fit(long.task_ids)
 
 
-def values_by_task(values: dict[Any, Any], name: str, labels: TaskLabels, default: float | None) -> list[Any]:
-    """Values of a dict in the order of the tasks."""
-    known = labels.labels.tolist()
-    for key in values:
+def values_by_label(
+    values: dict[Any, Any], name: str, kind: str, known: list[Any], default: float | None
+) -> np.ndarray:
+    """Numbers of a dict in the order of the known labels, which ``kind`` says what they are.
+
+    Labels that the dict does not name get ``default``; None makes that an error.
+    """
+    for key, value in values.items():
         if key not in known:
-            raise ValueError(
-                f"{name} names the task {key!r}, which the training rows do not have{did_you_mean(key, known)}"
-            )
+            where = "y does" if kind == "class" else "the training rows do"
+            raise ValueError(f"{name} names the {kind} {key!r}, which {where} not have{did_you_mean(key, known)}")
+        if isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value)):
+            raise ValueError(f"{name} holds {value!r} for the {kind} {key!r}, but must be a finite number.")
     missing = [label for label in known if label not in values]
     if missing and default is None:
-        raise ValueError(f"{name} has no value for the task {missing[0]!r}; give every task one.")
-    return [values.get(label, default) for label in known]
+        raise ValueError(f"{name} has no value for the {kind} {missing[0]!r}; give every {kind} one.")
+    return np.array([values.get(label, default) for label in known], dtype=np.float64)

@@ -17,7 +17,9 @@ from mttab._core.tasks import factorize_labels, label_array, label_type, sort_or
 _NUMBERS_IN_OBJECTS = {"integer", "floating", "mixed-integer-float", "decimal"}
 
 
-def check_target_regression(y: Any, *, multi_output: bool = True, loss: str | None = None) -> np.ndarray:
+def check_target_regression(
+    y: Any, *, multi_output: bool = True, loss: str | None = None, name: str = "y"
+) -> np.ndarray:
     """Numbers to regress, as float64.
 
     Parameters
@@ -28,6 +30,8 @@ def check_target_regression(y: Any, *, multi_output: bool = True, loss: str | No
         Whether several columns are allowed.
     loss : str, default=None
         "poisson" wants counts: no negative value, and not all of them zero.
+    name : str, default="y"
+        What the user calls it, for error messages.
 
     Returns
     -------
@@ -39,23 +43,25 @@ def check_target_regression(y: Any, *, multi_output: bool = True, loss: str | No
     ValueError
         If y is not made of finite numbers of the right sign and shape.
     """
-    values = _as_floats(_target_array(y, multi_output=multi_output))
-    _refuse_infinite(values)
+    values = _as_floats(_target_array(y, multi_output=multi_output, name=name), name=name)
+    _refuse_infinite(values, name=name)
     if values.ndim == 1:
-        _refuse_missing(np.isnan(values))
+        _refuse_missing(np.isnan(values), name=name)
     if loss == "poisson":
         if (values < 0).any():
             raise ValueError(
-                f"loss='poisson' needs y >= 0, but y holds {np.nanmin(values):g}; pass counts or choose another loss."
+                f"loss='poisson' needs {name} >= 0, but {name} holds {np.nanmin(values):g}; "
+                "pass counts or choose another loss."
             )
         if not np.nansum(values) > 0:
             raise ValueError(
-                "loss='poisson' needs a y whose sum is positive, but every y is 0; pass counts or choose another loss."
+                f"loss='poisson' needs a {name} whose sum is positive, but every {name} is 0; "
+                "pass counts or choose another loss."
             )
     return values
 
 
-def check_target_classification(y: Any, *, multi_output: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def check_target_classification(y: Any, *, multi_output: bool = True, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
     """Classes, and the class index of each label.
 
     Parameters
@@ -65,6 +71,8 @@ def check_target_classification(y: Any, *, multi_output: bool = True) -> tuple[n
         observed.
     multi_output : bool, default=True
         Whether several columns are allowed.
+    name : str, default="y"
+        What the user calls it, for error messages.
 
     Returns
     -------
@@ -78,17 +86,17 @@ def check_target_classification(y: Any, *, multi_output: bool = True) -> tuple[n
     ValueError
         If y is no column, or table, of class labels.
     """
-    labels_of_rows = _target_array(y, multi_output=multi_output)
+    labels_of_rows = _target_array(y, multi_output=multi_output, name=name)
     kind = labels_of_rows.dtype.kind
     if kind in "cmM":
         what = "dates" if kind in "mM" else "complex numbers (Complex data not supported)"
-        raise ValueError(f"Unknown label type: y holds {what}; pass strings, bools or integers as classes.")
+        raise ValueError(f"Unknown label type: {name} holds {what}; pass strings, bools or integers as classes.")
     if kind == "f":
-        _refuse_infinite(labels_of_rows)
-    codes, labels = factorize_labels(labels_of_rows.ravel(), name="y")
+        _refuse_infinite(labels_of_rows, name=name)
+    codes, labels = factorize_labels(labels_of_rows.ravel(), name=name)
     if labels_of_rows.ndim == 1 or not labels:
-        _refuse_missing(codes < 0)
-    _refuse_labels_that_are_no_classes(labels)
+        _refuse_missing(codes < 0, name=name)
+    _refuse_labels_that_are_no_classes(labels, name=name)
     order = sort_order(labels)
     rank = np.full(len(labels) + 1, -1, dtype=np.int32)  # the last entry is what the code of a missing label reaches
     rank[order] = np.arange(len(labels), dtype=np.int32)
@@ -138,12 +146,12 @@ def infer_label_kind(y: Any) -> str:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def _target_array(y: Any, *, multi_output: bool) -> np.ndarray:
+def _target_array(y: Any, *, multi_output: bool, name: str) -> np.ndarray:
     """Turn y into a 1-D or 2-D array of at least one row; a single column is ravelled."""
     if y is None:
-        raise ValueError("This estimator requires y to be passed, but the target y is None.")
+        raise ValueError(f"This estimator requires {name} to be passed, but the target {name} is None.")
     if sparse.issparse(y):
-        raise TypeError("Sparse data was passed for y, but dense data is required; use y.toarray().")
+        raise TypeError(f"Sparse data was passed for {name}, but dense data is required; use {name}.toarray().")
     if not hasattr(y, "__array__"):  # through pandas, which keeps [1, "a", None] as they are
         rows = list(y)
         y = pd.DataFrame(rows) if rows and isinstance(rows[0], (list, tuple, np.ndarray)) else pd.Series(rows)
@@ -158,11 +166,11 @@ def _target_array(y: Any, *, multi_output: bool) -> np.ndarray:
         array = array.ravel()
     if array.ndim not in (1, 2) or (array.ndim == 2 and (array.shape[1] == 0 or not multi_output)):
         raise ValueError(
-            f"y should be a 1d array, got an array of shape {array.shape} instead; pass one label per row"
+            f"{name} should be a 1d array, got an array of shape {array.shape} instead; pass one label per row"
             + (", or a 2-D y with one column per task." if multi_output else ".")
         )
     if len(array) == 0:
-        raise ValueError("Found array with 0 sample(s) in y while a minimum of 1 is required.")
+        raise ValueError(f"Found array with 0 sample(s) in {name} while a minimum of 1 is required.")
     return array
 
 
@@ -175,11 +183,11 @@ def _numpy_of_pandas(y: pd.Series | pd.DataFrame) -> np.ndarray:
     return y.to_numpy()
 
 
-def _as_floats(values: np.ndarray) -> np.ndarray:
+def _as_floats(values: np.ndarray, *, name: str) -> np.ndarray:
     kind = values.dtype.kind
     if kind in "cmM":
         what = "dates" if kind in "mM" else "complex numbers (Complex data not supported)"
-        raise ValueError(f"y holds {what}, but a regression needs real numbers; convert it.")
+        raise ValueError(f"{name} holds {what}, but a regression needs real numbers; convert it.")
     try:
         text = next((v for v in values.flat if isinstance(v, (str, bytes))), None) if kind in "OUS" else None
         if text is not None:  # numpy would read "1.5" as a number
@@ -188,28 +196,30 @@ def _as_floats(values: np.ndarray) -> np.ndarray:
             values = np.where(pd.isna(values), np.nan, values)
         return values.astype(np.float64, copy=False)
     except (TypeError, ValueError, OverflowError) as err:
-        raise ValueError(f"y must hold numbers for a regression, but {err}; convert y, or use the classifier.") from err
+        raise ValueError(
+            f"{name} must hold numbers for a regression, but {err}; convert {name}, or use the classifier."
+        ) from err
 
 
-def _refuse_infinite(values: np.ndarray) -> None:
+def _refuse_infinite(values: np.ndarray, *, name: str) -> None:
     infinite = np.isinf(values)
     if infinite.any():
         row = int(np.argwhere(infinite)[0, 0])
         raise ValueError(
-            "Input y contains infinity or a value too large for dtype('float64') "
+            f"Input {name} contains infinity or a value too large for dtype('float64') "
             f"(first: row {row}); replace it or leave the row out."
         )
 
 
-def _refuse_missing(missing: np.ndarray) -> None:
+def _refuse_missing(missing: np.ndarray, *, name: str) -> None:
     if missing.any():
         raise ValueError(
-            f"Input y contains NaN in {missing.sum()} of {missing.size} rows (first: row {missing.argmax()}); "
+            f"Input {name} contains NaN in {missing.sum()} of {missing.size} rows (first: row {missing.argmax()}); "
             "leave these rows out, or pass a 2-D y with one column per task, where NaN = not observed."
         )
 
 
-def _refuse_labels_that_are_no_classes(labels: list) -> None:
+def _refuse_labels_that_are_no_classes(labels: list, *, name: str) -> None:
     fractions = [label for label in labels if isinstance(label, float)]
     if fractions:
         check_classification_targets(np.array(fractions))  # scikit-learn's own words for a continuous target
@@ -218,4 +228,4 @@ def _refuse_labels_that_are_no_classes(labels: list) -> None:
         example.setdefault(label_type(label), label)
     if len(example) > 1:
         one, other = list(example.values())[:2]
-        raise ValueError(f"y mixes labels of different types, such as {one!r} and {other!r}; make them one type.")
+        raise ValueError(f"{name} mixes labels of different types, such as {one!r} and {other!r}; make them one type.")

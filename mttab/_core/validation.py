@@ -192,7 +192,7 @@ def _drop_columns(X: pd.DataFrame | np.ndarray, positions: np.ndarray) -> pd.Dat
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def check_weight(sample_weight: Any, n_rows: int, *, name: str = "sample_weight") -> np.ndarray:
+def check_weight(sample_weight: Any, n_rows: int, *, name: str = "sample_weight", table: str = "X") -> np.ndarray:
     """One weight per row: finite, not negative, and not all zero.
 
     Parameters
@@ -203,6 +203,8 @@ def check_weight(sample_weight: Any, n_rows: int, *, name: str = "sample_weight"
         Rows of X.
     name : str, default="sample_weight"
         Name of the argument, for error messages.
+    table : str, default="X"
+        Name of the table it belongs to.
 
     Returns
     -------
@@ -219,7 +221,7 @@ def check_weight(sample_weight: Any, n_rows: int, *, name: str = "sample_weight"
     if weight.ndim != 1:
         raise ValueError(f"{name} has shape {weight.shape}, but must be 1-D; pass one number per row.")
     if len(weight) != n_rows:
-        raise ValueError(f"{name} has {len(weight)} entries, but X has {n_rows} rows; pass one number per row.")
+        raise ValueError(f"{name} has {len(weight)} entries, but {table} has {n_rows} rows; pass one number per row.")
     if not np.isfinite(weight).all():
         first = int(np.argmin(np.isfinite(weight)))
         raise ValueError(f"{name} holds {weight[first]} in row {first}, but must be finite; use 0 to leave a row out.")

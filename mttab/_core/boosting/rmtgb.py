@@ -251,10 +251,10 @@ class _Run:
     def block(self, block: int, one_round: Callable[[int], None]) -> None:
         """Rounds of one block until its budget is spent or its losses stop falling; then back to the best round."""
         first, last, patience = self.n_rounds[block], self.options.blocks[block].max_iter, self.options.patience
-        if last <= first:
-            return
         if not self.train_loss[block]:
             self.record_losses(block)
+        if last <= first:
+            return
         best, best_round, best_state = self.monitored(block), first, self.snapshot()
         for r in range(first, last):
             one_round(r)

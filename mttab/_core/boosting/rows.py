@@ -72,9 +72,15 @@ class TrainingRows:
     def content_halves(self) -> np.ndarray:
         """Two halves of the rows by what is in them, bool (n_rows,): the same for any order, seed and task names.
 
-        Equal rows fall into the same half, so that a weight of 2 and a row that is there twice agree.
+        What counts is a row's bins and the rank of its y among the values of its task, so that the unit of y does not
+        matter. Equal rows fall into the same half, so that a weight of 2 and a row that is there twice agree.
         """
-        mixed = (self.y + 0.0).view(np.uint64).copy()
+        order = np.lexsort((self.y, self.task))
+        is_next = np.append(False, (np.diff(self.y[order]) != 0) & (np.diff(self.task[order]) == 0))
+        steps = np.cumsum(is_next)
+        rank = np.empty(self.n_rows, dtype=np.uint64)
+        rank[order] = steps - steps[self.task_start[self.task[order]]]
+        mixed = rank * np.uint64(0x9E3779B97F4A7C15)
         for column in self.codes:
             mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) + column
         mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0x94D049BB133111EB)

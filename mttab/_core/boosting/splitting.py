@@ -127,14 +127,14 @@ def scan_numeric(histogram, sums, options, monotonic, low, high, best):  # type:
             score = _pair_score(left, right, n_outputs, options, options.l2, monotonic, low, high)
             if score > found + TIE * abs(found):
                 found, best_bin, best_next = score, b, n_bins
-                best_missing_left = missing_left == 1 if has_missing else left[0] >= right[0]
+                best_missing_left = missing_left == 1 if has_missing else left[0] >= right[0] * (1.0 - TIE)
                 awaiting_next = True
     return found, best_bin, best_next, best_missing_left
 
 
 @jit
 def _scan_one_output(histogram, sums, options, best):  # type: ignore[no-untyped-def]
-    """`scan_numeric` for one output without bounds, the common case; sums in registers make task trees 3 times as fast."""
+    """`scan_numeric` for one output without bounds, the common case; with sums in registers several times as fast."""
     n_bins = histogram.shape[0] - 1
     h_channel = 0 if options.constant_hessian else 2
     min_weight = options.min_samples_leaf * (1.0 - 1e-9)
@@ -166,7 +166,7 @@ def _scan_one_output(histogram, sums, options, best):  # type: ignore[no-untyped
             score = g * g / (h + options.l2) + g_right * g_right / (h_right + options.l2)
             if score > found + TIE * abs(found):
                 found, best_bin, best_next = score, b, n_bins
-                best_missing_left = missing_left == 1 if has_missing else w >= w_right
+                best_missing_left = missing_left == 1 if has_missing else w >= w_right * (1.0 - TIE)
                 awaiting_next = True
     return found, best_bin, best_next, best_missing_left
 
@@ -210,7 +210,12 @@ def scan_categorical(histogram, sums, options, min_rows, low, high, best, out_se
                 right[c] = sums[c] - left[c]
             score = _pair_score(left, right, n_outputs, options, l2, np.int8(0), low, high)
             if score > found + TIE * abs(found):
-                found, n_left, is_reversed, is_left_heavier = score, j + 1, direction == 1, left[0] >= right[0]
+                found, n_left, is_reversed, is_left_heavier = (
+                    score,
+                    j + 1,
+                    direction == 1,
+                    left[0] >= right[0] * (1.0 - TIE),
+                )
     if n_left == 0:
         return best, False
     goes_left = np.empty(n_levels, dtype=np.bool_)
@@ -254,6 +259,13 @@ def _level_keys(histogram, levels, sums, n_outputs, options):  # type: ignore[no
         if spread > widest:
             widest = spread
             keys[:] = candidate
+    # Equal levels (same labels, same weights) must not be told apart by the rounding of their sums.
+    largest = 0.0
+    for j in range(len(levels)):
+        largest = max(largest, abs(keys[j]))
+    if largest > 0.0:
+        for j in range(len(levels)):
+            keys[j] = np.rint(keys[j] / largest * 1e9)
     return keys
 
 

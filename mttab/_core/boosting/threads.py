@@ -15,8 +15,8 @@ from numbers import Integral
 import numba
 
 # Below this many (row, feature) or (row, tree) cells work stays serial. A histogram costs about 1.3 ns per cell on one
-# thread, so this is a quarter of a millisecond: well above what waking idle threads costs, and on a busy machine, where a
-# launch can wait milliseconds for a core, not much is lost.
+# thread, so this is a quarter of a millisecond: well above what waking idle threads costs. On a busy machine, where a
+# launch can wait milliseconds for a core, not much is lost by staying serial.
 MIN_PARALLEL_CELLS = 200_000
 
 _workqueue_lock = threading.Lock()
