@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from numba import prange
 
-from .jit import jit, serial_and_parallel
+from .jit import for_bins_and_tasks, jit, serial_and_parallel
 
 
 @jit
@@ -39,8 +39,7 @@ def gather_statistics(rows, start, stop, gradient, hessian, weight, constant_hes
                 out_sums[1 + n_outputs + k] += hessian[k, i]
 
 
-@jit
-def add_to_bins(codes, rows, start, stop, statistics, out_histogram):  # type: ignore[no-untyped-def]
+def _add_to_bins(codes, rows, start, stop, statistics, out_histogram):  # type: ignore[no-untyped-def]
     """Add the rows of one node to the bins of one feature.
 
     codes : (n_rows,) bin of each row; statistics : as gathered; out_histogram : float64 (n_bins, n_channels), zeroed
@@ -67,6 +66,9 @@ def add_to_bins(codes, rows, start, stop, statistics, out_histogram):  # type: i
                 out_histogram[b, c] += statistics[j, c]
 
 
+add_to_bins, add_to_task_bins = for_bins_and_tasks(_add_to_bins)
+
+
 def _build_histogram(codes, task, offset, rows, start, stop, statistics, out_histogram):  # type: ignore[no-untyped-def]
     """Histogram of the node ``rows[start:stop]`` over all features.
 
@@ -79,7 +81,7 @@ def _build_histogram(codes, task, offset, rows, start, stop, statistics, out_his
         if f < n_features:
             add_to_bins(codes[f], rows, start, stop, statistics, part)
         else:
-            add_to_bins(task, rows, start, stop, statistics, part)
+            add_to_task_bins(task, rows, start, stop, statistics, part)
 
 
 build_histogram, build_histogram_parallel = serial_and_parallel(_build_histogram)

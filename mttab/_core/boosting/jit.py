@@ -24,16 +24,30 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
         return numba.njit(**_OPTIONS, **options)(function)
 
 
+def renamed(function: Callable[..., Any], suffix: str) -> Callable[..., Any]:
+    """The same function under another name, to be compiled apart: numba names cache files after ``__qualname__``."""
+    twin = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__ + suffix, function.__defaults__
+    )
+    twin.__qualname__ = function.__qualname__ + suffix
+    twin.__module__ = function.__module__
+    twin.__doc__ = function.__doc__
+    return twin
+
+
 def serial_and_parallel(function: Callable[..., Any]) -> tuple[Any, Any]:
     """Compile one function twice: ``prange`` as a plain loop, and ``prange`` over threads.
 
     A parallel kernel starts the thread pool even for one thread, which a forked child must not do, so the serial twin
-    is a function of its own. numba names cache files after ``__qualname__`` and ignores the options, hence the rename.
+    is a function of its own.
     """
-    twin = types.FunctionType(
-        function.__code__, function.__globals__, function.__name__ + "_parallel", function.__defaults__
-    )
-    twin.__qualname__ = function.__qualname__ + "_parallel"
-    twin.__module__ = function.__module__
-    twin.__doc__ = function.__doc__
-    return jit(function), jit(twin, parallel=True)
+    return jit(function), jit(renamed(function, "_parallel"), parallel=True)
+
+
+def for_bins_and_tasks(function: Callable[..., Any]) -> tuple[Any, Any]:
+    """Compile one function for codes uint8 and for task ids int32, each form under a name of its own.
+
+    A cached function should have one signature: processes that compile different ones at the same time overwrite each
+    other's files and then run the wrong machine code.
+    """
+    return jit(function), jit(renamed(function, "_of_tasks"))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from .binning import CATEGORY
-from .histogram import add_to_bins
+from .histogram import add_to_bins, add_to_task_bins
 from .jit import jit
 from .splitting import scan_categorical, scan_numeric, sums_score
 
@@ -69,7 +69,7 @@ def find_split_from_rows(codes, task, layout, rows, statistics, sums, options, l
             if f < codes.shape[0]:
                 add_to_bins(codes[f], rows, np.int64(0), len(rows), statistics, part)
             else:
-                add_to_bins(task, rows, np.int64(0), len(rows), statistics, part)
+                add_to_task_bins(task, rows, np.int64(0), len(rows), statistics, part)
             min_rows = options.categorical_min_rows if layout.is_categorical[f] == CATEGORY else 0.0
             score, is_left = scan_categorical(part, sums, options, min_rows, low, high, best, out_set)
             b, following = 0, 0

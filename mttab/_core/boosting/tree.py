@@ -19,7 +19,7 @@ from numba import prange
 
 from .binning import cut_between
 from .histogram import build_histogram, build_histogram_parallel, gather_statistics, subtract_histogram
-from .jit import jit, serial_and_parallel
+from .jit import for_bins_and_tasks, jit, serial_and_parallel
 from .leaves import set_values
 from .small_nodes import SMALL_NODE, find_split_from_rows
 from .splitting import bounded_value, find_node_split
@@ -131,8 +131,7 @@ def goes_left(code, left_bin, missing_code, missing_left, is_categorical, catego
     return code <= left_bin
 
 
-@jit
-def partition_rows(  # type: ignore[no-untyped-def]
+def _partition_rows(  # type: ignore[no-untyped-def]
     rows, start, stop, codes, left_bin, missing_code, missing_left, is_categorical, category_set, buffer
 ):
     """Move the rows of ``rows[start:stop]`` that go left to the front in their order; return where the others begin.
@@ -153,6 +152,9 @@ def partition_rows(  # type: ignore[no-untyped-def]
     return start + n_left
 
 
+partition_rows, partition_rows_by_task = for_bins_and_tasks(_partition_rows)
+
+
 @jit
 def _split_range(rows, start, stop, codes, task, layout, tree, node, last_left, buffer):  # type: ignore[no-untyped-def]
     """`partition_rows` by the split that ``node`` holds; ``last_left`` is the last bin that goes left."""
@@ -164,7 +166,7 @@ def _split_range(rows, start, stop, codes, task, layout, tree, node, last_left, 
         return partition_rows(
             rows, start, stop, codes[f], last_left, missing_code, missing_left, is_categorical, members, buffer
         )
-    return partition_rows(
+    return partition_rows_by_task(
         rows, start, stop, task, last_left, missing_code, missing_left, is_categorical, members, buffer
     )
 

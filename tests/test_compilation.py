@@ -1,0 +1,48 @@
+"""Kernels compile once: one signature each, whatever the data."""
+
+import subprocess
+import sys
+
+SCRIPT = """
+import numpy as np
+from mttab import RMTGBClassifier, RMTGBRegressor
+from mttab._core.boosting import forest, growing, histogram, leaves, losses, small_nodes, splitting, tree
+from mttab.datasets import make_task_groups
+
+X, y = make_task_groups(60, group_sizes=(2, 1), random_state=0)
+X["kind"] = np.where(X.index % 3, "oak", "fir")
+y.iloc[::50] += 1
+frozen, target = X.drop(columns="kind").to_numpy(np.float32), y.to_numpy()
+frozen.flags.writeable = target.flags.writeable = False
+options = {"max_iter_shared": 2, "max_iter_partition": 2, "max_iter_task": 2, "random_state": 0}
+for more in ({}, {"subsample": 0.5}, {"loss": "absolute_error"}, {"loss": "poisson"}):
+    model = RMTGBRegressor(task_column="task", categorical_features=["kind", "task"], **options | more)
+    model.fit(X, np.abs(y)).predict(X[:1])
+model = RMTGBRegressor(task_column=frozen.shape[1] - 1, **options).fit(frozen, target)
+model.predict(frozen)
+RMTGBRegressor(**options).fit(frozen[:30], target[:30])
+for labels in (target > 0, np.digitize(target, [-1, 1])):
+    for strategy in ("one_output_per_tree", "multi_output_tree"):
+        RMTGBClassifier(task_column="task", multi_strategy=strategy, **options).fit(X, labels).predict_proba(X)
+kernels = {
+    id(kernel): kernel
+    for module in (forest, growing, histogram, leaves, losses, small_nodes, splitting, tree)
+    for kernel in vars(module).values()
+    if hasattr(kernel, "signatures")
+}
+for kernel in kernels.values():
+    if len(kernel.signatures) > 1:
+        print(kernel.py_func.__qualname__, kernel.signatures)
+assert len(kernels) > 20
+"""
+
+
+def test_every_kernel_has_one_signature_whatever_the_data(tmp_path):
+    # Two signatures of one function cost compile time, and processes that compile different ones side by side overwrite
+    # each other's cache files. An empty cache, because a kernel that is loaded does not show those it calls.
+    import os
+
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
