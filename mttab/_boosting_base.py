@@ -29,7 +29,6 @@ from mttab._core.validation import (
     StrOptions,
     check_same_length,
     check_table,
-    check_weight,
     split_task_column,
 )
 
@@ -95,17 +94,21 @@ class BaseRMTGB(FitSteps, BaseEstimator):
         """Everything between the arguments of fit and the fitted attributes, which are set only at the very end."""
         previous = self if self.warm_start and hasattr(self, "_model") else None
         seed = previous._seed if previous else int(check_random_state(self.random_state).randint(2**31 - 1))
-        inputs = self._read_inputs(X, y, task)
-        long = inputs.melt(check_weight(sample_weight, len(inputs.y)))
+        inputs, weight = self._read_inputs(X, y, task, sample_weight)
+        long = inputs.melt(weight)
         stops_early = self._stops_early(len(long.y), explicit)
         held_out = None
         if stops_early and explicit["X_val"] is None:
             long, held_out = self._hold_out(long, inputs, X, y, np.random.default_rng([seed, 0]))
+            # "auto" gives up where no row can be held out; without a validation_fraction the training loss is watched.
+            stops_early = held_out is not None or self.validation_fraction is None
         labels = training_tasks(inputs, long)
         loss = self._make_loss(inputs.classes)
         if previous:
             self._check_same_problem(inputs, labels, loss)
-        long.weight = long.weight * self._class_weights(long, inputs.classes) * self._task_weights(long, labels)
+        factors = self._class_factors(long, inputs.classes), self._task_factors(long, labels)
+        long = long.weighted(labels, *factors)
+        held_out = None if held_out is None else held_out.weighted(labels, *factors)
         self._warn_of_small_weights(long, sample_weight)
         n_threads = resolve_n_threads(self.n_jobs, len(long.y) * inputs.n_columns)
         with parallel_region(n_threads):
@@ -117,7 +120,7 @@ class BaseRMTGB(FitSteps, BaseEstimator):
             if held_out is not None:
                 validation = validation_rows(values[:, held_out.row_idx], held_out, labels, scaling)
             else:
-                validation = self._explicit_validation(explicit, inputs, encoder, labels, scaling)
+                validation = self._explicit_validation(explicit, inputs, encoder, labels, scaling, factors)
             options = self._boosting_options(loss, labels, stops_early)
             start = _scores_under(previous._model, values[:, order], rows, validation, n_threads) if previous else None
             if previous:

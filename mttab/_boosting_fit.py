@@ -21,7 +21,7 @@ from mttab._core.boosting.splitting import MIN_HESSIAN, SplitOptions
 from mttab._core.boosting.tree import GrowthOptions
 from mttab._core.features import FeatureEncoder, resolve_categorical_features
 from mttab._core.holdout import splitter_holdout, stratified_holdout
-from mttab._core.long_table import Inputs, LongTable, TargetScaling, values_by_label
+from mttab._core.long_table import Inputs, LongTable, TargetScaling, present_classes, values_by_label
 from mttab._core.tasks import TaskLabels, label_array, normalise_task_ids
 from mttab._core.validation import (
     check_monotonic_cst,
@@ -54,8 +54,9 @@ class FitSteps:
     def _make_loss(self, classes: np.ndarray | None) -> Loss:
         raise NotImplementedError
 
-    def _class_weights(self, long: LongTable, classes: np.ndarray | None) -> np.ndarray | float:
-        return 1.0
+    def _class_factors(self, long: LongTable, classes: np.ndarray | None) -> np.ndarray | None:
+        """Factor (n_classes,) on the weights of each class, None for none."""
+        return None
 
     def _fit_scaling(self, long: LongTable, labels: TaskLabels, loss: Loss) -> TargetScaling:
         return TargetScaling.identity(labels.n_tasks)
@@ -63,7 +64,7 @@ class FitSteps:
     # --- steps
     # ---------------------------------------------------------------------------------------------------------
 
-    def _read_inputs(self, X: Any, y: Any, task: Any) -> Inputs:
+    def _read_inputs(self, X: Any, y: Any, task: Any, sample_weight: Any) -> tuple[Inputs, np.ndarray]:
         table = check_table(X)
         probe = BaseEstimator()  # collects the column names without touching what an earlier fit has left in self
         validate_data(probe, table, skip_check_array=True)
@@ -90,7 +91,10 @@ class FitSteps:
                 raise ValueError(f"y has the column {twice[0]!r} twice, but columns are tasks; rename one.")
             target_labels = label_array(columns)
             source = "targets"
-        return Inputs(
+        weight = check_weight(sample_weight, len(values))
+        if classes is not None:
+            values, classes = present_classes(values, classes, weight)
+        inputs = Inputs(
             features=features,
             names=list(probe.feature_names_in_) if hasattr(probe, "feature_names_in_") else None,
             n_columns=probe.n_features_in_,
@@ -102,6 +106,7 @@ class FitSteps:
             classes=classes,
             task_source=source,
         )
+        return inputs, weight
 
     def _stops_early(self, n_rows: int, explicit: dict[str, Any]) -> bool:
         """Whether blocks end by their losses; also checks that validation rows are asked for in one way only."""
@@ -110,10 +115,11 @@ class FitSteps:
             raise ValueError(f"{' and '.join(given)} passed without both X_val and y_val; pass these two together.")
         if given and self.validation is not None:
             raise ValueError("X_val was passed besides validation=; choose one of the two.")
-        if given and self.early_stopping is False:
-            raise ValueError(
-                "X_val was passed with early_stopping=False, which has no use for it; drop one of the two."
-            )
+        for name, value in (("X_val", explicit["X_val"]), ("validation", self.validation)):
+            if value is not None and self.early_stopping is False:
+                raise ValueError(
+                    f"{name} was passed with early_stopping=False, which has no use for it; drop one of the two."
+                )
         if self.early_stopping == "auto":
             return bool(given) or self.validation is not None or n_rows >= AUTO_EARLY_STOPPING_ROWS
         return bool(self.early_stopping)
@@ -133,6 +139,8 @@ class FitSteps:
             if inputs.classes is not None:
                 strata = strata * len(inputs.classes) + long.y.astype(np.int64)
             is_held = stratified_holdout(strata, self.validation_fraction, rng)
+        if self.early_stopping == "auto" and self.validation is None and not is_held.any():
+            return long, None  # every task has a single row, or every class of every task
         if not is_held.any() or is_held.all():
             raise ValueError(
                 f"early_stopping={self.early_stopping!r} leaves {int(is_held.sum())} of {len(is_held)} labelled rows "
@@ -141,21 +149,20 @@ class FitSteps:
             )
         return long.take(~is_held), long.take(is_held)
 
-    def _task_weights(self, long: LongTable, labels: TaskLabels) -> np.ndarray | float:
-        """Factor per entry from task_weight."""
+    def _task_factors(self, long: LongTable, labels: TaskLabels) -> np.ndarray | None:
+        """Factor (n_tasks + 1,) on the weights of each task, 1 for unseen ones; None for none."""
         if self.task_weight is None:
-            return 1.0
-        task = long.encode_tasks(labels)
+            return None
         if isinstance(self.task_weight, str):
-            mass = np.bincount(task, weights=long.weight, minlength=labels.n_tasks)
-            return (mass.sum() / (len(mass) * mass))[task]
+            mass = np.bincount(long.encode_tasks(labels), weights=long.weight, minlength=labels.n_tasks)
+            return np.append(mass.sum() / (len(mass) * mass), 1.0)
         factors = values_by_label(self.task_weight, "task_weight", "task", labels.labels.tolist(), 1.0)
         for label, factor in zip(labels.labels.tolist(), factors, strict=True):
             if factor == 0:
                 raise ValueError(f"task_weight holds 0, which leaves a task without rows; drop those of {label!r}.")
             if factor < 0:
                 raise ValueError(f"task_weight holds {factor:g} for the task {label!r}, but must be positive.")
-        return factors[task]
+        return np.append(factors, 1.0)
 
     def _warn_of_small_weights(self, long: LongTable, sample_weight: Any) -> None:
         total, needed = long.weight.sum(), 2 * self.min_samples_leaf
@@ -182,7 +189,7 @@ class FitSteps:
             values, mass = values[:, used], mass[used]
         return BinMapper(self.max_bins).fit(values, encoder.is_categorical, encoder.n_categories, mass, seed)
 
-    def _explicit_validation(self, explicit, inputs, encoder, labels, scaling):  # type: ignore[no-untyped-def]
+    def _explicit_validation(self, explicit, inputs, encoder, labels, scaling, factors):  # type: ignore[no-untyped-def]
         """Validation rows from X_val, y_val, task_val and sample_weight_val."""
         if explicit["X_val"] is None:
             return None
@@ -206,7 +213,7 @@ class FitSteps:
         if (y.ndim == 2) != (inputs.target_labels is not None) or (y.ndim == 2 and y.shape[1] != inputs.y.shape[1]):
             raise ValueError(f"y_val has shape {y.shape}, but y has shape {inputs.y.shape}; pass the same columns.")
         weight = check_weight(explicit["sample_weight_val"], len(y), name="sample_weight_val", table="X_val")
-        held = replace(inputs, features=features, task_ids=ids, y=y).melt(weight)
+        held = replace(inputs, features=features, task_ids=ids, y=y).melt(weight).weighted(labels, *factors)
         return validation_rows(encoder.transform(features, name="X_val")[:, held.row_idx], held, labels, scaling)
 
     def _make_grower(self, rows: TrainingRows, mapper: BinMapper, inputs: Inputs, n_threads: int, loss: Loss) -> Grower:
@@ -298,6 +305,7 @@ def training_rows(
 ) -> tuple[TrainingRows, np.ndarray]:
     """Binned training rows in task order, and the column of ``values`` that each of them comes from."""
     task = long.encode_tasks(labels)
+    mass = np.bincount(task, weights=long.user_weight, minlength=labels.n_tasks)
     position = np.argsort(task, kind="stable")
     order = long.row_idx[position]
     task = task[position]
@@ -306,7 +314,7 @@ def training_rows(
         codes = np.ascontiguousarray(codes[:, order])
     y = (long.y[position] - scaling.center[task]) / scaling.scale[task]
     start = np.searchsorted(task, np.arange(labels.n_tasks + 1)).astype(np.int64)
-    return TrainingRows(codes, task, start, y, long.weight[position], position), order
+    return TrainingRows(codes, task, start, y, long.weight[position], position, mass), order
 
 
 def validation_rows(

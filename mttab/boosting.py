@@ -39,8 +39,9 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     quantile : float, default=0.5
         Quantile, between 0 and 1, that ``loss="quantile"`` estimates.
     huber_delta : float, default=1.0
-        Error beyond which ``loss="huber"`` is linear, in the unit of ``y`` (of the task's standard deviation with
-        ``target_scaling="task"``).
+        Error beyond which ``loss="huber"`` is linear, in the unit of ``y``: choose it for your data (or in units of the
+        task's standard deviation, with ``target_scaling="task"``). Far below the typical error, leaves move by at most
+        ``huber_delta`` and learning is slow.
     learning_rate : float, default=0.1
         Factor on the values of every tree.
     max_iter_shared, max_iter_partition, max_iter_task : int, default=200
@@ -71,8 +72,9 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     monotonic_cst : array-like of {-1, 0, 1}, dict or None, default=None
         Per column of ``X``, or by name: predictions must not rise (-1) or fall (1) with it.
     target_scaling : {"task"} or None, default=None
-        "task" standardises the target of every task inside fit, so that tasks in different units can share; predictions
-        are in the unit of ``y``. Has no effect with ``loss="poisson"``.
+        "task" standardises the target of every task inside fit, so that tasks in different units can share (without it
+        the task with the largest numbers drowns the others); predictions are in the unit of ``y``. Has no effect with
+        ``loss="poisson"``.
     algorithm : {"newton", "paper"}, default="newton"
         "paper" is the published first-order algorithm, see Notes.
     theta_init : {"data", "normal"}, array-like or dict, default="data"
@@ -92,8 +94,9 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     early_stopping : bool or "auto", default="auto"
         Whether a block ends when the loss on validation rows has not improved for ``n_iter_no_change`` rounds; it then
         goes back to its best round. "auto" does so from 200 rows on, or where validation rows are given.
-    validation : splitter, iterable of (train, test) positions or None, default=None
-        Chooses the validation rows by its last split, for example by time or by group.
+    validation : splitter, list of (train, test) positions or None, default=None
+        Chooses the validation rows by its last split. A splitter that wants groups is given the task ids: whole tasks
+        are then held out. For other groups pass ``list(splitter.split(X, y, groups))``.
     validation_fraction : float or None, default=0.1
         Otherwise, share of the rows of every task held out for validation. None watches the training loss.
     n_iter_no_change : int, default=10
@@ -115,14 +118,16 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     tasks_ : ndarray of shape (n_tasks,)
         Task labels, sorted; the columns of a 2-D ``y`` in their order.
     outlier_score_ : ndarray of shape (n_tasks,)
-        s_t between 0 and 1, higher = more of an outlier.
+        s_t between 0 and 1, higher = more of an outlier. Without a partition block (one task, or
+        ``max_iter_partition=0``) nothing is estimated and all are the sigmoid of ``theta_center``.
     theta_ : ndarray of shape (n_tasks,)
         Its log-odds.
     n_iter_ : dict
         Rounds kept in each block, "shared", "partition" and "task".
     train_score_, validation_score_ : ndarray
-        Minus the mean loss before the first round and after each one, block after block; the second is empty without
-        validation rows.
+        Minus the mean loss before the first round and after each one, block after block; the
+        second is empty without validation rows. Losses are ½ (y − F)², ½ |y − F| for "absolute_error", half the
+        deviance for "poisson".
     feature_importances_ : ndarray of shape (n_features_in_,)
         Gain of each column, summing to 1.
     task_feature_importances_ : ndarray of shape (n_tasks, n_features_in_)
@@ -409,6 +414,9 @@ task_feature_importances_, n_tasks_, n_features_in_, feature_names_in_
     (2000, 2)
     """
 
+    __metadata_request__predict_proba: ClassVar[dict[str, Any]] = {"task": True}
+    __metadata_request__decision_function: ClassVar[dict[str, Any]] = {"task": True}
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseRMTGB._parameter_constraints,
         "loss": [StrOptions(set(CLASSIFICATION_LOSSES))],
@@ -608,11 +616,6 @@ task_feature_importances_, n_tasks_, n_features_in_, feature_names_in_
 
     def _read_target(self, y: Any) -> tuple[np.ndarray, np.ndarray]:
         classes, codes = check_target_classification(y)
-        if len(classes) < 2:
-            raise ValueError(
-                f"y holds one class only, {classes.tolist()[0]!r}, but a classifier needs at least two; "
-                "check the labels."
-            )
         return np.where(codes < 0, np.nan, codes.astype(np.float64)), classes
 
     def _encode_target(self, y: Any, classes: np.ndarray, *, name: str) -> np.ndarray:
@@ -629,19 +632,18 @@ task_feature_importances_, n_tasks_, n_features_in_, feature_names_in_
         assert classes is not None
         return CLASSIFICATION_LOSSES[self.loss](len(classes))
 
-    def _class_weights(self, long: LongTable, classes: np.ndarray | None) -> np.ndarray | float:
+    def _class_factors(self, long: LongTable, classes: np.ndarray | None) -> np.ndarray | None:
         if self.class_weight is None or classes is None:
-            return 1.0
-        codes = long.y.astype(np.int64)
+            return None
         if isinstance(self.class_weight, str):
-            mass = np.bincount(codes, weights=long.weight, minlength=len(classes))
-            return (mass.sum() / (len(classes) * np.maximum(mass, 1e-300)))[codes]
+            mass = np.bincount(long.y.astype(np.int64), weights=long.weight, minlength=len(classes))
+            return mass.sum() / (len(classes) * np.maximum(mass, 1e-300))
         factors = values_by_label(self.class_weight, "class_weight", "class", classes.tolist(), 1.0)
         if not np.all(factors >= 0) or not factors.any():
             raise ValueError(
                 f"class_weight holds {factors.min():g}, but weights must not be negative and not all of them 0."
             )
-        return factors[codes]
+        return factors
 
 
 _PAPER_PARAMETERS = {

@@ -82,14 +82,13 @@ def splitter_holdout(splitter: Any, X: Any, y: Any, groups: Any, n_rows: int) ->
         raise ValueError(
             f"validation={splitter!r} must yield pairs of row positions (train, test) below {n_rows}: {err}."
         ) from err
+    shown = repr(splitter) if hasattr(splitter, "split") else "a list"
     if not is_held.any() or not (is_train & ~is_held).any():
-        raise ValueError(
-            f"validation={splitter!r} leaves no row to train or none to validate on; pass another splitter."
-        )
+        raise ValueError(f"validation={shown} leaves no row to train or none to validate on; pass another splitter.")
     if not (is_train | is_held).all():
         n_lost = int((~(is_train | is_held)).sum())
         raise ValueError(
-            f"validation={splitter!r} puts {n_lost} rows in neither part of its last split; "
+            f"validation={shown} puts {n_lost} rows in neither part of its last split; "
             "use a splitter whose parts cover all rows, or drop these rows first."
         )
     return is_held

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
@@ -60,16 +60,33 @@ class Inputs:
 
 @dataclass
 class LongTable:
-    """One entry per label: row of the features, task id (None where there are no tasks), label and weight."""
+    """One entry per label: row of the features, task id (None where there are no tasks), label and user's weight."""
 
     row_idx: np.ndarray
     task_ids: np.ndarray | None
     y: np.ndarray
-    weight: np.ndarray
+    user_weight: np.ndarray
+    factor: np.ndarray | float = 1.0
+
+    @property
+    def weight(self) -> np.ndarray:
+        """Weight (n,) of each entry in fit: the user's times the factors of its class and task."""
+        return self.user_weight * self.factor
 
     def take(self, keep: np.ndarray) -> LongTable:
         task_ids = None if self.task_ids is None else self.task_ids[keep]
-        return LongTable(self.row_idx[keep], task_ids, self.y[keep], self.weight[keep])
+        return LongTable(self.row_idx[keep], task_ids, self.y[keep], self.user_weight[keep])
+
+    def weighted(
+        self, labels: TaskLabels, class_factors: np.ndarray | None, task_factors: np.ndarray | None
+    ) -> LongTable:
+        """The same entries with a factor for each class and each task."""
+        factor = np.ones(len(self.y))
+        if class_factors is not None:
+            factor *= class_factors[self.y.astype(np.int64)]
+        if task_factors is not None:
+            factor *= task_factors[self.encode_tasks(labels)]
+        return replace(self, factor=factor)
 
     def encode_tasks(self, labels: TaskLabels) -> np.ndarray:
         """Task index int32 (n,); n_tasks for tasks that training has not seen."""
@@ -103,6 +120,24 @@ class TargetScaling:
             np.append(mean, np.average(mean, weights=mass)),
             np.append(scale, np.sqrt(np.average(scale**2, weights=mass))),
         )
+
+
+def present_classes(codes: np.ndarray, classes: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Class indices, as floats with NaN = not observed, and classes without those that have no row with a weight.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two classes are left.
+    """
+    seen = codes[weight > 0]
+    used = np.unique(seen[~np.isnan(seen)]).astype(np.int64)
+    if len(used) < 2:
+        which = f"one class only, {classes.tolist()[used[0]]!r}" if len(used) else "no class"
+        raise ValueError(f"y holds {which}, but a classifier needs at least two; check the labels.")
+    place = np.full(len(classes) + 1, np.nan)
+    place[used] = np.arange(len(used))
+    return place[np.where(np.isnan(codes), len(classes), codes).astype(np.int64)], classes[used]
 
 
 def training_tasks(inputs: Inputs, long: LongTable) -> TaskLabels:

@@ -48,7 +48,7 @@ def _add_to_bins(codes, rows, start, stop, statistics, out_histogram):  # type: 
     n_channels = statistics.shape[1]
     out_histogram[:, :] = 0.0
     if n_channels == 2:
-        # The two cases of one output are spelled out: an inner loop over channels costs 1.6 times as much.
+        # The two cases of one output are spelled out: an inner loop over channels costs more.
         for j in range(stop - start):
             b = codes[rows[start + j]]
             out_histogram[b, 0] += statistics[j, 0]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -12,12 +14,26 @@ import numba
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
+def _digest_of_sources() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+_SOURCES = _digest_of_sources()
+
+
 def jit(function: Callable[..., Any], **options: Any) -> Any:
     """Compile ``function`` on first call and keep the machine code on disk.
+
+    numba notices an edit of the function's own file, not of the files that its callees stand in, so the name under
+    which it is cached carries a digest of all kernel sources.
 
     Where numba finds no folder that it may write to (a read-only package folder and no home), it refuses at decoration
     time; the function is then compiled once per process instead.
     """
+    function = renamed(function, f"_{_SOURCES}")
     try:
         return numba.njit(cache=True, **_OPTIONS, **options)(function)
     except RuntimeError:

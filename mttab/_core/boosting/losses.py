@@ -159,11 +159,13 @@ def _poisson_derivatives(y, score, weight, parameter, out_gradient, out_hessian)
 
 def _poisson_values(y, score, parameter, out):  # type: ignore[no-untyped-def]
     for i in prange(len(y)):
-        out[i] = np.exp(score[i, 0]) - y[i] * score[i, 0]
+        # Less the loss of a perfect prediction, y - y log y: 0 is then the least, as for the other losses.
+        saturated = y[i] - y[i] * np.log(y[i]) if y[i] > 0.0 else 0.0
+        out[i] = np.exp(score[i, 0]) - y[i] * score[i, 0] - saturated
 
 
 class Poisson(Loss):
-    """Half the Poisson deviance up to a constant, exp(F) − y F, with a log link."""
+    """Half the Poisson deviance, exp(F) − y F − y + y log y, with a log link."""
 
     supports_target_scaling = False
     _derivatives = serial_and_parallel(_poisson_derivatives)

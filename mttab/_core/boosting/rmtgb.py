@@ -22,6 +22,8 @@ from .theta import mixing_weights, orientation, start_from_disagreement
 
 # Learning rate of the shared blocks that are fitted only to see which tasks disagree with them.
 CROSS_FIT_RATE = 0.3
+# ... and their least number of rounds, for models whose own shared block is small or left out.
+CROSS_FIT_MIN_ROUNDS = 10
 # Mean loss before the first and after each round, per block.
 Histories = tuple[list[float], list[float], list[float]]
 
@@ -49,8 +51,8 @@ class BoostingOptions:
     newton: bool = True
     vector_leaves: bool = False
     theta_init: str | np.ndarray = "data"
-    theta_learning_rate: float = 0.1
-    theta_penalty: float = 0.01
+    theta_learning_rate: float = 1.0
+    theta_penalty: float = 0.001
     theta_center: float = -2.0
     subsample: float = 1.0
     patience: int | None = None
@@ -105,6 +107,7 @@ class _Run:
         self.rows, self.validation, self.loss, self.grower, self.builder = rows, validation, loss, grower, builder
         self.options, self.base, self.rng, self.progress = options, base, rng, progress
         self.task_weight = rows.sum_by_task(rows.weight)
+        self.task_mass = self.task_weight if rows.task_mass is None else rows.task_mass
         self.gradient = np.empty((loss.n_outputs, rows.n_rows))
         self.hessian = np.ones((loss.n_outputs, rows.n_rows))  # not written where the hessian is constant
         self.residual = np.empty(0)
@@ -183,7 +186,7 @@ class _Run:
     # --- θ ---------------------------------------------------------------------------------------------------------
 
     def mixing(self) -> np.ndarray:
-        return mixing_weights(self.theta, self.task_weight)
+        return mixing_weights(self.theta, self.task_mass)
 
     def start_theta(self) -> None:
         """θ before the first partition round."""
@@ -214,6 +217,7 @@ class _Run:
     def cross_fitted_loss(self, half: np.ndarray, grow: Callable[..., GrownTrees], n_rounds: int) -> np.ndarray:
         """Loss (n_rows,) of every row under trees fitted on the other half."""
         n_rounds = math.ceil(n_rounds * self.options.blocks[SHARED].learning_rate / CROSS_FIT_RATE)
+        n_rounds = max(n_rounds, CROSS_FIT_MIN_ROUNDS)
         out = np.empty(self.rows.n_rows)
         for is_in in (half, ~half):
             sample, score = self.rows.sample(is_in), Scores.zeros(self.base, self.rows.task).fixed
@@ -251,29 +255,32 @@ class _Run:
     def block(self, block: int, one_round: Callable[[int], None]) -> None:
         """Rounds of one block until its budget is spent or its losses stop falling; then back to the best round."""
         first, last, patience = self.n_rounds[block], self.options.blocks[block].max_iter, self.options.patience
+        # Measured anew for a block that goes on: other blocks have changed the score since its last round.
+        losses = self.losses()
         if not self.train_loss[block]:
-            self.record_losses(block)
+            self.record(block, losses)
         if last <= first:
             return
-        best, best_round, best_state = self.monitored(block), first, self.snapshot()
+        best, best_round, best_state = losses[-1], first, self.snapshot()
         for r in range(first, last):
             one_round(r)
             self.n_rounds[block] = r + 1
-            self.record_losses(block)
+            losses = self.losses()
+            self.record(block, losses)
             if self.progress is not None:
-                validation = self.validation_loss[block][-1] if self.validation is not None else None
-                self.progress(block, r + 1, last, self.train_loss[block][-1], validation)
+                self.progress(block, r + 1, last, losses[0], losses[1] if self.validation is not None else None)
             if patience is None:
                 continue
-            if self.monitored(block) < best - self.options.tol:
-                best, best_round, best_state = self.monitored(block), r + 1, self.snapshot()
+            if losses[-1] < best - self.options.tol:
+                best, best_round, best_state = losses[-1], r + 1, self.snapshot()
             elif r + 1 - best_round >= patience:
                 break
-        if patience is not None and best_round < self.n_rounds[block]:
+        n_dropped = self.n_rounds[block] - best_round
+        if patience is not None and n_dropped > 0:
             self.scores, self.validation_scores, self.theta = best_state
             self.builder.truncate(block, best_round)
             for history in (self.train_loss[block], self.validation_loss[block]):
-                del history[best_round + 1 :]
+                del history[len(history) - n_dropped :]
             self.n_rounds[block] = best_round
 
     def snapshot(self) -> tuple[Scores, Scores | None, np.ndarray]:
@@ -283,19 +290,20 @@ class _Run:
         validation = None if self.validation_scores is None else self.validation_scores.copy()
         return self.scores.copy(), validation, self.theta.copy()
 
-    def record_losses(self, block: int) -> None:
-        """Append the mean training loss, and the validation loss where there are validation rows."""
+    def losses(self) -> tuple[float, ...]:
+        """Mean training loss and, where there are validation rows, theirs; early stopping watches the last."""
         mixing, n_threads = self.mixing(), self.grower.n_threads
         values = self.loss.values(self.rows.y, self.scores.total(mixing), self.buffer, n_threads)
-        self.train_loss[block].append(float(np.average(values, weights=self.rows.weight)))
-        if self.validation is not None and self.validation_scores is not None:
-            total = self.validation_scores.total(mixing)
-            values = self.loss.values(self.validation.y, total, np.empty(len(total)), n_threads)
-            self.validation_loss[block].append(float(np.average(values, weights=self.validation.weight)))
+        train = float(np.average(values, weights=self.rows.weight))
+        if self.validation is None or self.validation_scores is None:
+            return (train,)
+        total = self.validation_scores.total(mixing)
+        values = self.loss.values(self.validation.y, total, np.empty(len(total)), n_threads)
+        return train, float(np.average(values, weights=self.validation.weight))
 
-    def monitored(self, block: int) -> float:
-        """The loss that early stopping watches: of the validation rows if there are any."""
-        return (self.train_loss if self.validation is None else self.validation_loss)[block][-1]
+    def record(self, block: int, losses: tuple[float, ...]) -> None:
+        for history, loss in zip((self.train_loss[block], self.validation_loss[block]), losses, strict=False):
+            history.append(loss)
 
     # --- small steps -----------------------------------------------------------------------------------------------
 
@@ -330,7 +338,7 @@ class _Run:
 
     def model(self) -> BoostedModel:
         """The fitted model, turned so that the inlier branch is the one that most tasks lean to."""
-        if orientation(self.theta, self.task_weight) < 0:
+        if orientation(self.theta, self.task_mass) < 0:
             self.theta = -self.theta
             self.builder.swap_groups()
         n_leaf_outputs = self.loss.n_outputs if self.options.vector_leaves else 1

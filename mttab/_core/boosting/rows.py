@@ -30,6 +30,7 @@ class TrainingRows:
 
     codes : uint8 (n_features, n_rows); task : int32 (n_rows,); task_start : int64 (n_tasks + 1,)
     y, weight : float64 (n_rows,); position : int64 (n_rows,), place of the row in the caller's data
+    task_mass : float64 (n_tasks,), rows of each task by the user's weights alone; None where ``weight`` is just these
     """
 
     codes: np.ndarray
@@ -38,6 +39,7 @@ class TrainingRows:
     y: np.ndarray
     weight: np.ndarray
     position: np.ndarray
+    task_mass: np.ndarray | None = None
 
     @property
     def n_rows(self) -> int:

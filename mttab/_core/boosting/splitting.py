@@ -196,7 +196,7 @@ def scan_categorical(histogram, sums, options, min_rows, low, high, best, out_se
     if n_used + has_rest < 2:
         return best, False
     levels = levels[:n_used]
-    levels = levels[np.argsort(_level_keys(histogram, levels, sums, n_outputs, options), kind="mergesort")]
+    levels = levels[stable_order(_level_keys(histogram, levels, sums, n_outputs, options))]
     l2 = options.l2 + options.categorical_prior * _mean_hessian(sums, n_outputs, options)
     left = np.empty(n_channels)
     right = np.empty(n_channels)
@@ -228,6 +228,27 @@ def scan_categorical(histogram, sums, options, min_rows, low, high, best, out_se
         if goes_left[b]:
             out_set[b >> 5] |= np.uint32(1) << np.uint32(b & 31)
     return found, goes_left[n_levels - 1]
+
+
+@jit
+def stable_order(keys):  # type: ignore[no-untyped-def]
+    """Indices int64 (n,) that sort ``keys``, equal ones in their order: a merge sort that compiles in no time."""
+    order, merged = np.arange(len(keys)), np.empty(len(keys), dtype=np.int64)
+    width = 1
+    while width < len(keys):
+        for low in range(0, len(keys), 2 * width):
+            middle, high = min(low + width, len(keys)), min(low + 2 * width, len(keys))
+            a, b = low, middle
+            for place in range(low, high):
+                if a < middle and (b >= high or keys[order[a]] <= keys[order[b]]):
+                    merged[place] = order[a]
+                    a += 1
+                else:
+                    merged[place] = order[b]
+                    b += 1
+        order, merged = merged, order
+        width *= 2
+    return order
 
 
 @jit

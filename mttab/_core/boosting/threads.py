@@ -14,9 +14,8 @@ from numbers import Integral
 
 import numba
 
-# Below this many (row, feature) or (row, tree) cells work stays serial. A histogram costs about 1.3 ns per cell on one
-# thread, so this is a quarter of a millisecond: well above what waking idle threads costs. On a busy machine, where a
-# launch can wait milliseconds for a core, not much is lost by staying serial.
+# Below this many (row, feature) or (row, tree) cells work stays serial: it is then over in a fraction of a millisecond,
+# and on a busy machine a parallel launch can wait longer than that for a core.
 MIN_PARALLEL_CELLS = 200_000
 
 _workqueue_lock = threading.Lock()
