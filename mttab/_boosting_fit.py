@@ -115,11 +115,10 @@ class FitSteps:
             raise ValueError(f"{' and '.join(given)} passed without both X_val and y_val; pass these two together.")
         if given and self.validation is not None:
             raise ValueError("X_val was passed besides validation=; choose one of the two.")
-        for name, value in (("X_val", explicit["X_val"]), ("validation", self.validation)):
-            if value is not None and self.early_stopping is False:
-                raise ValueError(
-                    f"{name} was passed with early_stopping=False, which has no use for it; drop one of the two."
-                )
+        if given and self.early_stopping is False:
+            raise ValueError(
+                "X_val was passed with early_stopping=False, which has no use for it; drop one of the two."
+            )
         if self.early_stopping == "auto":
             return bool(given) or self.validation is not None or n_rows >= AUTO_EARLY_STOPPING_ROWS
         return bool(self.early_stopping)

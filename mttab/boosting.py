@@ -95,8 +95,8 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         Whether a block ends when the loss on validation rows has not improved for ``n_iter_no_change`` rounds; it then
         goes back to its best round. "auto" does so from 200 rows on, or where validation rows are given.
     validation : splitter, list of (train, test) positions or None, default=None
-        Chooses the validation rows by its last split. A splitter that wants groups is given the task ids: whole tasks
-        are then held out. For other groups pass ``list(splitter.split(X, y, groups))``.
+        Chooses the validation rows by its last split, where there is early stopping. A splitter that wants groups is
+        given the task ids: whole tasks are then held out. For other groups pass ``list(splitter.split(X, y, groups))``.
     validation_fraction : float or None, default=0.1
         Otherwise, share of the rows of every task held out for validation. None watches the training loss.
     n_iter_no_change : int, default=10

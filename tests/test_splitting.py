@@ -109,7 +109,9 @@ def test_with_any_floats_the_split_is_allowed_and_as_good_as_the_best(n, n_outpu
     task = np.sort(rng.integers(0, 12, n))
     columns = [rng.integers(0, b + 1, n) for b in (4, 20)]
     elements = st.one_of(st.floats(-1.0, 1.0), st.sampled_from([0.1, -0.1, 1e-9]))
-    gradient = scale * data.draw(npst.arrays(np.float64, (n_outputs, n), elements=elements))
+    # The noise parts levels of equal mean gradient: which of them comes first is not the question here.
+    noise = 1e-3 * rng.standard_normal((n_outputs, n))
+    gradient = scale * (data.draw(npst.arrays(np.float64, (n_outputs, n), elements=elements)) + noise)
     hessian = np.tile(weight, (n_outputs, 1)) if is_constant else rng.uniform(0.0, 1.0, (n_outputs, n)) * weight
     problem = Problem([*columns, task], [4, 20, 12], [0, CATEGORY, TASK_ID], [0, 0, 0], weight, gradient, hessian, 2.0)
     rows, layout, options = kernel_inputs(problem, task, 12, is_constant)
@@ -174,15 +176,22 @@ def test_of_equal_splits_the_first_feature_and_the_lowest_threshold_win():
     assert (split.feature, split.left_bin) == (0, 0)
 
 
-@given(st.integers(3, 80), st.integers(0, 2**32 - 1))
-def test_the_order_in_which_rows_are_summed_does_not_choose_between_equal_splits(n, seed):
+def test_of_equal_splits_on_categories_the_first_wins():
+    rows = training_rows([[0, 1, 1, 2], [0, 1, 1, 2]], np.zeros(4))
+    gradient = np.array([[-9.0, 0.0, 0.0, 9.0]])
+    _, split = find_split(rows, bin_layout([3, 3], [TASK_ID, TASK_ID]), split_options(), gradient, np.ones((1, 4)))
+    assert split.feature == 0 and split.levels == {0}, "the lowest mean gradient first"
+
+
+@given(st.integers(3, 80), st.sampled_from([1, 3]), st.integers(0, 2**32 - 1))
+def test_the_order_in_which_rows_are_summed_does_not_choose_between_equal_splits(n, n_outputs, seed):
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, 6, (1, n)).astype(np.uint8)
     # The second feature is the first one upside down: the same partitions from the other side.
     codes = np.concatenate([codes, 5 - codes, codes])
     rows = training_rows(codes, np.zeros(n), weight=rng.uniform(0.1, 1.0, n))
     layout = bin_layout([6, 6, 6])
-    gradient, hessian = rng.standard_normal((1, n)), rng.uniform(0.5, 1.0, (1, n))
+    gradient, hessian = rng.standard_normal((n_outputs, n)), rng.uniform(0.5, 1.0, (n_outputs, n))
     found = set()
     for _ in range(5):
         node = rng.permutation(n).astype(np.uint32)
@@ -212,12 +221,15 @@ def test_missing_values_go_where_their_gradients_fit():
     assert split.missing_left is True and split.left_bin == 0
 
 
-def test_missing_values_that_training_never_saw_follow_the_heavier_child():
-    _, light_right = one_feature([0, 0, 0, 1], [1.0, 1.0, 1.0, -3.0], 2)
-    _, light_left = one_feature([0, 1, 1, 1], [3.0, -1.0, -1.0, -1.0], 2)
-    assert light_right.missing_left is True and light_left.missing_left is False
-    _, by_weight = one_feature([0, 1, 1, 1], [3.0, -1.0, -1.0, -1.0], 2, weight=[9.0, 1.0, 1.0, 1.0])
-    assert by_weight.missing_left is True
+@pytest.mark.parametrize("monotonic", [0, 1])
+def test_missing_values_that_training_never_saw_follow_the_heavier_child(monotonic):
+    def missing_left(*args):  # type: ignore[no-untyped-def]
+        return one_feature(*args, monotonic=monotonic)[1].missing_left
+
+    assert missing_left([0, 0, 0, 1], [1.0, 1.0, 1.0, -3.0], 2) is True
+    assert missing_left([0, 1, 1, 1], [3.0, -1.0, -1.0, -1.0], 2) is False
+    assert missing_left([0, 1, 1, 1], [3.0, -1.0, -1.0, -1.0], 2, [9.0, 1.0, 1.0, 1.0]) is True
+    assert missing_left([0, 0, 1, 1], [3.0, 3.0, -1.0, -1.0], 2) is True, "left where both weigh the same"
 
 
 def test_empty_bins_are_skipped_to_the_next_used_one():
