@@ -7,8 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import xlogy
-from scipy.special import expit, logit, softmax
+from scipy.special import expit, logit, softmax, xlogy
 from sklearn.metrics import log_loss, mean_poisson_deviance
 from sklearn.model_selection import GroupShuffleSplit, KFold, TimeSeriesSplit, train_test_split
 

@@ -119,7 +119,7 @@ def test_the_model_does_not_depend_on_the_number_of_threads(options):
     X = rng.standard_normal((N_ROWS, 4))
     X[::9, 1] = np.nan
     task = rng.integers(0, 4, len(X))
-    y = np.digitize(X[:, 0] * (task - 1.0) + X[:, 2], [-0.5, 0.5])
+    y = X[:, 0] * (task - 1.0) + X[:, 2] > 0.0
     parameters = {"max_iter_shared": 4, "max_iter_partition": 3, "max_iter_task": 3, "random_state": 3, **options}
     models = [RMTGBClassifier(**parameters, n_jobs=n_jobs).fit(X, y, task=task) for n_jobs in (1, 2, 2)]
     assert resolve_n_threads(2, 0.9 * X.size) == 2, "the second one is really parallel"

@@ -172,7 +172,7 @@ class Poisson(Loss):
     _values = serial_and_parallel(_poisson_values)
 
     def base_score(self, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        return np.log([np.average(y, weights=weight)])
+        return np.log([max(np.average(y, weights=weight), 1e-10)])  # no positive y may be left to train on
 
     def link_inverse(self, score: np.ndarray) -> np.ndarray:
         return np.exp(score)

@@ -43,12 +43,13 @@ def start_from_disagreement(
     Notes
     -----
     An outlier saves more than the typical task does, by more than chance, and by a share of the typical task's loss
-    that
-    matters. A noisy task has much loss but saves nothing; where no task agrees with the others all of them save, the
+    that matters. Where a task's loss is more than twice the typical one, that is evidence already and chance is not
+    subtracted. A noisy task has much loss but saves nothing; where no task agrees with the others all of them save, the
     median with them, and nobody stands out.
     """
     typical_loss = max(float(np.median(task_loss)), 1e-12 * float(np.max(task_loss, initial=0.0)), 1e-300)
-    excess = (saved - standard_error - max(float(np.median(saved)), 0.0)) / typical_loss
+    chance = np.where(task_loss > 2.0 * typical_loss, 0.0, standard_error)
+    excess = (saved - chance - max(float(np.median(saved)), 0.0)) / typical_loss
     return np.clip(center * (1.0 - np.maximum(excess, 0.0) / OUTLIER_EXCESS), -START_LIMIT, START_LIMIT)
 
 

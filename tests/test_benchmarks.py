@@ -1,0 +1,262 @@
+"""The benchmarks run end to end on small tables, go on where they stopped, and show what failed."""
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Import a file of the folder benchmarks by its name, as running a script there would."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    return load
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A manifest folder: rows of three shops, and the same rows with four labels each, some of them missing."""
+    rng = np.random.default_rng(0)
+    n = 240
+    size, colour = rng.normal(size=n), rng.choice(["red", "green", "blue"], n)
+    size[rng.random(n) < 0.1] = np.nan
+    signal = np.nan_to_num(size) + (colour == "red") + rng.normal(scale=0.3, size=n)
+    table = pd.DataFrame({"size": size, "colour": colour, "shop": rng.choice(["a", "b", "c"], n), "sales": signal})
+    table["profit"] = np.where(rng.random(n) < 0.2, np.nan, 3.0 * signal + rng.normal(size=n))
+    table["sold"] = np.where(rng.random(n) < 0.2, np.nan, signal > 0)
+    table["grade"] = pd.cut(signal, [-np.inf, -0.3, 0.8, np.inf], labels=["poor", "fair", "good"]).astype(str)
+    path = tmp_path / "data"
+    path.mkdir()
+    table.to_csv(path / "shops.csv", index=False)
+    shared = {"name": "shops", "file": "shops.csv", "features": {"size": "numeric", "colour": "categorical"}}
+    shared["split"] = {"rule": "random", "test_fraction": 0.25}
+    by_row = {"layout": "row_tasks", "task": "shop", "target": "sales", "target_type": "regression"}
+    kinds = {"sales": "regression", "profit": "regression", "sold": "binary", "grade": "multiclass"}
+    by_target = {"layout": "target_tasks", "targets": kinds}
+    (path / "manifest.json").write_text(json.dumps([shared | by_row, shared | by_target]))
+    return path
+
+
+@pytest.fixture
+def synthetic(script, monkeypatch):
+    """`bench_synthetic` with every experiment cut down to a few rows."""
+    settings = script("synthetic_experiments")
+    for problem in (settings.OUTLIERS, settings.GROUPS, settings.QUICK_BASE):
+        monkeypatch.setitem(problem, "n_train", 40)
+        monkeypatch.setitem(problem, "n_test", 30)
+    monkeypatch.setitem(settings.GROUPS, "group_sizes", [3, 2])
+    monkeypatch.setitem(settings.QUICK_BASE, "n_features", 8)
+    for sweep, points in {"n_tasks": [3], "correlation": [0.0, 0.4], "degree": [1]}.items():
+        monkeypatch.setitem(settings.QUICK_SWEEPS, sweep, points)
+    return script("bench_synthetic")
+
+
+def failing(*_):
+    raise RuntimeError("out of ideas")
+
+
+def read_runs(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# bench_synthetic -----------------------------------------------------------------------------------------------------
+
+TINY = ["--quick", "--draws", "1", "--n-jobs", "1", "--approaches", "R-MTGB", "category", "LightGBM pooled"]
+
+
+def test_synthetic_runs_every_experiment_and_does_not_refit(synthetic, tmp_path, capsys, monkeypatch):
+    output = tmp_path / "runs.jsonl"
+    synthetic.main([*TINY, "--output", str(output)])
+    printed = capsys.readouterr().out
+    assert "0 runs failed" in printed
+    first = read_runs(output)
+    assert {run["key"]["experiment"] for run in first} == {"outliers", "groups", "sweeps"}
+    tables = json.loads(output.with_suffix(".json").read_text())["tables"]
+    assert any("outlier scores" in title for title in tables)
+    assert any("Δm" in title for title in tables)
+
+    # With fits that cannot work, everything must come from the file.
+    for name, approach in synthetic.ROW_TASK_APPROACHES.items():
+        monkeypatch.setitem(synthetic.ROW_TASK_APPROACHES, name, approach._replace(predict=failing))
+    for name, peer in synthetic.TARGET_APPROACHES.items():
+        monkeypatch.setitem(synthetic.TARGET_APPROACHES, name, peer._replace(predict=failing))
+    synthetic.main([*TINY, "--output", str(output)])
+    again = capsys.readouterr().out
+    assert "0 runs failed" in again
+    assert read_runs(output) == first
+    tables_again = json.loads(output.with_suffix(".json").read_text())["tables"]
+    assert tables_again == tables
+
+
+def test_synthetic_runs_again_what_was_measured_with_other_settings(synthetic, tmp_path, monkeypatch):
+    output = tmp_path / "runs.jsonl"
+    only = ["--experiments", "groups", "--draws", "1", "--n-jobs", "1", "--approaches", "LightGBM pooled"]
+    synthetic.main([*only, "--output", str(output)])
+    n_before = len(read_runs(output))
+    monkeypatch.setattr(importlib.import_module("row_task_peers"), "MAX_ROUNDS", 7)
+    synthetic.main([*only, "--output", str(output)])
+    assert len(read_runs(output)) == 2 * n_before
+
+
+def test_synthetic_starts_afresh_without_resume(synthetic, tmp_path):
+    output = tmp_path / "runs.jsonl"
+    only = ["--experiments", "groups", "--draws", "1", "--n-jobs", "1", "--approaches", "LightGBM pooled"]
+    synthetic.main([*only, "--output", str(output)])
+    n_before = len(read_runs(output))
+    synthetic.main([*only, "--no-resume", "--output", str(output)])
+    assert len(read_runs(output)) == 2 * n_before
+
+
+def test_synthetic_shows_an_approach_that_fails(synthetic, tmp_path, capsys, monkeypatch):
+    broken = synthetic.ROW_TASK_APPROACHES["LightGBM pooled"]._replace(predict=failing)
+    output = tmp_path / "runs.jsonl"
+    arguments = [
+        "--experiments",
+        "groups",
+        "--draws",
+        "1",
+        "--n-jobs",
+        "1",
+        "--approaches",
+        "category",
+        "LightGBM pooled",
+    ]
+    with monkeypatch.context() as broken_for_now:
+        broken_for_now.setitem(synthetic.ROW_TASK_APPROACHES, "LightGBM pooled", broken)
+        synthetic.main([*arguments, "--output", str(output)])
+    printed = capsys.readouterr().out
+    assert "2 runs failed" in printed
+    assert "RuntimeError: out of ideas" in printed
+    for title, table in json.loads(output.with_suffix(".json").read_text())["tables"].items():
+        failed = dict(zip(table["index"], (row[-1] for row in table["data"]), strict=True))
+        assert failed == {"category": 0, "LightGBM pooled": 1}, title
+
+    synthetic.main([*arguments, "--output", str(output)])  # a failure is tried again
+    assert "0 runs failed" in capsys.readouterr().out
+
+
+# bench_neural --------------------------------------------------------------------------------------------------------
+
+NEURAL = ["--seeds", "1", "--n-jobs", "1", "--peers", "R-MTGB", "R-MTGB per target"]
+
+
+def test_neural_scores_every_target_and_does_not_refit(script, folder, tmp_path, capsys, monkeypatch):
+    bench = script("bench_neural")
+    output = tmp_path / "runs.jsonl"
+    bench.main([str(folder), *NEURAL, "--output", str(output)])
+    printed = capsys.readouterr().out
+    assert "0 of 12 figures failed" in printed
+    first = read_runs(output)
+    assert [run["key"]["peer"] for run in first] == ["LightGBM per target", "R-MTGB", "R-MTGB per target"]
+    for run in first:
+        scores = run["result"]["scores"]
+        assert list(scores) == ["sales", "profit", "sold", "grade"]
+        assert scores["sold"] > 0.7
+        assert scores["grade"] > 0.7
+
+    for name, peer in bench.PEERS.items():
+        monkeypatch.setitem(bench.PEERS, name, peer._replace(predict=failing))
+    bench.main([str(folder), *NEURAL, "--output", str(output)])
+    assert "3 of 3 runs taken from" in capsys.readouterr().out
+    assert read_runs(output) == first
+
+
+def test_neural_shows_a_peer_that_fails_and_one_that_fails_on_one_target(script, folder, tmp_path, capsys, monkeypatch):
+    bench = script("bench_neural")
+    shared, single = bench.PEERS["R-MTGB"], bench.PEERS["R-MTGB per target"]
+
+    def fail_on_profit(problem):
+        return bench.PEERS[bench.BASELINE].predict(problem) | {"profit": ValueError("no profit here")}
+
+    monkeypatch.setitem(bench.PEERS, "R-MTGB", shared._replace(predict=failing))
+    monkeypatch.setitem(bench.PEERS, "R-MTGB per target", single._replace(predict=fail_on_profit))
+    output = tmp_path / "runs.jsonl"
+    bench.main([str(folder), *NEURAL, "--output", str(output)])
+    printed = capsys.readouterr().out
+    assert "5 of 12 figures failed" in printed
+    assert "shops, profit, seed 0, R-MTGB per target: ValueError: no profit here" in printed
+    assert "shops, grade, seed 0, R-MTGB: RuntimeError: out of ideas" in printed
+    table = next(iter(json.loads(output.with_suffix(".json").read_text())["tables"].values()))
+    figures = pd.DataFrame(table["data"], columns=table["columns"]).set_index("target")
+    assert figures["R-MTGB"].isna().all()
+    assert figures.index[figures["R-MTGB per target"].isna()].tolist() == ["profit"]
+
+
+def test_a_target_that_the_test_rows_cannot_judge_is_left_out_and_said(script, folder, tmp_path, capsys):
+    table = pd.read_csv(folder / "shops.csv")
+    table["sold"] = np.where(np.arange(len(table)) < 3, 1.0, 0.0)
+    table["side"] = np.where(np.arange(len(table)) < 180, "train", "test")
+    table.to_csv(folder / "shops.csv", index=False)
+    records = json.loads((folder / "manifest.json").read_text())
+    records[1]["split"] = {"rule": "column", "column": "side"}
+    (folder / "manifest.json").write_text(json.dumps(records))
+    script("bench_neural").main(
+        [str(folder), "--seeds", "1", "--n-jobs", "1", "--peers", "R-MTGB", "--output", str(tmp_path / "runs.jsonl")]
+    )
+    printed = capsys.readouterr().out
+    assert "0 of 8 figures failed" in printed
+    assert "left out: shops, sold, seed 0" in printed
+
+
+def test_tables_for_networks_have_no_gaps(script):
+    X = pd.DataFrame({"a": [1.0, np.nan, 3.0], "b": pd.Categorical(["x", None, "y"]), "c": [1.0, 2.0, 3.0]})
+    X_test = X.assign(c=np.nan)
+    filled, filled_test = script("target_task_peers").impute(X, X_test)
+    assert list(filled) == list(filled_test) == ["a", "b", "c", "a is missing"]
+    assert not filled.isna().any(axis=None)
+    assert not filled_test.isna().any(axis=None)
+    assert filled["a"].tolist() == [1.0, 2.0, 3.0]
+    assert filled_test["c"].tolist() == [2.0, 2.0, 2.0]
+
+
+# bench_accuracy ------------------------------------------------------------------------------------------------------
+
+
+def test_accuracy_runs_and_shows_a_peer_that_fails(script, folder, tmp_path, capsys, monkeypatch):
+    bench = script("bench_accuracy")
+    monkeypatch.setitem(bench.PEERS, "LightGBM pooled", bench.PEERS["LightGBM pooled"]._replace(predict=failing))
+    output = tmp_path / "accuracy.json"
+    arguments = [str(folder), "--seeds", "1", "--n-jobs", "1", "--output", str(output), "--peers"]
+    arguments += ["LightGBM pooled", "LightGBM category", "LightGBM per task"]
+    monkeypatch.setattr("sys.argv", ["bench_accuracy.py", *arguments])
+    bench.main()
+    results = {run["peer"]: run for run in json.loads(output.read_text())["results"]}
+    assert results.keys() == {"R-MTGB", "LightGBM pooled", "LightGBM category", "LightGBM per task"}
+    assert results["LightGBM pooled"]["error"] == "RuntimeError: out of ideas"
+    assert all(np.isfinite(run["loss"]) for peer, run in results.items() if peer != "LightGBM pooled")
+    printed = capsys.readouterr().out
+    assert "failed" in printed
+    assert "1 of 4 runs failed" in printed
+
+
+# run_store -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_survives_a_line_that_was_cut_off(script, tmp_path):
+    store_of = script("run_store").RunStore
+    path = tmp_path / "runs.jsonl"
+    store_of(path).add({"draw": 0}, {"error": None, "loss": 1.0})
+    with path.open("a") as file:
+        file.write('{"key": {"draw": 1}, "res')
+    store = store_of(path)
+    store.add({"draw": 2}, {"error": None, "loss": 2.0})
+    store = store_of(path)
+    assert store.get({"draw": 0}) == {"error": None, "loss": 1.0}
+    assert store.get({"draw": 1}) is None
+    assert store.get({"draw": 2}) == {"error": None, "loss": 2.0}
+
+
+def test_an_output_that_the_tables_would_overwrite_is_refused(synthetic, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        synthetic.main(["--output", str(tmp_path / "runs.json")])
+    assert "end it with .jsonl" in capsys.readouterr().err
