@@ -61,8 +61,7 @@ class FitSteps:
     def _fit_scaling(self, long: LongTable, labels: TaskLabels, loss: Loss) -> TargetScaling:
         return TargetScaling.identity(labels.n_tasks)
 
-    # --- steps
-    # ---------------------------------------------------------------------------------------------------------
+    # --- steps -----------------------------------------------------------------------------------------------------
 
     def _read_inputs(self, X: Any, y: Any, task: Any, sample_weight: Any) -> tuple[Inputs, np.ndarray]:
         table = check_table(X)
@@ -82,8 +81,7 @@ class FitSteps:
             if source is not None:
                 raise ValueError(
                     f"y has {values.shape[1]} columns, which are tasks themselves, so task_column and task cannot be "
-                    f"used "
-                    "with it; melt y to one column, or leave them out."
+                    "used with it; melt y to one column, or leave them out."
                 )
             columns = list(y.columns) if isinstance(y, pd.DataFrame) else list(range(values.shape[1]))
             twice = [column for column in columns if columns.count(column) > 1]

@@ -134,7 +134,7 @@ def scan_numeric(histogram, sums, options, monotonic, low, high, best):  # type:
 
 @jit
 def _scan_one_output(histogram, sums, options, best):  # type: ignore[no-untyped-def]
-    """`scan_numeric` for one output without bounds, the common case; with sums in registers several times as fast."""
+    """`scan_numeric` for one output without bounds, the common case: sums in registers, not in arrays."""
     n_bins = histogram.shape[0] - 1
     h_channel = 0 if options.constant_hessian else 2
     min_weight = options.min_samples_leaf * (1.0 - 1e-9)
