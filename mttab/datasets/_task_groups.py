@@ -18,7 +18,8 @@ from ._streams import Streams
 
 _PURPOSES = ("group_function", "own_function", "reference", "rows", "noise", "order")
 _N_REFERENCE = 1000  # points that stand for the uniform distribution of x
-_MAX_REDRAWS = 100
+_MAX_WHOLE_DRAWS = 100  # rows of a task drawn anew in the hope that every class has its share
+_MAX_REDRAWS = 1000
 
 
 def make_task_groups(
@@ -75,8 +76,8 @@ def make_task_groups(
         Number of classes when `task_type` is "multiclass".
     min_class_share : float, default=0.1
         Least share of each class in each task, at most 1 / number of classes. The cuts of a task move as little as
-        needed for it to hold over the distribution of x; the rows of a task are redrawn (100 times at most) until it
-        holds in them too, noise apart.
+        needed for it to hold over the distribution of x; the rows of a task are redrawn until it holds in them too, noise
+        apart, and after 100 draws a class that still lacks rows takes them from further ones.
     shuffle : bool, default=True
         Whether rows come in random order; otherwise task by task.
     as_frame : bool, default=True
@@ -247,13 +248,20 @@ class _TaskGroups:
         """Features and noise-free scores of n rows; a redraw takes its rows from the same stream."""
         rng = streams.generator("rows", task)
         n_classes = self.cuts.shape[1] + 1
-        for _ in range(_MAX_REDRAWS if redraw and n_classes > 1 else 1):
+        n_wanted = _rows_per_class(self.min_class_share, n_classes, n) if redraw and n_classes > 1 else 0
+        pool, labels = np.empty((0, self.n_features)), np.empty(0, dtype=np.int64)
+        for attempt in range(_MAX_REDRAWS):
             X = rng.uniform(-1.0, 1.0, (n, self.n_features))
             score = self.functions[task](X)
-            n_per_class = np.bincount(classes_of(score, self.cuts[task]), minlength=n_classes)
-            if n_per_class.min() >= self.min_class_share * n:
-                break
-        return X, score
+            drawn = classes_of(score, self.cuts[task])
+            if np.bincount(drawn, minlength=n_classes).min() >= n_wanted:
+                return X, score
+            if attempt >= _MAX_WHOLE_DRAWS:  # no luck with whole draws: rare classes take rows from all later ones
+                pool, labels = np.concatenate([pool, X]), np.concatenate([labels, drawn])
+                if np.bincount(labels, minlength=n_classes).min() >= n_wanted:
+                    break
+        X = pool[_first_with_shares(labels, n, n_classes, n_wanted)]
+        return X, self.functions[task](X)
 
     def _bunch(
         self,
@@ -279,6 +287,19 @@ class _TaskGroups:
             feature_names=names,
             sample=self.sample,
         )
+
+
+def _rows_per_class(min_class_share: float, n_classes: int, n: int) -> int:
+    """Smallest number of rows of a class among n; where rounding up asks for too many, it rounds down."""
+    n_wanted = int(np.ceil(min_class_share * n - 1e-9))
+    return n_wanted if n_wanted * n_classes <= n else int(min_class_share * n)
+
+
+def _first_with_shares(labels: NDArray[np.int64], n: int, n_classes: int, n_wanted: int) -> NDArray[np.intp]:
+    """The first n rows, but for those that must go so that every class has its first `n_wanted` rows."""
+    required = np.concatenate([np.flatnonzero(labels == c)[:n_wanted] for c in range(n_classes)])
+    others = np.setdiff1d(np.arange(len(labels)), required)
+    return np.sort(np.concatenate([required, others[: n - len(required)]]))
 
 
 def _task_group(group_sizes: Sequence[int]) -> NDArray[np.int64]:
