@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mttab import datasets, metrics, model_selection
     from mttab.boosting import RMTGBClassifier, RMTGBRegressor
+    from mttab.multitabnet import MultiTabNet, MultiTabNetClassifier, MultiTabNetRegressor
 
 try:
     __version__ = version("mttab")
@@ -14,6 +15,9 @@ except PackageNotFoundError:  # run from a folder that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "MultiTabNet",
+    "MultiTabNetClassifier",
+    "MultiTabNetRegressor",
     "RMTGBClassifier",
     "RMTGBRegressor",
     "__version__",
@@ -27,6 +31,9 @@ _SUBMODULES = {"datasets", "metrics", "model_selection"}
 # Public name -> module that defines it. Everything loads on first use, so `import mttab` costs next to nothing and an
 # estimator that needs an extra can be listed here beside those that need none.
 _HOME_OF = {
+    "MultiTabNet": "mttab.multitabnet",
+    "MultiTabNetClassifier": "mttab.multitabnet",
+    "MultiTabNetRegressor": "mttab.multitabnet",
     "RMTGBClassifier": "mttab.boosting",
     "RMTGBRegressor": "mttab.boosting",
 }

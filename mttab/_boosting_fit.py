@@ -20,7 +20,7 @@ from mttab._core.boosting.rows import TrainingRows, ValidationRows
 from mttab._core.boosting.splitting import MIN_HESSIAN, SplitOptions
 from mttab._core.boosting.tree import GrowthOptions
 from mttab._core.features import FeatureEncoder, resolve_categorical_features
-from mttab._core.holdout import splitter_holdout, stratified_holdout
+from mttab._core.holdout import has_explicit_rows, splitter_holdout, stratified_holdout
 from mttab._core.long_table import Inputs, LongTable, TargetScaling, present_classes, values_by_label
 from mttab._core.tasks import TaskLabels, label_array, normalise_task_ids
 from mttab._core.validation import (
@@ -108,17 +108,9 @@ class FitSteps:
 
     def _stops_early(self, n_rows: int, explicit: dict[str, Any]) -> bool:
         """Whether blocks end by their losses; also checks that validation rows are asked for in one way only."""
-        given = [name for name, value in explicit.items() if value is not None]
-        if given and (explicit["X_val"] is None or explicit["y_val"] is None):
-            raise ValueError(f"{' and '.join(given)} passed without both X_val and y_val; pass these two together.")
-        if given and self.validation is not None:
-            raise ValueError("X_val was passed besides validation=; choose one of the two.")
-        if given and self.early_stopping is False:
-            raise ValueError(
-                "X_val was passed with early_stopping=False, which has no use for it; drop one of the two."
-            )
+        is_given = has_explicit_rows(explicit, self.validation, self.early_stopping)
         if self.early_stopping == "auto":
-            return bool(given) or self.validation is not None or n_rows >= AUTO_EARLY_STOPPING_ROWS
+            return is_given or self.validation is not None or n_rows >= AUTO_EARLY_STOPPING_ROWS
         return bool(self.early_stopping)
 
     def _hold_out(

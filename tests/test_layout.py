@@ -22,7 +22,8 @@ SIDEWAYS = {
     "boosting": {"_boosting_base"},
     "_boosting_base": {"_boosting_fit"},
     "experts": {"_network_base"},
-    "multitabnet": {"_network_base"},
+    "multitabnet": {"_network_base", "_network_options"},
+    "_network_base": {"_network_fit"},
     "clustering": {"boosting"},
     "baselines": {"boosting"},
     "dask": {"boosting"},
@@ -32,14 +33,17 @@ LAZY = {"persistence": ESTIMATORS}
 
 # Inside `_core`, and inside a package of it, a module may import those that stand before it. The files of `_core`
 # itself lie below its packages.
-PLAIN = ("archive", "tasks", "validation", "targets", "features", "holdout", "long_table")
+PLAIN = ("archive", "tasks", "validation", "targets", "features", "holdout", "long_table", "target_table")
 ORDER = {
     "boosting": (
         *("jit", "threads", "quantile", "losses"),
         *("binning", "histogram", "splitting", "small_nodes", "leaves", "tree", "forest"),
         *("rows", "theta", "growing", "rmtgb", "importance", "export"),
     ),
-    "neural": ("columns", "tokens", "attention", "network", "experts", "context", "training"),
+    "neural": (
+        *("device", "progress", "columns", "tokens", "attention", "network", "experts"),
+        *("losses", "weighting", "training", "members"),
+    ),
 }
 STANDS_ALONE = {"losses": {"jit", "threads", "quantile"}}  # and what it may import all the same
 

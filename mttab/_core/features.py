@@ -40,6 +40,7 @@ class FeatureEncoder:
     n_categories: np.ndarray
     categories: list[np.ndarray | None]
     level_codes: list[np.ndarray | None]
+    unknown: str
 
     def fit(
         self,
@@ -49,6 +50,7 @@ class FeatureEncoder:
         sample_weight: np.ndarray | None = None,
         *,
         names: Sequence[str] | None = None,
+        unknown: str = "missing",
     ) -> FeatureEncoder:
         """Learn which columns are categorical, and their levels.
 
@@ -65,11 +67,13 @@ class FeatureEncoder:
             Counts towards frequency; a level seen with weight 0 only is not seen.
         names : sequence of str, default=None
             Names for error messages; those of the columns, x0, x1, … without any.
+        unknown : {"missing", "code"}, default="missing"
+            What a level becomes that fit did not see: NaN as a missing one, or the code after the last.
         """
         X = check_table(features)
         self.names = list(names) if names is not None else column_names(X)
         self.is_categorical = resolve_categorical_features(categorical_features, X)
-        self.categories, self.level_codes = [], []
+        self.categories, self.level_codes, self.unknown = [], [], unknown
         for j in range(X.shape[1]):
             levels = codes = None
             if self.is_categorical[j]:
@@ -96,7 +100,8 @@ class FeatureEncoder:
         Returns
         -------
         ndarray of shape (n_features, n), float64, C-contiguous
-            Numbers, or codes of levels; NaN where missing or a level that `fit` did not see. Always a new array.
+            Numbers, or codes of levels; NaN where missing. A level that `fit` did not see is NaN, or with
+            ``unknown="code"`` the number of codes. Always a new array.
         """
         X = check_table(features)
         if X.shape[1] != len(self.names):
@@ -119,7 +124,8 @@ class FeatureEncoder:
             return _numbers(column, name=self._where(j, table))
         codes, seen = factorize_labels(column, name=self._where(j, table))
         code_of = dict(zip(levels.tolist(), level_codes.tolist(), strict=True))
-        values = np.array([*(code_of.get(level, np.nan) for level in seen), np.nan])  # the last one for code −1
+        unseen = np.nan if self.unknown == "missing" else float(self.n_categories[j])
+        values = np.array([*(code_of.get(level, unseen) for level in seen), np.nan])  # the last one for code −1
         return values[codes]
 
     def _where(self, j: int, table: str = "X") -> str:

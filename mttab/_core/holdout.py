@@ -92,3 +92,23 @@ def splitter_holdout(splitter: Any, X: Any, y: Any, groups: Any, n_rows: int) ->
             "use a splitter whose parts cover all rows, or drop these rows first."
         )
     return is_held
+
+
+def has_explicit_rows(explicit: dict[str, Any], validation: Any, early_stopping: Any) -> bool:
+    """Whether fit was given validation rows; raises unless they are asked for completely and in one way only.
+
+    Parameters
+    ----------
+    explicit : dict
+        The arguments X_val, y_val, … of fit by name, None where not given.
+    validation, early_stopping
+        The options of the estimator.
+    """
+    given = [name for name, value in explicit.items() if value is not None]
+    if given and (explicit["X_val"] is None or explicit["y_val"] is None):
+        raise ValueError(f"{' and '.join(given)} passed without both X_val and y_val; pass these two together.")
+    if given and validation is not None:
+        raise ValueError("X_val was passed besides validation=; choose one of the two.")
+    if given and early_stopping is False:
+        raise ValueError("X_val was passed with early_stopping=False, which has no use for it; drop one of the two.")
+    return bool(given)

@@ -18,7 +18,12 @@ _NUMBERS_IN_OBJECTS = {"integer", "floating", "mixed-integer-float", "decimal"}
 
 
 def check_target_regression(
-    y: Any, *, multi_output: bool = True, loss: str | None = None, name: str = "y"
+    y: Any,
+    *,
+    multi_output: bool = True,
+    allow_missing: bool = False,
+    loss: str | None = None,
+    name: str = "y",
 ) -> np.ndarray:
     """Numbers to regress, as float64.
 
@@ -28,6 +33,8 @@ def check_target_regression(
         NaN = not observed, which only a 2-D y may hold. A single column is ravelled with scikit-learn's warning.
     multi_output : bool, default=True
         Whether several columns are allowed.
+    allow_missing : bool, default=False
+        Whether a 1-D y may hold NaN as well.
     loss : str, default=None
         "poisson" wants counts: no negative value, and not all of them zero.
     name : str, default="y"
@@ -45,7 +52,7 @@ def check_target_regression(
     """
     values = _as_floats(_target_array(y, multi_output=multi_output, name=name), name=name)
     _refuse_infinite(values, name=name)
-    if values.ndim == 1:
+    if values.ndim == 1 and not allow_missing:
         _refuse_missing(np.isnan(values), name=name)
     if loss == "poisson":
         if (values < 0).any():
@@ -61,7 +68,9 @@ def check_target_regression(
     return values
 
 
-def check_target_classification(y: Any, *, multi_output: bool = True, name: str = "y") -> tuple[np.ndarray, np.ndarray]:
+def check_target_classification(
+    y: Any, *, multi_output: bool = True, allow_missing: bool = False, name: str = "y"
+) -> tuple[np.ndarray, np.ndarray]:
     """Classes, and the class index of each label.
 
     Parameters
@@ -71,6 +80,8 @@ def check_target_classification(y: Any, *, multi_output: bool = True, name: str 
         observed.
     multi_output : bool, default=True
         Whether several columns are allowed.
+    allow_missing : bool, default=False
+        Whether a 1-D y may hold labels that are not observed as well.
     name : str, default="y"
         What the user calls it, for error messages.
 
@@ -94,14 +105,15 @@ def check_target_classification(y: Any, *, multi_output: bool = True, name: str 
     if kind == "f":
         _refuse_infinite(labels_of_rows, name=name)
     codes, labels = factorize_labels(labels_of_rows.ravel(), name=name)
-    if labels_of_rows.ndim == 1 or not labels:
+    if (labels_of_rows.ndim == 1 and not allow_missing) or not labels:
         _refuse_missing(codes < 0, name=name)
     _refuse_labels_that_are_no_classes(labels, name=name)
     order = sort_order(labels)
     rank = np.full(len(labels) + 1, -1, dtype=np.int32)  # the last entry is what the code of a missing label reaches
     rank[order] = np.arange(len(labels), dtype=np.int32)
     classes = label_array([labels[i] for i in order])
-    if kind in "biuU" or (kind == "f" and labels_of_rows.ndim == 1):  # floats of a 2-D y may only be there to hold NaN
+    if kind in "biuU" or (kind == "f" and not (codes < 0).any() and labels_of_rows.ndim == 1):
+        # floats of a 2-D y, or beside NaN, may only be there to hold NaN
         classes = classes.astype(labels_of_rows.dtype)
     return classes, rank[codes].reshape(labels_of_rows.shape)
 

@@ -232,6 +232,29 @@ def check_weight(sample_weight: Any, n_rows: int, *, name: str = "sample_weight"
     return weight
 
 
+def check_cell_weight(
+    sample_weight: Any, shape: tuple[int, int], *, name: str = "sample_weight", table: str = "X"
+) -> np.ndarray:
+    """Weights of the labels, (n, n_tasks): as given, or those of the rows for all tasks.
+
+    Parameters
+    ----------
+    sample_weight : array-like of shape (n,) or (n, n_tasks) or None
+        0 = the label is not observed; None = all are 1.
+    shape : tuple of int
+        (n, n_tasks).
+    name, table : str
+        What the user calls the weights and the table, for error messages.
+    """
+    weight = None if sample_weight is None else np.asarray(sample_weight)
+    if weight is None or weight.ndim != 2:
+        of_rows = check_weight(sample_weight, shape[0], name=name, table=table)
+        return np.repeat(of_rows[:, None], shape[1], axis=1)
+    if weight.shape != shape:
+        raise ValueError(f"{name} has shape {weight.shape}, but the labels have {shape}; pass one number per label.")
+    return check_weight(weight.ravel(), weight.size, name=name, table="y").reshape(shape)
+
+
 def check_monotonic_cst(
     monotonic_cst: Any,
     names: Sequence[str] | None,

@@ -1,0 +1,103 @@
+"""Where and in which precision a network computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Event
+from typing import Any
+
+import torch
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device that an option names; "auto" takes CUDA, then MPS, then the CPU.
+
+    Raises
+    ------
+    ValueError
+        If it names none, or one that this machine lacks.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as err:
+        raise ValueError(f"device={device!r} is no device of torch; pass 'auto', 'cpu', 'cuda' or 'mps'.") from err
+    is_absent = (found.type == "cuda" and not torch.cuda.is_available()) or (
+        found.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if is_absent:
+        raise ValueError(
+            f"device={device!r} was asked for, but torch {torch.__version__} sees no {found.type.upper()} device here; "
+            "pass device='auto' or 'cpu'."
+        )
+    return found
+
+
+def resolve_precision(precision: str, device: torch.device) -> tuple[torch.dtype, bool]:
+    """Type of the numbers, and whether products are computed in bfloat16."""
+    if precision == "float64" and device.type == "mps":
+        raise ValueError("precision='float64' is not to be had on an MPS device; pass 'auto' or device='cpu'.")
+    can = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    use_bf16 = precision == "bfloat16" or (precision == "auto" and can)
+    return (torch.float64 if precision == "float64" else torch.float32), use_bf16
+
+
+def run_side_by_side(
+    jobs: list[Callable[[Callable[[], bool]], Any]], device: torch.device, n_jobs: int | None
+) -> list[Any]:
+    """Results of some trainings, on the CPU several at a time, each with its share of the threads.
+
+    Steps of small batches are too short to be worth sharing between threads; whole networks are not.
+
+    Parameters
+    ----------
+    jobs : list of callable
+        Each takes a function that says whether it should stop, and stops soon after that is so.
+    device : torch.device
+    n_jobs : int or None
+        Threads in all; None or −1: torch's number of them.
+
+    Returns
+    -------
+    list
+        A result per job. After KeyboardInterrupt those of the jobs that had begun.
+    """
+    n_threads = torch.get_num_threads() if n_jobs is None or n_jobs < 0 else max(n_jobs, 1)
+    n_workers = min(len(jobs), n_threads) if device.type == "cpu" else 1
+    stop, results = Event(), {}
+
+    def run(i: int) -> None:
+        if not stop.is_set():
+            results[i] = jobs[i](stop.is_set)
+
+    # Also a single job runs beside this thread, to which the interrupt comes: no step is ever cut in two.
+    with limit_threads(max(1, n_threads // n_workers)), ThreadPoolExecutor(n_workers) as pool:
+        futures = [pool.submit(run, i) for i in range(len(jobs))]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException as err:
+            stop.set()
+            if not isinstance(err, KeyboardInterrupt):
+                raise
+            for future in futures:
+                future.result()
+            if not results:
+                raise
+    return [results[i] for i in sorted(results)]
+
+
+@contextmanager
+def limit_threads(n_threads: int) -> Iterator[None]:
+    """Torch with so many threads, and afterwards with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,217 @@
+"""MultiTab-Net: tokens of features and tasks through blocks of attention, a head per task."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mttab._core.neural.attention import FeatureAttention, RowAttention, RowMemory
+from mttab._core.neural.tokens import FeatureTokens
+
+
+class Inputs(NamedTuple):
+    """Encoded rows as tensors.
+
+    Attributes
+    ----------
+    numeric : Tensor of shape (n, n_numeric)
+    missing : Tensor of shape (n, n_numeric), bool
+    codes : Tensor of shape (n, n_categorical), int64
+    task : Tensor of shape (n,), int64
+        Row task of each row, the number of them for a task that fit did not see; empty where tasks are targets.
+    """
+
+    numeric: Tensor
+    missing: Tensor
+    codes: Tensor
+    task: Tensor
+
+    def take(self, rows: Tensor | slice) -> Inputs:
+        """Some rows; `task` stays empty where it is."""
+        return Inputs(
+            self.numeric[rows], self.missing[rows], self.codes[rows], self.task[rows] if len(self.task) else self.task
+        )
+
+
+class NetworkOptions(NamedTuple):
+    """Shape of a network.
+
+    Attributes
+    ----------
+    n_features, n_tasks, n_outputs : int
+        Feature tokens; task tokens of a row; scores of every task.
+    n_row_tasks : int
+        Tasks of which every row has one, which then has one task token; 0 where tasks are targets.
+    """
+
+    n_features: int
+    n_tasks: int
+    n_outputs: int
+    n_row_tasks: int
+    width: int
+    n_blocks: int
+    n_heads: int
+    mlp_width: int
+    head_width: int
+    mask: str
+    sample_attention: bool
+    sample_attention_width: int
+    dropout: float
+
+
+class TokenDropout(nn.Module):
+    """Dropout that leaves out the same channels in all tokens of a row: one random number instead of one per token.
+
+    `generator` belongs to a training; networks that train side by side then do not disturb each other's numbers.
+    """
+
+    generator: torch.Generator | None = None
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape, (n, …, channels)."""
+        if not self.training or self.p == 0.0:
+            return x
+        shape = (x.shape[0], *[1] * (x.dim() - 2), x.shape[-1])
+        return x * x.new_empty(shape).bernoulli_(1.0 - self.p, generator=self.generator).div_(1.0 - self.p)
+
+
+class MLP(nn.Sequential):
+    """LayerNorm, then one hidden GELU layer; (…, width) → (…, width)."""
+
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__(
+            nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), TokenDropout(dropout), nn.Linear(hidden, width)
+        )
+
+
+class Block(nn.Module):
+    """Inter-feature attention and an MLP per token; with `sample_attention`, the same over rows and per row."""
+
+    def __init__(self, options: NetworkOptions, *, is_last: bool) -> None:
+        super().__init__()
+        width, n_tasks = options.width, options.n_tasks
+        self.n_tasks, self.is_last = n_tasks, is_last
+        self.norm = nn.LayerNorm(width)
+        self.attention = FeatureAttention(width, options.n_heads, n_tasks, options.mask)
+        self.mlp = MLP(width, options.mlp_width, options.dropout)
+        self.row_attention = None
+        if options.sample_attention:
+            row_width = width * (options.n_features + n_tasks)
+            self.row_attention = RowAttention(row_width, options.sample_attention_width, options.n_heads)
+            self.row_mlp = MLP(row_width, options.mlp_width, options.dropout)
+
+    def forward(
+        self, tokens: Tensor, memory: RowMemory | None = None, log_weight: Tensor | None = None
+    ) -> tuple[Tensor, RowMemory | None]:
+        """Tokens (n, d + t, width) → the same, or (n, t, width) after the last block, where only heads still read."""
+        only_tasks = self.is_last and self.row_attention is None
+        update = self.attention(self.norm(tokens), only_tasks=only_tasks)
+        tokens = (tokens[:, -self.n_tasks :] if only_tasks else tokens) + update
+        tokens = tokens + self.mlp(tokens)
+        if self.row_attention is None:
+            return tokens, None
+        rows = tokens.flatten(1)
+        update, made = self.row_attention(rows, memory, log_weight)
+        rows = rows + update
+        rows = rows + self.row_mlp(rows)
+        tokens = rows.view_as(tokens)
+        return (tokens[:, -self.n_tasks :] if self.is_last else tokens), made
+
+
+class Heads(nn.Module):
+    """One MLP with one hidden layer per task, all of them as two batched products."""
+
+    def __init__(self, n_tasks: int, width: int, hidden: int, n_outputs: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.weight_in, self.bias_in = _affine(n_tasks, width, hidden)
+        self.weight_out, self.bias_out = _affine(n_tasks, hidden, n_outputs)
+        self.dropout = TokenDropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Task tokens (n, t, width) → scores (n, t, n_outputs)."""
+        hidden = torch.baddbmm(self.bias_in, self.norm(tokens).transpose(0, 1), self.weight_in)
+        hidden = self.dropout(functional.gelu(hidden).transpose(0, 1)).transpose(0, 1)
+        return torch.baddbmm(self.bias_out, hidden, self.weight_out).transpose(0, 1)
+
+
+class MultiTabModule(nn.Module):
+    """The network of MultiTab-Net [1]_.
+
+    References
+    ----------
+    .. [1] D. Sinodinos, J. Y. Wei, N. Armanfard. "MultiTab: A Scalable Foundation for Multitask Learning on Tabular
+       Data". AAAI 2026, arXiv:2511.09970.
+    """
+
+    def __init__(self, features: FeatureTokens, options: NetworkOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.features = features
+        n_tokens = options.n_row_tasks or options.n_tasks
+        self.task_tokens = nn.Parameter(torch.randn(n_tokens, options.width) * 0.5)
+        n_blocks = options.n_blocks
+        self.blocks: Any = nn.ModuleList([Block(options, is_last=i == n_blocks - 1) for i in range(n_blocks)])
+        self.heads = Heads(options.n_tasks, options.width, options.head_width, options.n_outputs, options.dropout)
+
+    def first_tokens(self, inputs: Inputs) -> Tensor:
+        """Tokens before the first block, (n, d + t, width)."""
+        features = self.features(inputs.numeric, inputs.missing, inputs.codes)
+        if self.options.n_row_tasks:
+            # A task that fit did not see has the mean of all tokens.
+            known = torch.cat([self.task_tokens, self.task_tokens.mean(dim=0, keepdim=True)])
+            tasks = known[inputs.task][:, None]
+        else:
+            tasks = self.task_tokens.expand(len(features), -1, -1)
+        return torch.cat([features, tasks], dim=1)
+
+    def forward(
+        self, inputs: Inputs, memory: list[RowMemory] | None = None, log_weight: Tensor | None = None
+    ) -> tuple[Tensor, list[RowMemory]]:
+        """Scores of n rows.
+
+        Parameters
+        ----------
+        inputs : Inputs
+        memory : list of RowMemory or None
+            What the row attention of every block sees; None: the other rows.
+        log_weight : Tensor of shape (n,), default=None
+            Of these rows, where they see each other.
+
+        Returns
+        -------
+        scores : Tensor of shape (n, n_tasks, n_outputs)
+        made : list of RowMemory
+            What these rows are to others, block by block; empty without row attention, or where `memory` was given.
+        """
+        tokens = self.first_tokens(inputs)
+        made = []
+        for i, block in enumerate(self.blocks):
+            tokens, own = block(tokens, memory[i] if memory else None, log_weight)
+            if own is not None:
+                made.append(own)
+        return self.heads(tokens), made
+
+    def attention(self, inputs: Inputs, memory: list[RowMemory] | None = None) -> Tensor:
+        """Attention of every task token to all tokens, mean over heads, in each block: (n_blocks, n, t, d + t)."""
+        tokens = self.first_tokens(inputs)
+        weights = []
+        for i, block in enumerate(self.blocks):
+            weights.append(block.attention.task_weights(block.norm(tokens)))
+            tokens, _ = block(tokens, memory[i] if memory else None)
+        return torch.stack(weights)
+
+
+def _affine(n_tasks: int, n_in: int, n_out: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """Weight (n_tasks, n_in, n_out) and bias (n_tasks, 1, n_out) with the start of nn.Linear."""
+    bound = 1.0 / math.sqrt(n_in)
+    weight = torch.empty(n_tasks, n_in, n_out).uniform_(-bound, bound)
+    return nn.Parameter(weight), nn.Parameter(torch.empty(n_tasks, 1, n_out).uniform_(-bound, bound))

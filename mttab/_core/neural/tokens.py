@@ -1,0 +1,103 @@
+"""One token per feature and one per task: what the blocks of the network pass on."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+NUMERICAL_EMBEDDINGS = ("linear", "periodic", "piecewise_linear")
+
+
+class FeatureTokens(nn.Module):
+    """Tokens of all features of a row: one affine tensor for the numeric ones, one offset table for the categories.
+
+    Every numeric feature is spread into the same number of channels (the number itself, whether it is missing, and what
+    the embedding adds), so that the tokens of all of them are one batched product.
+
+    Parameters
+    ----------
+    n_numeric : int
+        Numeric features.
+    table_size : int
+        Rows of the embedding table: the levels of all categorical features, one after the other.
+    width : int
+        Width of a token.
+    embedding : {"linear", "periodic", "piecewise_linear"}
+        Channels beside the number: none; cosines of it with learned frequencies [1]_; its place in each bin [1]_.
+    bins : ndarray of shape (n_numeric, n_bins + 1) or None
+        Edges of the bins for "piecewise_linear", increasing; equal edges are an empty bin.
+    n_frequencies : int
+        Cosines per feature for "periodic".
+    frequency_scale : float
+        Standard deviation of the frequencies at the start.
+
+    References
+    ----------
+    .. [1] Y. Gorishniy, I. Rubachev, A. Babenko. "On Embeddings for Numerical Features in Tabular Deep Learning".
+       NeurIPS 2022, arXiv:2203.05556.
+    """
+
+    low: Tensor
+    inverse_size: Tensor
+
+    def __init__(
+        self,
+        n_numeric: int,
+        table_size: int,
+        width: int,
+        embedding: str,
+        bins: np.ndarray | None = None,
+        n_frequencies: int = 16,
+        frequency_scale: float = 0.3,
+    ) -> None:
+        super().__init__()
+        self.embedding = embedding
+        n_channels = 2
+        if embedding == "periodic":
+            self.frequency = nn.Parameter(torch.randn(n_numeric, n_frequencies) * frequency_scale)
+            self.phase = nn.Parameter(torch.rand(n_numeric, n_frequencies) * 2.0 * math.pi - math.pi)
+            n_channels += n_frequencies
+        elif embedding == "piecewise_linear":
+            assert bins is not None
+            edges = torch.as_tensor(bins, dtype=torch.get_default_dtype())
+            low, size = edges[:, :-1], edges.diff(dim=1)
+            self.register_buffer("low", low.contiguous())
+            self.register_buffer("inverse_size", torch.where(size > 0, 1.0 / size.clamp_min(1e-12), 0.0))
+            n_channels += low.shape[1]
+        bound = 1.0 / math.sqrt(n_channels)
+        self.weight = nn.Parameter(torch.empty(n_numeric, n_channels, width).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(n_numeric, 1, width).uniform_(-bound, bound))
+        self.table = nn.Parameter(torch.empty(table_size, width).uniform_(-1.0, 1.0) / math.sqrt(2.0))
+
+    def channels(self, numeric: Tensor, missing: Tensor) -> Tensor:
+        """(n, n_numeric) numbers and whether they are missing → (n_numeric, n, n_channels)."""
+        x = numeric.T[:, :, None]
+        parts = [x, missing.T[:, :, None].to(x.dtype)]
+        if self.embedding == "periodic":
+            parts.append(torch.cos(2.0 * math.pi * self.frequency[:, None] * x + self.phase[:, None]))
+        elif self.embedding == "piecewise_linear":
+            parts.append(((x - self.low[:, None]) * self.inverse_size[:, None]).clamp(0.0, 1.0))
+        return torch.cat(parts, dim=2)
+
+    def forward(self, numeric: Tensor, missing: Tensor, codes: Tensor) -> Tensor:
+        """Tokens of n rows.
+
+        Parameters
+        ----------
+        numeric : Tensor of shape (n, n_numeric)
+            Scaled numbers, 0 where missing.
+        missing : Tensor of shape (n, n_numeric), bool
+        codes : Tensor of shape (n, n_categorical), int64
+            Rows of the table.
+
+        Returns
+        -------
+        Tensor of shape (n, n_numeric + n_categorical, width)
+        """
+        tokens = torch.baddbmm(self.bias, self.channels(numeric, missing), self.weight).transpose(0, 1)
+        if codes.shape[1] == 0:
+            return tokens
+        return torch.cat([tokens, self.table[codes]], dim=1)

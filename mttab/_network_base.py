@@ -1,0 +1,440 @@
+"""What every network estimator shares: fit as a whole, fitted attributes, prediction, scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from mttab._core.neural.device import run_side_by_side
+from mttab._core.neural.losses import TaskOutputs
+from mttab._core.neural.members import (
+    EncodedRows,
+    Job,
+    Place,
+    average_predictions,
+    prepare_training,
+)
+from mttab._core.neural.training import TrainedNetwork, TrainingOptions
+from mttab._core.neural.weighting import make_weighting
+from mttab._core.tasks import normalise_task_ids
+from mttab._core.validation import check_cell_weight, check_same_length, check_table, fit_context, split_task_column
+from mttab._network_fit import Encoding, NetworkFitSteps, Rows
+
+# Rows of a batch with batch_size="auto": about this share of the training rows, between these bounds.
+AUTO_BATCHES, AUTO_BATCH_MIN, AUTO_BATCH_MAX = 32, 32, 1024
+
+
+class BaseNetwork(NetworkFitSteps, BaseEstimator):
+    """A network over encoded rows, without saying which: `_make_module` does."""
+
+    # `task` is routed by default wherever scikit-learn routes metadata; the other arguments ask for it as usual.
+    __metadata_request__fit: ClassVar[dict[str, Any]] = {"task": True}
+    __metadata_request__predict: ClassVar[dict[str, Any]] = {"task": True}
+    __metadata_request__score: ClassVar[dict[str, Any]] = {"task": True}
+
+    _encoding: Encoding
+    _networks: list[TrainedNetwork]
+    _seed: int
+
+    # --- what an architecture fills in -----------------------------------------------------------------------------
+
+    def _make_module(self, encoding: Encoding, outputs: TaskOutputs, bins: np.ndarray | None) -> Any:
+        """The network as a torch module, freshly initialised from torch's global generator."""
+        raise NotImplementedError
+
+    # --- fit -------------------------------------------------------------------------------------------------------
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        task: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        task_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Any:
+        """Fit the networks.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Features, with the task column if ``task_column`` names one. NaN is missing; pandas categories and strings
+            are categorical.
+        y : array-like of shape (n,) or (n, n_tasks)
+            Labels. With several columns every column is a task, and NaN or None means not observed; a row without any
+            label is left out, with a warning.
+        sample_weight : array-like of shape (n,) or (n, n_tasks), default=None
+            Weight of each row or of each label; 0 = not observed.
+        task : array-like of shape (n,) or (n, n_id_columns), default=None
+            Task ids, where rows have tasks and the ids are not a column of ``X``.
+        X_val, y_val, task_val, sample_weight_val : array-like, default=None
+            Validation rows for early stopping, in place of ``validation`` and ``validation_fraction``.
+
+        Returns
+        -------
+        object
+            The fitted estimator. After KeyboardInterrupt it has the best weights so far.
+
+        Raises
+        ------
+        ValueError
+            If an argument breaks its rule; the message names it and the remedy. An earlier fit stays usable.
+        """
+        explicit = {"X_val": X_val, "y_val": y_val, "task_val": task_val, "sample_weight_val": sample_weight_val}
+        self._fit(X, y, sample_weight, task, explicit)
+        return self
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, task: Any, explicit: dict[str, Any]) -> None:
+        """Everything between the arguments of fit and the fitted attributes, which are set only at the very end."""
+        previous = self if self.warm_start and hasattr(self, "_networks") else None
+        seed = previous._seed if previous else int(check_random_state(self.random_state).randint(2**31 - 1))
+        place = Place.resolve(self.device, self.precision)
+        encoding, rows, keep, ids = self._read_training(X, y, sample_weight, task, previous)
+        explicit_rows = self._explicit_rows(encoding, explicit)
+        stops_early = self._stops_early(len(rows.values), explicit)
+        jobs = []
+        for member in range(self.n_members):
+            is_held = np.zeros(len(rows.values), dtype=bool)
+            if stops_early and explicit_rows is None:
+                is_held = self._held_out(encoding, rows, keep, X, y, ids, np.random.default_rng([seed, member]))
+            held = rows.take(is_held) if is_held.any() else explicit_rows
+            start = previous._networks[member] if previous and member < len(previous._networks) else None
+            training = rows.take(~is_held) if is_held.any() else rows
+            jobs.append(self._prepare(encoding, training, held, place, (seed, member), start))
+        done = run_side_by_side(jobs, place.device, self.n_jobs)
+        self._seed, self._networks = seed, [network for network, _ in done]
+        self._set_fitted_attributes(encoding, [figures for _, epochs in done for figures in epochs], place)
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, task: Any = None, *, classes: Any = None) -> Any:
+        """Train for one epoch on some rows, from where the networks are.
+
+        The first call fits scales, levels, classes and tasks; later ones keep them. There is no early stopping, and the
+        step size stays at ``learning_rate``.
+
+        Parameters
+        ----------
+        X, y, sample_weight, task
+            As in `fit`.
+        classes : array-like, list of these or dict, default=None
+            In the first call, all classes of ``y``, of each of its columns, or by column; those of this ``y`` otherwise.
+
+        Returns
+        -------
+        object
+            The estimator.
+        """
+        self._validate_params()
+        previous = self if hasattr(self, "_networks") else None
+        seed = previous._seed if previous else int(check_random_state(self.random_state).randint(2**31 - 1))
+        place = Place.resolve(self.device, self.precision)
+        encoding, rows, _, _ = self._read_training(X, y, sample_weight, task, previous, classes)
+        starts: list[Any] = previous._networks if previous else [None] * self.n_members
+        once = {"max_epochs": 1, "schedule": "constant", "warmup_fraction": 0.0, "patience": None}
+        jobs = [
+            self._prepare(encoding, rows, None, place, (seed, member), start, **once)
+            for member, start in enumerate(starts)
+        ]
+        done = run_side_by_side(jobs, place.device, self.n_jobs)
+        before = self.history_.to_dict("records") if previous else []
+        self._seed, self._networks = seed, [network for network, _ in done]
+        self._set_fitted_attributes(encoding, [figures for _, epochs in done for figures in epochs], place)
+        if before:
+            self.history_ = pd.concat([pd.DataFrame(before), self.history_], ignore_index=True)
+        return self
+
+    def _read_training(
+        self, X: Any, y: Any, sample_weight: Any, task: Any, previous: Any, classes: Any = None
+    ) -> tuple[Encoding, Rows, np.ndarray, Any]:
+        """What fit learns of the columns (or, to go on, had learned) and the labelled rows."""
+        table, layout, features, ids = self._read_layout(X, task)
+        if previous is None:
+            targets, values = self._fit_targets(y, sample_weight, classes)
+        else:
+            self._check_same_columns(layout)
+            targets, values = self._encoding.targets, self._encoding.targets.encode(y)
+        if ids is not None and values.shape[1] > 1:
+            raise ValueError(
+                f"y has {values.shape[1]} columns, which are tasks themselves, so task_column and task cannot be "
+                "used with it; pass one column of y, or leave them out."
+            )
+        rows, keep = self._labelled_rows(table, features, y, values, sample_weight, ids)
+        encoding = self._fit_encoding(layout, targets, rows) if previous is None else self._encoding
+        return encoding, rows, keep, ids
+
+    def _check_same_columns(self, layout: Any) -> None:
+        known = self._encoding.layout
+        if layout.names != known.names or layout.n_columns != known.n_columns:
+            raise ValueError("X has other columns than in the first fit, which this one goes on from; pass the same.")
+        if layout.task_source != known.task_source:
+            raise ValueError("Going on from an earlier fit needs task_column or task as there; pass them the same way.")
+
+    def _prepare(
+        self,
+        encoding: Encoding,
+        rows: Rows,
+        held: Rows | None,
+        place: Place,
+        seeds: tuple[int, int],
+        start: TrainedNetwork | None,
+        **overrides: Any,
+    ) -> Job:
+        """The training of one network, ready to run."""
+        training = self._encoded_rows(encoding, rows)
+        validation = None if held is None else self._encoded_rows(encoding, held)
+        options = self._training_options(len(rows.values), held is not None, place.bf16)._replace(**overrides)
+
+        def make() -> TrainedNetwork:
+            return self._new_network(encoding, training)
+
+        return prepare_training(start or make, training, validation, options, place, seeds, bool(self.verbose))
+
+    def _new_network(self, encoding: Encoding, training: EncodedRows) -> TrainedNetwork:
+        targets = encoding.targets.columns
+        outputs = TaskOutputs([t.kind for t in targets], [0 if t.classes is None else len(t.classes) for t in targets])
+        bins = None
+        if self.numerical_embedding == "piecewise_linear":
+            bins = encoding.columns.bin_edges(training.columns, training.weight.max(axis=1), self.n_bins)
+        # With row tasks the one column has no factor: its rows carry that of their task.
+        factors = self._task_factors(encoding.targets, encoding.row_tasks) if encoding.row_tasks is None else np.ones(1)
+        return TrainedNetwork(
+            self._make_module(encoding, outputs, bins), outputs, make_weighting(self.task_weighting, factors)
+        )
+
+    def _training_options(self, n: int, has_validation: bool, bf16: bool) -> TrainingOptions:
+        batch = self.batch_size
+        if batch == "auto":
+            batch = int(np.clip(2 ** round(np.log2(max(n, 1) / AUTO_BATCHES)), AUTO_BATCH_MIN, AUTO_BATCH_MAX))
+        return TrainingOptions(
+            max_epochs=self.max_epochs,
+            batch_size=batch,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_fraction=self.warmup_fraction,
+            schedule=self.schedule,
+            gradient_clip=self.gradient_clip,
+            patience=self.patience if has_validation else None,
+            context_size=getattr(self, "context_size", 0),
+            bf16=bf16,
+            compile=self.compile,
+        )
+
+    def _encoded_rows(self, encoding: Encoding, rows: Rows) -> EncodedRows:
+        row_task = None if rows.task_ids is None else encoding.encode_tasks(rows.task_ids)
+        weight = rows.weight
+        if row_task is not None:
+            factors = np.append(self._task_factors(encoding.targets, encoding.row_tasks), 1.0)
+            weight = weight * factors[row_task, None]
+        y = np.nan_to_num(encoding.scale(rows.values, row_task))
+        return EncodedRows(encoding.encode_features(rows.features), row_task, y, weight)
+
+    def _set_fitted_attributes(self, encoding: Encoding, history: list[dict[str, Any]], place: Place) -> None:
+        self._encoding = encoding
+        layout, targets = encoding.layout, encoding.targets.columns
+        self.n_features_in_ = layout.n_columns
+        if layout.names is not None:
+            self.feature_names_in_ = np.array(layout.names, dtype=object)
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+        self._fitted_task_column = self.task_column if layout.task_source == "column" else None
+        labels = [t.label for t in targets]
+        if encoding.row_tasks is not None:
+            self.tasks_ = encoding.row_tasks.labels
+        else:
+            self.tasks_ = np.empty(len(labels), dtype=object)
+            self.tasks_[:] = labels
+        self.n_tasks_ = len(self.tasks_)
+        self.task_types_ = {t.label: t.kind for t in targets}
+        self.device_ = str(place.device)
+        self.n_iter_ = [network.n_epochs for network in self._networks]
+        self.history_ = _history_frame(history, labels)
+
+    # --- predict ---------------------------------------------------------------------------------------------------
+
+    def _read_rows(self, X: Any, task: Any) -> tuple[Any, np.ndarray | None, Any]:
+        """Features of the rows, their row tasks, and the index of X."""
+        check_is_fitted(self, "_networks")
+        table = check_table(X)
+        encoding = self._encoding
+        source = encoding.layout.task_source
+        names = getattr(self, "feature_names_in_", None)
+        features, ids, _ = split_task_column(table, self._fitted_task_column, feature_names=names)
+        validate_data(self, table, reset=False, skip_check_array=True)
+        row_task = None
+        if source != "argument" and task is not None:
+            how = f"task_column={self._fitted_task_column!r}" if source else "the columns of y"
+            raise ValueError(f"task was passed, but the tasks of this model are {how}; drop task.")
+        if source == "argument":
+            if task is None:
+                raise ValueError(
+                    "This model was fitted with tasks, so predict needs the task of every row: pass task=, or fit with "
+                    "task_column=, which also works inside pipelines, string scorers and cross_val_predict."
+                )
+            ids = normalise_task_ids(task)
+            check_same_length(X=table, task=ids)
+        if source is not None:
+            name = "task" if source == "argument" else f"task_column={self._fitted_task_column!r}"
+            row_task = encoding.encode_tasks(ids, unseen=self.unseen_task, name=name)
+        return features, row_task, getattr(table, "index", None)
+
+    def _predictions(self, X: Any, task: Any) -> tuple[np.ndarray, np.ndarray | None, Any]:
+        """Mean prediction of the members (n, n_tasks, n_outputs), row tasks, and the index of X."""
+        features, row_task, index = self._read_rows(X, task)
+        place = Place.of(self._networks[0], self.precision)
+        columns = self._encoding.encode_features(features)
+        return average_predictions(self._networks, place, columns, row_task), row_task, index
+
+    def _predict_values(self, X: Any, task: Any) -> tuple[np.ndarray, Any]:
+        """Numbers, or indices of the likeliest classes, (n, n_tasks)."""
+        out, row_task, index = self._predictions(X, task)
+        unscaled = self._encoding.unscale(out[:, :, 0], row_task)
+        values = np.empty(out.shape[:2])
+        for t, target in enumerate(self._encoding.targets.columns):
+            if target.kind == "regression":
+                values[:, t] = unscaled[:, t]
+            elif target.kind == "binary":
+                values[:, t] = out[:, t, 0] > 0.5
+            else:
+                values[:, t] = out[:, t, : target.n_outputs].argmax(axis=1)
+        return values, index
+
+    def _probabilities(self, X: Any, task: Any) -> list[np.ndarray | None]:
+        """Probabilities (n, n_classes) of each task; None for regression."""
+        out, _, _ = self._predictions(X, task)
+        found: list[np.ndarray | None] = []
+        for t, target in enumerate(self._encoding.targets.columns):
+            if target.kind == "regression":
+                found.append(None)
+            elif target.kind == "binary":
+                found.append(np.column_stack([1.0 - out[:, t, 0], out[:, t, 0]]))
+            else:
+                p = out[:, t, : target.n_outputs]
+                found.append(p / p.sum(axis=1, keepdims=True))
+        return found
+
+    def predict(self, X: Any, task: Any = None) -> Any:
+        """Predicted labels.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            As in fit.
+        task : array-like of shape (n,), default=None
+            Task of each row, for a model fitted with ``task=``.
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, n_tasks), or DataFrame
+            In the shape and with the labels of the ``y`` of fit; a DataFrame where that was one.
+        """
+        values, index = self._predict_values(X, task)
+        return self._encoding.targets.decode(values, index)
+
+    def task_scores(self, X: Any, y: Any, sample_weight: Any = None, task: Any = None) -> pd.DataFrame:
+        """R² or accuracy of every task, on its observed labels.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+        y : array-like of shape (n,) or (n, n_tasks)
+            True labels; NaN or None = not observed.
+        sample_weight : array-like of shape (n,) or (n, n_tasks), default=None
+        task : array-like of shape (n,), default=None
+            See `predict`.
+
+        Returns
+        -------
+        DataFrame
+            A row per task with "n", its number of labels, "metric" and "score"; NaN where R² is not defined.
+        """
+        predicted, _ = self._predict_values(X, task)
+        truth = self._encode_for_scores(y)
+        check_same_length(X=predicted, y=truth)
+        weight = np.where(np.isnan(truth), 0.0, check_cell_weight(sample_weight, truth.shape))
+        rows = []
+        for label, mask, t in self._score_groups(X, task, truth.shape):
+            target = self._encoding.targets.columns[t]
+            use = mask & (weight[:, t] > 0)
+            score = np.nan
+            if target.classes is not None and use.any():
+                score = accuracy_score(truth[use, t], predicted[use, t], sample_weight=weight[use, t])
+            elif target.classes is None and np.unique(truth[use, t]).size > 1:
+                score = r2_score(truth[use, t], predicted[use, t], sample_weight=weight[use, t])
+            metric = "r2" if target.classes is None else "accuracy"
+            rows.append({"task": label, "n": int(use.sum()), "metric": metric, "score": score})
+        return pd.DataFrame(rows).set_index("task")
+
+    def _encode_for_scores(self, y: Any) -> np.ndarray:
+        return self._encoding.targets.encode(y, known_only=False)
+
+    def _score_groups(self, X: Any, task: Any, shape: tuple[int, int]) -> Iterator[tuple[Any, Any, int]]:
+        """Label, rows and column of every task."""
+        if self._encoding.row_tasks is None:
+            for t, target in enumerate(self._encoding.targets.columns):
+                yield target.label, np.ones(shape[0], dtype=bool), t
+            return
+        _, row_task, _ = self._read_rows(X, task)
+        for i, label in enumerate(self._encoding.row_tasks.labels.tolist()):
+            yield label, row_task == i, 0
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None, task: Any = None) -> float:
+        """Mean over the columns of ``y`` of R² (regression) and accuracy (classes), each on its observed labels.
+
+        Parameters
+        ----------
+        X, y, sample_weight, task
+            See `task_scores`.
+
+        Returns
+        -------
+        float
+        """
+        predicted, _ = self._predict_values(X, task)
+        truth = self._encode_for_scores(y)
+        check_same_length(X=predicted, y=truth)
+        weight = np.where(np.isnan(truth), 0.0, check_cell_weight(sample_weight, truth.shape))
+        scores = []
+        for t, target in enumerate(self._encoding.targets.columns):
+            use = weight[:, t] > 0
+            if use.any():
+                measure: Callable[..., float] = r2_score if target.classes is None else accuracy_score
+                scores.append(measure(truth[use, t], predicted[use, t], sample_weight=weight[use, t]))
+        return float(np.mean(scores))
+
+    # --- scikit-learn ----------------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State with every tensor on the CPU, so that it can be read where there is no other device."""
+        state = super().__getstate__().copy()
+        if "_networks" in state:
+            state["_networks"] = [network.on_cpu() for network in state["_networks"]]
+        return state
+
+    def __sklearn_tags__(self):  # type: ignore[no-untyped-def]
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.categorical = True
+        tags.target_tags.multi_output = True
+        tags.target_tags.single_output = True
+        tags.non_deterministic = False
+        return tags
+
+
+def _history_frame(history: list[dict[str, Any]], labels: list[Any]) -> pd.DataFrame:
+    """A row per epoch; the validation figure of every task in a column of its own."""
+    rows = []
+    for figures in history:
+        by_task = figures.get("by_task", [])
+        named = {f"validation_score[{label}]": value for label, value in zip(labels, by_task, strict=False)}
+        rows.append({name: value for name, value in figures.items() if name != "by_task"} | named)
+    return pd.DataFrame(rows, columns=None if rows else ["member", "epoch", "learning_rate", "train_loss"])

@@ -1,0 +1,235 @@
+"""The options of the network estimators, each declared once: default, what it may be, and what it means.
+
+An estimator names the groups of options it has; its constructor, its checks and the parameter section of its docstring
+are made from them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from numbers import Integral, Real
+from textwrap import fill
+from typing import Any, NamedTuple
+
+from mttab._core.validation import HasMethods, Interval, StrOptions
+
+
+class Option(NamedTuple):
+    """One parameter: default value, scikit-learn constraints, type and meaning as numpydoc wants them."""
+
+    default: Any
+    constraints: list[Any]
+    type_text: str
+    meaning: str
+
+
+def _count(default: int, meaning: str, low: int = 1) -> Option:
+    return Option(default, [Interval(Integral, low, None, closed="left")], "int", meaning)
+
+
+def _flag(default: bool, meaning: str) -> Option:
+    return Option(default, ["boolean"], "bool", meaning)
+
+
+def _choice(default: str, names: tuple[str, ...], meaning: str) -> Option:
+    return Option(default, [StrOptions(set(names))], "{" + ", ".join(f'"{n}"' for n in names) + "}", meaning)
+
+
+def _number(default: float, low: float, high: float | None, closed: Any, meaning: str) -> Option:
+    return Option(default, [Interval(Real, low, high, closed=closed)], "float", meaning)
+
+
+def scoped(options: dict[str, Option], **defaults: Any) -> dict[str, Option]:
+    """The same options with some other defaults."""
+    return {name: o._replace(default=defaults.get(name, o.default)) for name, o in options.items()}
+
+
+TASKS: dict[str, Option] = {
+    "task_column": Option(
+        None,
+        [None, str, Integral, list, tuple],
+        "str, int, list of these or None",
+        "Column of ``X`` that says which task a row belongs to, by name or position; a list makes composite "
+        "ids. Each row "
+        "then has one token, that of its own task, and ``y`` one column. None: tasks come from ``fit(..., task=)``, or "
+        "are the columns of ``y``.",
+    ),
+    "task_weighting": Option(
+        "equal",
+        [
+            StrOptions(
+                {"equal", "uncertainty", "aligned_mtl", "imtlg", "mgda", "pcgrad", "upgrad"}
+            )
+        ],
+        '{"equal", "uncertainty", "upgrad", "mgda", "pcgrad", "imtlg", "aligned_mtl"}',
+        "How the losses of the tasks become one step: their mean, divided by learned variances, or the "
+        "gradients of the "
+        "tasks combined by this aggregator of TorchJD (``pip install 'mttab[torchjd]'``), at a backward pass per task.",
+    ),
+    "task_weight": Option(
+        None, [dict, None], "dict or None", "Factor on the loss of each task, by its label; 1 for those it leaves out."
+    ),
+}
+
+FEATURES: dict[str, Option] = {
+    "categorical_features": Option(
+        "from_dtype",
+        ["array-like", StrOptions({"from_dtype"}), None],
+        '"from_dtype", None or array-like',
+        "Features with levels: pandas categories, strings and objects; or a mask, names or positions over the "
+        "columns of "
+        "``X``. A missing level has a token of its own, and so has a level that fit did not see.",
+    ),
+    "numerical_embedding": _choice(
+        "piecewise_linear",
+        ("linear", "periodic", "piecewise_linear"),
+        "What a number brings to its token besides itself: nothing (as in the paper), cosines with learned "
+        "frequencies, "
+        "or its position in each of ``n_bins`` bins. A missing number is told apart in all of them.",
+    ),
+    "n_bins": _count(16, 'Bins per feature for ``numerical_embedding="piecewise_linear"``.', 2),
+    "numerical_scaling": _choice(
+        "quantile", ("quantile", "standard"), "To the quantiles of the standard normal, or by mean and deviation."
+    ),
+}
+
+NETWORK: dict[str, Option] = {
+    "embedding_dim": _count(32, "Width of a token, a multiple of ``n_heads``."),
+    "n_blocks": _count(2, "Blocks of attention."),
+    "n_heads": _count(2, "Heads of every attention."),
+    "mlp_dim": _count(128, "Hidden units of the MLP in a block."),
+    "head_dim": _count(64, "Hidden units of the head of a task."),
+    "mask": _choice(
+        "task_to_task",
+        ("none", "task_to_task", "feature_to_task", "both"),
+        "What the tokens of a row may not see: nothing; a task token the other tasks; a feature token any task; both.",
+    ),
+    "sample_attention": _flag(
+        False,
+        "Whether rows attend to rows: in training to those of the batch, in prediction to ``context_size`` "
+        "training rows "
+        "kept for it, so that a prediction does not depend on the other rows predicted with it.",
+    ),
+    "sample_attention_dim": Option(
+        128,
+        [Interval(Integral, 1, None, closed="left"), None],
+        "int or None",
+        "Width of that attention, a multiple of ``n_heads``; None: of a whole row of tokens.",
+    ),
+    "context_size": _count(512, "Training rows that predicted rows attend to; all, if there are fewer."),
+    "dropout": _number(0.1, 0.0, 1.0, "left", "Share of hidden units left out in training."),
+}
+
+TRAINING: dict[str, Option] = {
+    "n_members": _count(4, "Networks trained, from different starts and on different validation rows, and averaged."),
+    "learning_rate": _number(1e-3, 0.0, None, "neither", "Highest step size of AdamW."),
+    "weight_decay": _number(1e-2, 0.0, None, "left", "Of AdamW, on matrices."),
+    "batch_size": Option(
+        "auto",
+        [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        'int or "auto"',
+        '"auto": about 1/32 of the training rows, between 32 and 1024.',
+    ),
+    "max_epochs": _count(100, "Largest number of passes over the training rows.", 0),
+    "schedule": _choice(
+        "cosine", ("cosine", "constant"), "What the step size does after its linear start: it falls to 1 %, or stays."
+    ),
+    "warmup_fraction": _number(0.05, 0.0, 1.0, "both", "Share of all steps in which the step size rises."),
+    "gradient_clip": _number(1.0, 0.0, None, "left", "Largest norm of the gradient; 0 = no limit."),
+    "early_stopping": Option(
+        "auto",
+        [StrOptions({"auto"}), "boolean"],
+        'bool or "auto"',
+        "Whether training ends when validation rows show no progress for ``patience`` epochs; the best epoch counts. "
+        'Watched is the mean over tasks of R², for classes its counterpart in log loss. "auto" does so from 200 rows\n'
+        "on, or where validation rows are given.",
+    ),
+    "patience": _count(16, "Epochs without progress after which training ends.", 0),
+    "validation": Option(
+        None,
+        [None, HasMethods(["split"]), "array-like", list, tuple],
+        "splitter, list of (train, test) positions or None",
+        "Chooses the validation rows by its last split, for every member. A splitter that wants groups gets task ids.",
+    ),
+    "validation_fraction": _number(
+        0.15,
+        0.0,
+        1.0,
+        "neither",
+        "Otherwise, share of the rows held out, of every task and class where that can be; others for each member.",
+    ),
+    "unseen_task": _choice(
+        "shared",
+        ("shared", "error"),
+        "What predict does with a row task that fit did not see: the mean of all task tokens, or an error.",
+    ),
+    "target_scaling": Option(
+        None,
+        [StrOptions({"task"}), None],
+        '{"task"} or None',
+        'With row tasks, "task" standardises the target of each of them on its own, None of all together. Columns of\n'
+        "``y`` are always standardised one by one; predictions are in the unit of ``y``.",
+    ),
+    "warm_start": _flag(False, "Whether fit goes on from the networks it finds, for ``max_epochs`` more epochs."),
+    "device": Option(
+        "auto", [str], "str", 'Where to compute: "cuda", "mps", "cpu", …; "auto" takes the first of these there is.'
+    ),
+    "precision": _choice(
+        "auto",
+        ("auto", "float32", "float64", "bfloat16"),
+        '"bfloat16" computes products with 16 bits; "auto" does so on CUDA devices that can.',
+    ),
+    "compile": _flag(False, "Whether the network goes through ``torch.compile``; pays on long fits on a GPU."),
+    "n_jobs": Option(
+        None,
+        [Integral, None],
+        "int or None",
+        "Threads for training on the CPU; members are trained side by side. None and -1: as many as torch has.",
+    ),
+    "random_state": Option(
+        None,
+        ["random_state"],
+        "int, RandomState instance or None",
+        "Seeds validation rows, starts, batches and dropout.",
+    ),
+    "verbose": Option(0, ["verbose"], "int", "1 shows a progress bar, on standard error."),
+}
+
+
+def declare(options: dict[str, Option]) -> Any:
+    """Class decorator: constructor, constraints and the parameter section of the docstring from a table of options."""
+
+    def decorate(cls: Any) -> Any:
+        parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)] + [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option.default)
+            for name, option in options.items()
+        ]
+        signature = inspect.Signature(parameters)
+
+        def __init__(self: Any, **given: Any) -> None:
+            arguments = signature.bind(self, **given)
+            arguments.apply_defaults()
+            for name in options:
+                setattr(self, name, arguments.arguments[name])
+
+        __init__.__signature__ = signature  # type: ignore[attr-defined]
+        __init__.__qualname__, __init__.__module__ = f"{cls.__qualname__}.__init__", cls.__module__
+        cls.__init__ = __init__
+        cls._parameter_constraints = {name: option.constraints for name, option in options.items()}
+        cls.__doc__ = inspect.cleandoc(cls.__doc__).replace("{parameters}", parameter_section(options))
+        return cls
+
+    return decorate
+
+
+def parameter_section(options: dict[str, Option]) -> str:
+    """The options as numpydoc writes parameters."""
+    return "\n".join(
+        f"{name} : {option.type_text}, default={_shown(option.default)}\n"
+        + fill(option.meaning, 116, initial_indent="    ", subsequent_indent="    ")
+        for name, option in options.items()
+    )
+
+
+def _shown(default: Any) -> str:
+    return f'"{default}"' if isinstance(default, str) else repr(default)

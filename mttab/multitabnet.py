@@ -1,0 +1,301 @@
+"""MultiTab-Net: one network for tables whose rows carry several labels."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from sklearn.base import ClassifierMixin, RegressorMixin
+
+from mttab._core.neural.members import Place, average_attention
+from mttab._core.neural.network import MultiTabModule, NetworkOptions
+from mttab._core.neural.tokens import FeatureTokens
+from mttab._core.target_table import TargetTable
+from mttab._core.validation import StrOptions
+from mttab._network_base import BaseNetwork
+from mttab._network_options import FEATURES, NETWORK, TASKS, TRAINING, Option, declare
+
+
+_PAPER_PARAMETERS = {
+    "embedding_dim": 16,
+    "n_blocks": 1,
+    "n_heads": 4,
+    "mlp_dim": 256,
+    "head_dim": 64,
+    "mask": "task_to_task",
+    "sample_attention": True,
+    "sample_attention_dim": None,
+    "numerical_embedding": "linear",
+    "numerical_scaling": "standard",
+    "dropout": 0.0,
+    "learning_rate": 1e-3,
+    "weight_decay": 1e-5,
+    "batch_size": 2048,
+    "schedule": "constant",
+    "warmup_fraction": 0.0,
+    "gradient_clip": 0.0,
+    "patience": 5,
+    "n_members": 1,
+}
+
+
+class BaseMultiTabNet(BaseNetwork):
+    """The architecture of MultiTab-Net on the common base."""
+
+    @classmethod
+    def paper_parameters(cls) -> dict[str, Any]:
+        """Parameters that give the architecture and the optimiser of the paper.
+
+        Its early stopping watches the mean of AUC and explained variance; here it watches what ``early_stopping``
+        describes, with the patience of the paper.
+
+        Examples
+        --------
+        >>> from mttab import MultiTabNet
+        >>> MultiTabNet(**MultiTabNet.paper_parameters()).sample_attention
+        True
+        """
+        return dict(_PAPER_PARAMETERS)
+
+    def attention(self, X: Any, task: Any = None) -> dict[Any, pd.DataFrame]:
+        """What every task reads: attention of its token to the features, mean over heads, rows and members.
+
+        Parameters
+        ----------
+        X, task : see `predict`
+
+        Returns
+        -------
+        dict of DataFrame of shape (n_blocks, n_features + n_tasks)
+            By column of ``y``. Columns are the features and then the tasks; every row sums to 1. With row tasks all
+            rows are taken together and the last column is their own task.
+        """
+        features, row_task, _ = self._read_rows(X, task)
+        encoding = self._encoding
+        place = Place.of(self._networks[0], self.precision)
+        weights = average_attention(self._networks, place, encoding.encode_features(features), row_task)
+        order = np.concatenate([encoding.columns.numeric, encoding.columns.categorical])
+        labels = [target.label for target in self._fitted_targets()]
+        names = [encoding.layout.feature_names[j] for j in order] + labels
+        back = np.concatenate([np.argsort(order), np.arange(len(order), len(names))])
+        index = pd.RangeIndex(len(weights), name="block")
+        return {
+            label: pd.DataFrame(weights[:, t, back], columns=[names[j] for j in back], index=index)
+            for t, label in enumerate(labels)
+        }
+
+    def _fitted_targets(self) -> list[Any]:
+        return self._encoding.targets.columns
+
+    def _make_module(self, encoding: Any, outputs: Any, bins: Any) -> Any:
+        columns = encoding.columns
+        tokens = FeatureTokens(
+            len(columns.numeric),
+            int(columns.offset[-1]),
+            self.embedding_dim,
+            self.numerical_embedding,
+            bins,
+        )
+        n_features = len(columns.numeric) + len(columns.categorical)
+        row_width = self.embedding_dim * (n_features + len(outputs.kinds))
+        options = NetworkOptions(
+            n_features=n_features,
+            n_tasks=len(outputs.kinds),
+            n_outputs=outputs.n_outputs,
+            n_row_tasks=0 if encoding.row_tasks is None else encoding.row_tasks.n_tasks,
+            width=self.embedding_dim,
+            n_blocks=self.n_blocks,
+            n_heads=self.n_heads,
+            mlp_width=self.mlp_dim,
+            head_width=self.head_dim,
+            mask=self.mask,
+            sample_attention=self.sample_attention,
+            sample_attention_width=self.sample_attention_dim or row_width,
+            dropout=self.dropout,
+        )
+        return MultiTabModule(tokens, options)
+
+
+OPTIONS = {**TASKS, **FEATURES, **NETWORK, **TRAINING}
+
+# Kind of the columns of y of the mixed estimator.
+TASK_TYPES: dict[str, Option] = {
+    "task_types": Option(
+        "auto",
+        [dict, StrOptions({"auto", "regression", "binary", "multiclass"})],
+        '"auto", {"regression", "binary", "multiclass"} or dict',
+        "Kind of every column of ``y``, or a dict from column to kind. Inferred otherwise: strings, bools and "
+        "categories "
+        "are classes, numbers that are only 0 and 1 are binary, other numbers regression.",
+    )
+}
+
+
+@declare({**TASK_TYPES, **OPTIONS})
+class MultiTabNet(BaseMultiTabNet):
+    """MultiTab-Net for tasks of mixed kinds.
+
+    A transformer for tables whose rows carry several labels [1]_: a token per feature and a token per task go through
+    blocks of attention, under a mask that says which tokens may see which, and every task has a head that reads its own
+    token. Regression, binary and multiclass tasks are learned together; labels may be missing.
+
+    Parameters
+    ----------
+    {parameters}
+
+    Attributes
+    ----------
+    tasks_ : ndarray of shape (n_tasks,)
+        Names of the columns of ``y`` in their order; sorted ids with row tasks.
+    task_types_ : dict
+        Kind of every column of ``y``.
+    classes_ : dict
+        Sorted classes of every column that holds classes.
+    history_ : DataFrame
+        A row per member and epoch: step size, training loss, and with validation rows their mean figure and that of
+        every column of ``y`` (see ``early_stopping``).
+    n_iter_ : list of int
+        Epochs trained, per member.
+    device_ : str
+    n_tasks_, n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Where ``X`` has string column names.
+
+    Notes
+    -----
+    ``MultiTabNet(**MultiTabNet.paper_parameters())`` has the architecture and the optimiser of [1]_. The defaults
+    depart from it: numbers are embedded by bins, several networks are averaged, rows do not attend to rows.
+
+    References
+    ----------
+    .. [1] D. Sinodinos, J. Y. Wei, N. Armanfard. "MultiTab: A Scalable Foundation for Multitask Learning on Tabular
+       Data". AAAI 2026, arXiv:2511.09970.
+
+    Examples
+    --------
+    >>> from mttab import MultiTabNet
+    >>> from mttab.datasets import make_multitask
+    >>> X, Y = make_multitask(300, 5, 2, task_types=["regression", "binary"], random_state=0)
+    >>> net = MultiTabNet(n_members=1, max_epochs=5, random_state=0).fit(X, Y)
+    >>> net.predict(X).shape
+    (300, 2)
+    >>> list(net.predict_proba(X))
+    ['y1']
+    """
+
+    __metadata_request__predict_proba: ClassVar[dict[str, Any]] = {"task": True}
+
+    def _fit_targets(self, y: Any, sample_weight: Any, classes: Any) -> tuple[TargetTable, np.ndarray]:
+        return TargetTable().fit(y, self.task_types, sample_weight, classes)
+
+    def _set_fitted_attributes(self, encoding: Any, history: Any, device: Any) -> None:
+        super()._set_fitted_attributes(encoding, history, device)
+        self.classes_ = {t.label: t.classes for t in encoding.targets.columns if t.classes is not None}
+
+    def predict_proba(self, X: Any, task: Any = None) -> dict[Any, np.ndarray]:
+        """Probabilities of the classes of every column that holds classes.
+
+        Parameters
+        ----------
+        X, task : see `predict`
+
+        Returns
+        -------
+        dict of ndarray of shape (n, n_classes)
+            By column of ``y``; the order of the classes is that of ``classes_``.
+        """
+        found = zip(self._fitted_targets(), self._probabilities(X, task), strict=True)
+        return {target.label: p for target, p in found if p is not None}
+
+
+@declare(OPTIONS)
+class MultiTabNetRegressor(RegressorMixin, BaseMultiTabNet):
+    """MultiTab-Net for regression, of one or several targets.
+
+    The network of `MultiTabNet` [1]_ with scikit-learn's conventions for several outputs.
+
+    Parameters
+    ----------
+    {parameters}
+
+    Attributes
+    ----------
+    tasks_, history_, n_iter_, device_, n_tasks_, n_features_in_, feature_names_in_
+        See `MultiTabNet`.
+
+    References
+    ----------
+    .. [1] D. Sinodinos, J. Y. Wei, N. Armanfard. "MultiTab: A Scalable Foundation for Multitask Learning on Tabular
+       Data". AAAI 2026, arXiv:2511.09970.
+
+    Examples
+    --------
+    >>> from mttab import MultiTabNetRegressor
+    >>> from mttab.datasets import make_multitask_regression
+    >>> X, Y = make_multitask_regression(300, 5, 3, random_state=0)
+    >>> MultiTabNetRegressor(n_members=1, max_epochs=5, random_state=0).fit(X, Y).predict(X).shape
+    (300, 3)
+    """
+
+    def _fit_targets(self, y: Any, sample_weight: Any, classes: Any) -> tuple[TargetTable, np.ndarray]:
+        return TargetTable().fit(y, "regression", sample_weight)
+
+
+@declare(OPTIONS)
+class MultiTabNetClassifier(ClassifierMixin, BaseMultiTabNet):
+    """MultiTab-Net for classification, of one or several targets.
+
+    The network of `MultiTabNet` [1]_ with scikit-learn's conventions for several outputs. Columns may have different
+    classes.
+
+    Parameters
+    ----------
+    {parameters}
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,) or list of these
+        Sorted classes; a list with an entry per column where ``y`` had several.
+    tasks_, history_, n_iter_, device_, n_tasks_, n_features_in_, feature_names_in_
+        See `MultiTabNet`.
+
+    References
+    ----------
+    .. [1] D. Sinodinos, J. Y. Wei, N. Armanfard. "MultiTab: A Scalable Foundation for Multitask Learning on Tabular
+       Data". AAAI 2026, arXiv:2511.09970.
+
+    Examples
+    --------
+    >>> from mttab import MultiTabNetClassifier
+    >>> from mttab.datasets import make_multitask_classification
+    >>> X, Y = make_multitask_classification(300, 5, 3, random_state=0)
+    >>> net = MultiTabNetClassifier(n_members=1, max_epochs=5, random_state=0).fit(X, Y)
+    >>> [p.shape for p in net.predict_proba(X)]
+    [(300, 2), (300, 2), (300, 2)]
+    """
+
+    __metadata_request__predict_proba: ClassVar[dict[str, Any]] = {"task": True}
+
+    def _fit_targets(self, y: Any, sample_weight: Any, classes: Any) -> tuple[TargetTable, np.ndarray]:
+        return TargetTable().fit(y, "classes", sample_weight, classes)
+
+    def _set_fitted_attributes(self, encoding: Any, history: Any, device: Any) -> None:
+        super()._set_fitted_attributes(encoding, history, device)
+        classes = [t.classes for t in encoding.targets.columns]
+        self.classes_ = classes[0] if len(classes) == 1 else classes
+
+    def predict_proba(self, X: Any, task: Any = None) -> Any:
+        """Probabilities of the classes, in the order of ``classes_``.
+
+        Parameters
+        ----------
+        X, task : see `predict`
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes), or list of these
+            A list with an entry per column where ``y`` had several.
+        """
+        found = self._probabilities(X, task)
+        return found[0] if len(found) == 1 else found
