@@ -42,6 +42,7 @@ class BaseNetwork(NetworkFitSteps, BaseEstimator):
     _encoding: Encoding
     _networks: list[TrainedNetwork]
     _seed: int
+    history_: pd.DataFrame
 
     # --- what an architecture fills in -----------------------------------------------------------------------------
 
@@ -127,7 +128,8 @@ class BaseNetwork(NetworkFitSteps, BaseEstimator):
         X, y, sample_weight, task
             As in `fit`.
         classes : array-like, list of these or dict, default=None
-            In the first call, all classes of ``y``, of each of its columns, or by column; those of this ``y`` otherwise.
+            In the first call, all classes of ``y``, of each of its columns, or by column; those in this ``y`` by
+            default.
 
         Returns
         -------
@@ -135,7 +137,7 @@ class BaseNetwork(NetworkFitSteps, BaseEstimator):
             The estimator.
         """
         self._validate_params()
-        previous = self if hasattr(self, "_networks") else None
+        previous: Any = self if hasattr(self, "_networks") else None
         seed = previous._seed if previous else int(check_random_state(self.random_state).randint(2**31 - 1))
         place = Place.resolve(self.device, self.precision)
         encoding, rows, _, _ = self._read_training(X, y, sample_weight, task, previous, classes)
@@ -146,11 +148,11 @@ class BaseNetwork(NetworkFitSteps, BaseEstimator):
             for member, start in enumerate(starts)
         ]
         done = run_side_by_side(jobs, place.device, self.n_jobs)
-        before = self.history_.to_dict("records") if previous else []
+        before = previous.history_ if previous else None
         self._seed, self._networks = seed, [network for network, _ in done]
         self._set_fitted_attributes(encoding, [figures for _, epochs in done for figures in epochs], place)
-        if before:
-            self.history_ = pd.concat([pd.DataFrame(before), self.history_], ignore_index=True)
+        if before is not None:
+            self.history_ = pd.concat([before, self.history_], ignore_index=True)
         return self
 
     def _read_training(

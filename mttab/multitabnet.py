@@ -16,7 +16,6 @@ from mttab._core.validation import StrOptions
 from mttab._network_base import BaseNetwork
 from mttab._network_options import FEATURES, NETWORK, TASKS, TRAINING, Option, declare
 
-
 _PAPER_PARAMETERS = {
     "embedding_dim": 16,
     "n_blocks": 1,
