@@ -34,15 +34,22 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=DEFAULT_FOLDER, help="folder with a manifest.json")
     parser.add_argument("--views", nargs="+", metavar="NAME", help="only the data sets of these names")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 … N−1 (default: %(default)s)")
+    parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="seeds 0 … N−1 (default: %(default)s)")
     parser.add_argument("--peers", nargs="+", metavar="PEER", choices=PEERS, help=f"some of: {', '.join(PEERS)}")
-    parser.add_argument("--max-rows", type=int, metavar="N", help="a random part of larger tables")
-    parser.add_argument("--n-jobs", type=int, default=os.cpu_count(), help="threads (default: %(default)s)")
+    parser.add_argument("--max-rows", type=positive, metavar="N", help="a random part of larger tables")
+    parser.add_argument("--n-jobs", type=positive, default=os.cpu_count(), help="threads (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results/accuracy-DATE.json)")
     arguments = parser.parse_args()
     if not (arguments.folder / "manifest.json").is_file():
         parser.error(f"{arguments.folder} holds no manifest.json; name a folder that does")
     return arguments
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return int(text)
 
 
 def select_peers(wanted: list[str] | None) -> list[str]:
@@ -58,6 +65,8 @@ def select_views(folder: Path, names: list[str] | None) -> dict[str, Any]:
     """Short title -> view, for the row-task views; the task column tells views of one name apart."""
     views = [view for view in load_manifest(folder, drop_unlabelled=True) if view.layout == "row_tasks"]
     known = [view.name for view in views]
+    if not views:
+        raise SystemExit(f"{folder} holds no view with layout row_tasks; bench_neural.py takes target_tasks")
     if unknown := set(names or ()) - set(known):
         raise SystemExit(f"--views: {', '.join(sorted(unknown))} not among the row-task views {', '.join(known)}")
     title = {
@@ -112,10 +121,13 @@ def compile_kernels(peers: list[str], n_jobs: int) -> float:
     n_rows = 3000
     X = pd.DataFrame(rng.normal(size=(n_rows, 3)), columns=["a", "b", "c"])
     X = X.assign(category=pd.Categorical(rng.integers(0, 5, n_rows).astype(str)), task=rng.integers(0, 4, n_rows))
-    for n_classes in (0, 2, 3):
-        y = rng.integers(0, n_classes, n_rows) if n_classes else rng.normal(size=n_rows)
-        for name in peers:
-            run_peer(name, Problem(X, y, X, y, task="task", n_classes=n_classes, seed=0, n_jobs=n_jobs))
+    with progress(3 * len(peers)) as advance:
+        for n_classes in (0, 2, 3):
+            y = rng.integers(0, n_classes, n_rows) if n_classes else rng.normal(size=n_rows)
+            for name in peers:
+                advance(f"small fit beforehand: {name}", 0)
+                run_peer(name, Problem(X, y, X, y, task="task", n_classes=n_classes, seed=0, n_jobs=n_jobs))
+                advance("", 1)
     return time.perf_counter() - start
 
 
@@ -147,7 +159,7 @@ class progress:
 
             self.bar = tqdm(total=self.n_steps, file=sys.stderr, leave=False, disable=None)
         except ImportError:
-            pass
+            self("", 0)
         return self
 
     def __call__(self, what: str, n_steps: int) -> None:
@@ -155,7 +167,7 @@ class progress:
         if self.bar is not None:
             self.bar.set_postfix_str(what)
             self.bar.update(n_steps)
-        elif what and sys.stderr.isatty():
+        elif sys.stderr.isatty():
             print(f"\r\033[K{self.n_done}/{self.n_steps}  {what}", end="", file=sys.stderr, flush=True)
 
     def __exit__(self, *exception: object) -> None:

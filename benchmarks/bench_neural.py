@@ -17,7 +17,7 @@ import pandas as pd
 from sklearn.metrics import r2_score, roc_auc_score
 
 import gain_tables
-from bench_accuracy import DEFAULT_FOLDER, limit_rows
+from bench_accuracy import DEFAULT_FOLDER, limit_rows, positive, progress
 from mttab.datasets import load_manifest
 from run_store import Job, add_arguments, attempt, describe, open_store, run_jobs, write_tables
 from target_task_peers import BASELINE, PEERS, TargetProblem
@@ -29,12 +29,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=DEFAULT_FOLDER, help="folder with a manifest.json")
     parser.add_argument("--views", nargs="+", metavar="NAME", help="only the data sets of these names")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 … N−1 (default: %(default)s)")
+    parser.add_argument("--seeds", type=positive, default=3, metavar="N", help="seeds 0 … N−1 (default: %(default)s)")
     usual = ", ".join(name for name, peer in PEERS.items() if peer.by_default)
     parser.add_argument(
         "--peers", nargs="+", metavar="PEER", choices=PEERS, help=f"some of: {', '.join(PEERS)} (default: {usual})"
     )
-    parser.add_argument("--max-rows", type=int, metavar="N", help="a random part of larger tables")
+    parser.add_argument("--max-rows", type=positive, metavar="N", help="a random part of larger tables")
     add_arguments(parser, "neural.jsonl", n_jobs_are="threads of a model")
     options = parser.parse_args(arguments)
     if not (options.folder / "manifest.json").is_file():
@@ -55,6 +55,8 @@ def select_views(folder: Path, names: list[str] | None) -> dict[str, Any]:
     """Short title -> view, for the views with several targets per row."""
     views = [view for view in load_manifest(folder, drop_unlabelled=True) if view.layout == "target_tasks"]
     known = [view.name for view in views]
+    if not views:
+        raise SystemExit(f"{folder} holds no view with layout target_tasks; bench_accuracy.py takes row_tasks")
     if unknown := set(names or ()) - set(known):
         raise SystemExit(f"--views: {', '.join(sorted(unknown))} not among the target-task views {', '.join(known)}")
     title = {id(view): view.name if known.count(view.name) == 1 else view.title for view in views}
@@ -66,8 +68,10 @@ def make_problem(view: Any, seed: int, max_rows: int | None, n_jobs: int) -> Tar
     """Split one view by its own rule."""
     X, Y = view.X, view.y
     train, test = limit_rows(view.split(seed), seed, max_rows)
-    parts = [table.iloc[rows].reset_index(drop=True) for rows in (train, test) for table in (X, Y)]
-    return TargetProblem(*parts, kinds=dict(view.target_types), seed=seed, n_jobs=n_jobs)
+    (X_train, Y_train), (X_test, Y_test) = (
+        (X.iloc[rows].reset_index(drop=True), Y.iloc[rows].reset_index(drop=True)) for rows in (train, test)
+    )
+    return TargetProblem(X_train, Y_train, X_test, Y_test, kinds=dict(view.target_types), seed=seed, n_jobs=n_jobs)
 
 
 def make_jobs(views: dict[str, Any], peers: list[str], options: argparse.Namespace) -> Iterator[Job]:
@@ -93,8 +97,8 @@ def make_run(view: Any, seed: int, peer: str, options: argparse.Namespace) -> An
             except Exception as error:
                 scores[target], failures[target] = None, describe(error)
         rows = {"n_train": len(problem.X_train), "n_test": len(problem.X_test)}
-        error = f"no figure for {', '.join(failures)}" if failures else None
-        return {**rows, "scores": scores, "failures": failures, "undefined": undefined, "error": error}
+        failed = f"no figure for {', '.join(failures)}" if failures else None
+        return {**rows, "scores": scores, "failures": failures, "undefined": undefined, "error": failed}
 
     return run
 
@@ -113,13 +117,13 @@ def score(problem: TargetProblem, target: str, prediction: np.ndarray | Exceptio
         raise ValueError("a prediction is not finite")
     y = problem.codes(target, test=True)
     has_label = ~np.isnan(y)
-    y, prediction = y[has_label], prediction[has_label]
+    y, given = y[has_label], prediction[has_label]
     if problem.kinds[target] == "regression":
-        return float(r2_score(y, prediction))
-    prediction = prediction / prediction.sum(axis=1, keepdims=True)
+        return float(r2_score(y, given))
+    given = given / given.sum(axis=1, keepdims=True)
     if len(problem.classes[target]) == 2:
-        return float(roc_auc_score(y, prediction[:, 1]))
-    return float(np.mean([roc_auc_score(y == c, prediction[:, int(c)]) for c in np.unique(y)]))
+        return float(roc_auc_score(y, given[:, 1]))
+    return float(np.mean([roc_auc_score(y == c, given[:, int(c)]) for c in np.unique(y)]))
 
 
 def rehearse(peers: list[str], n_jobs: int) -> None:
@@ -129,9 +133,12 @@ def rehearse(peers: list[str], n_jobs: int) -> None:
     X = X.assign(category=pd.Categorical(rng.integers(0, 5, 600).astype(str)))
     Y = pd.DataFrame({"r": X["a"], "s": X["b"], "u": X["a"] > 0, "v": X["b"] > 0, "w": rng.integers(0, 3, 600)})
     kinds = dict(zip(Y, ("regression", "regression", "binary", "binary", "multiclass"), strict=True))
-    for name in peers:
-        if name.startswith("R-MTGB"):
+    ours = [name for name in peers if name.startswith("R-MTGB")]
+    with progress(len(ours)) as advance:
+        for name in ours:
+            advance(f"small fit beforehand: {name}", 0)
             attempt(partial(PEERS[name].predict, TargetProblem(X, Y, X, Y, kinds, seed=0, n_jobs=n_jobs)))
+            advance("", 1)
 
 
 def tidy(views: dict[str, Any], results: list[dict[str, Any]]) -> pd.DataFrame:

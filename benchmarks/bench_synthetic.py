@@ -16,6 +16,7 @@ import pandas as pd
 
 import synthetic_experiments as experiments
 import synthetic_tables as tables
+from bench_accuracy import positive, progress
 from run_store import Job, RunStore, add_arguments, attempt, open_store, run_jobs, write_tables
 from synthetic_approaches import ROW_TASK_APPROACHES, TARGET_APPROACHES
 from synthetic_experiments import SWEEPS, TASK_TYPES, Settings
@@ -30,13 +31,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = list(dict.fromkeys([*ROW_TASK_APPROACHES, *TARGET_APPROACHES]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiments", nargs="+", choices=DRAWS, default=list(DRAWS), help="some of the three")
-    parser.add_argument("--draws", type=int, metavar="N", help=f"draws 0 … N−1 of each (default: {DRAWS})")
+    parser.add_argument("--draws", type=positive, metavar="N", help=f"draws 0 … N−1 of each (default: {DRAWS})")
     parser.add_argument("--approaches", nargs="+", choices=names, metavar="NAME", help=f"some of: {', '.join(names)}")
     parser.add_argument("--quick", action="store_true", help=f"few draws ({QUICK_DRAWS}), small sweeps, no networks")
     add_arguments(parser, "synthetic.jsonl", n_jobs_are="models fitted at a time, each with one thread")
     options = parser.parse_args(arguments)
-    if options.draws is not None and options.draws < 1:
-        parser.error(f"--draws={options.draws} must be at least 1")
     options.draws = {name: options.draws or (QUICK_DRAWS if options.quick else DRAWS)[name] for name in DRAWS}
     return options
 
@@ -102,21 +101,25 @@ def chosen(approaches: dict[str, Any], arguments: argparse.Namespace) -> list[st
 
 def rehearse(jobs: Sequence[Job], store: RunStore) -> None:
     """Run each approach on a small problem of each kind, so that no measured time holds a compilation."""
-    start, seen = time.perf_counter(), set()
+    start = time.perf_counter()
+    first_of_kind: dict[tuple, Job] = {}
     for job in jobs:
-        is_sweep = job.key["experiment"] == "sweeps"
-        kind = (job.key["approach"], is_sweep, job.key["problem"].get("task_type"))
-        if kind not in seen and store.get(job.key) is None:
-            seen.add(kind)
+        if store.get(job.key) is None:
+            kind = (job.key["approach"], job.key["experiment"] == "sweeps", job.key["problem"].get("task_type"))
+            first_of_kind.setdefault(kind, job)
+    with progress(len(first_of_kind)) as advance:
+        for (approach, is_sweep, _), job in first_of_kind.items():
+            advance(f"small fit beforehand: {approach}", 0)
             small = {name: min(n, job.key["problem"][name]) for name, n in {"n_train": 120, "n_test": 30}.items()}
             key = {**job.key, "problem": {**job.key["problem"], **small}}
             attempt((sweep_run if is_sweep else row_task_run)(key))
+            advance("", 1)
     print(f"small fits beforehand, compilation included: {time.perf_counter() - start:.1f} s", flush=True)
 
 
 def jobs_by_part(options: argparse.Namespace) -> dict[tuple[str, str], list[Job]]:
     """(experiment, its task type or swept setting) -> its runs."""
-    parts = {}
+    parts: dict[tuple[str, str], list[Job]] = {}
     for name in options.experiments:
         if name == "sweeps":
             points = {sweep: experiments.sweep_points(sweep, options.quick) for sweep in SWEEPS}

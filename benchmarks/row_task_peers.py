@@ -112,8 +112,8 @@ def fit_lightgbm(X: pd.DataFrame, y: np.ndarray, is_validation: np.ndarray, prob
 
 
 def run_lightgbm(booster: lightgbm.Booster, X: pd.DataFrame, n_classes: int) -> np.ndarray:
-    output = booster.predict(X.set_axis([f"f{j}" for j in range(X.shape[1])], axis=1))
-    return np.column_stack([1 - output, output]) if n_classes == 2 else np.asarray(output)
+    output = np.asarray(booster.predict(X.set_axis([f"f{j}" for j in range(X.shape[1])], axis=1)))
+    return np.column_stack([1 - output, output]) if n_classes == 2 else output
 
 
 def predict_lightgbm_pooled(problem: Problem) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from joblib import Parallel, delayed
 
-from bench_accuracy import ROOT, describe_machine, progress
+from bench_accuracy import ROOT, describe_machine, positive, progress
 
 
 class Job(NamedTuple):
@@ -59,7 +59,7 @@ class RunStore:
 def add_arguments(parser: argparse.ArgumentParser, file_name: str, *, n_jobs_are: str) -> None:
     """Give `parser` the options of every script that resumes."""
     n_cores = os.cpu_count()
-    parser.add_argument("--n-jobs", type=int, default=n_cores, help=f"{n_jobs_are} (default: %(default)s)")
+    parser.add_argument("--n-jobs", type=positive, default=n_cores, help=f"{n_jobs_are} (default: %(default)s)")
     parser.add_argument(
         "--output", type=_jsonl, default=ROOT / "benchmarks" / "results" / file_name,
         help="a line per run; the tables go to the same name with .json (default: %(default)s)",

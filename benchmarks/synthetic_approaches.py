@@ -21,9 +21,9 @@ from target_task_peers import (
 )
 from target_task_peers import PEERS as TARGET_PEERS
 
-TASK_AS_CATEGORY = {"categorical_features": ["task"]}
-ONLY_TASK = {"max_iter_shared": 0, "max_iter_partition": 0, "max_iter_task": SINGLE_BLOCK_ROUNDS}
-PAPER_ROUNDS = {"max_iter_shared": 50, "max_iter_partition": 50, "max_iter_task": 100}
+TASK_AS_CATEGORY: dict[str, Any] = {"categorical_features": ["task"]}
+ONLY_TASK: dict[str, Any] = {"max_iter_shared": 0, "max_iter_partition": 0, "max_iter_task": SINGLE_BLOCK_ROUNDS}
+PAPER_ROUNDS: dict[str, Any] = {"max_iter_shared": 50, "max_iter_partition": 50, "max_iter_task": 100}
 
 
 class Approach(NamedTuple):

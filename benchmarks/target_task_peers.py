@@ -26,7 +26,7 @@ Predictions = dict[str, np.ndarray | Exception]
 # Rounds of a model that has one block only: as many as the three blocks of R-MTGB have together by default.
 BLOCK_ROUNDS = ("max_iter_shared", "max_iter_partition", "max_iter_task")
 SINGLE_BLOCK_ROUNDS = sum(mttab.RMTGBRegressor().get_params()[rounds] for rounds in BLOCK_ROUNDS)
-ONLY_SHARED = {"max_iter_shared": SINGLE_BLOCK_ROUNDS, "max_iter_partition": 0, "max_iter_task": 0}
+ONLY_SHARED: dict[str, Any] = {"max_iter_shared": SINGLE_BLOCK_ROUNDS, "max_iter_partition": 0, "max_iter_task": 0}
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def estimator_settings(model: Any) -> dict[str, Any]:
 
 def predict_multitabnet(problem: TargetProblem) -> Predictions:
     """Default options; all targets in one network."""
-    return run_multitabnet(problem, list(problem.kinds))
+    return {**run_multitabnet(problem, list(problem.kinds))}
 
 
 def predict_multitabnet_alone(problem: TargetProblem, target: str) -> np.ndarray:

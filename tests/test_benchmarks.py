@@ -117,6 +117,21 @@ def test_synthetic_starts_afresh_without_resume(synthetic, tmp_path):
     assert len(read_runs(output)) == 2 * n_before
 
 
+def test_synthetic_counts_small_fits_too_in_a_progress_bar(synthetic, tmp_path, monkeypatch):
+    shown = []
+
+    class Bar(synthetic.progress):
+        def __call__(self, what, n_steps):
+            shown.append((self.n_steps, what))
+
+    monkeypatch.setattr(synthetic, "progress", Bar)
+    only = ["--experiments", "groups", "--draws", "2", "--n-jobs", "1", "--approaches", "category", "LightGBM pooled"]
+    synthetic.main([*only, "--output", str(tmp_path / "runs.jsonl")])
+    names = ["category", "LightGBM pooled"] * 2  # regression, classes
+    assert [what for _, what in shown if what] == [f"small fit beforehand: {name}" for name in names]
+    assert {n_steps for n_steps, _ in shown} == {4}
+
+
 def test_synthetic_shows_an_approach_that_fails(synthetic, tmp_path, capsys, monkeypatch):
     broken = synthetic.ROW_TASK_APPROACHES["LightGBM pooled"]._replace(predict=failing)
     output = tmp_path / "runs.jsonl"
@@ -237,6 +252,25 @@ def test_accuracy_runs_and_shows_a_peer_that_fails(script, folder, tmp_path, cap
     printed = capsys.readouterr().out
     assert "failed" in printed
     assert "1 of 4 runs failed" in printed
+
+
+# options -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "other"), [("bench_accuracy", "target_tasks"), ("bench_neural", "row_tasks")])
+def test_a_folder_without_a_view_for_the_script_is_refused(script, folder, name, other):
+    records = [r for r in json.loads((folder / "manifest.json").read_text()) if r["layout"] == other]
+    (folder / "manifest.json").write_text(json.dumps(records))
+    with pytest.raises(SystemExit, match="holds no view with layout"):
+        script(name).select_views(folder, None)
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--max-rows", "--n-jobs"])
+@pytest.mark.parametrize("value", ["0", "-1", "few"])
+def test_counts_below_one_are_refused(script, folder, capsys, option, value):
+    with pytest.raises(SystemExit):
+        script("bench_neural").parse_arguments([str(folder), f"{option}={value}"])
+    assert f"argument {option}: {value} is not a whole number of at least 1" in capsys.readouterr().err
 
 
 # run_store -----------------------------------------------------------------------------------------------------------

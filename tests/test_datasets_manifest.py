@@ -186,6 +186,11 @@ def test_a_manifest_that_is_no_list_of_records_is_refused(tmp_path, content, mes
         ({"split": {}}, "'split' of record 0 of .* lacks 'rule'"),
         ({"target_type": "ordinal"}, "type of target 'sales' 'ordinal'"),
         ({"features": {"size": "integer"}}, "type of feature 'size' 'integer'"),
+        ({"features": ["size"]}, "'features' of record 0 of .* must be an object of column -> type"),
+        ({"layout": "target_tasks", "targets": ["sales"]}, "'targets' of record 0 of .* must be an object"),
+        ({"task": None}, r"'task' of record 0 of .* \('shops'\) must be a string, got None"),
+        ({"split": {"rule": "random", "test_fraction": "0.2"}}, "'test_fraction' in 'split' of record 0 .* got '0.2'"),
+        ({"split": {"rule": "random", "test_fraction": 20}}, "must be a number between 0 and 1, got 20"),
     ],
 )
 def test_a_record_that_breaks_the_form_is_refused_by_key(folder, change, message):

@@ -156,6 +156,7 @@ def test_binary_is_the_sign_where_both_classes_are_frequent():
 @settings(max_examples=25, deadline=None)
 @example(seed=0, n_classes=4, fraction=0.78515625, shared_share=0.9)  # no whole draw has it
 @example(seed=3, n_classes=4, fraction=1.0, shared_share=0.0)
+@example(seed=0, n_classes=3, fraction=1.0, shared_share=0.0)  # three thirds of 100 rows
 @given(
     seed=st.integers(0, 10_000),
     n_classes=st.integers(2, 4),
@@ -169,7 +170,8 @@ def test_every_class_has_its_share_in_every_task(seed, n_classes, fraction, shar
         min_class_share=min_class_share, random_state=seed,
     )  # fmt: skip
     counts = pd.crosstab(X["task"], y).reindex(columns=range(n_classes), fill_value=0)
-    assert counts.to_numpy().min() >= min_class_share * 100 - 1e-9
+    wanted = np.ceil(min_class_share * 100 - 1e-9)
+    assert counts.to_numpy().min() >= (wanted if wanted * n_classes <= 100 else np.floor(min_class_share * 100))
 
 
 def test_task_type_changes_the_labels_only():
@@ -217,12 +219,14 @@ def test_samples_repeat_with_the_seed_and_after_pickle():
         ({"shared_share": 1.2}, "shared_share=1.2 must be between 0 and 1"),
         ({"length_scale": (0.5, 0.1)}, "length_scale"),
         ({"length_scale": (1, 2, 3)}, "length_scale"),
+        ({"length_scale": "smooth"}, "length_scale='smooth' must be a positive number or a pair"),
         ({"noise": -1.0}, "noise=-1.0 must be at least 0"),
         ({"noise": "high"}, "noise='high'"),
         ({"noise_unit": "sd"}, "noise_unit='sd' must be one of 'absolute', 'label_sd'"),
         ({"task_type": "ranking"}, "task_type='ranking'"),
         ({"task_type": "multiclass", "n_classes": 5, "min_class_share": 0.3}, "min_class_share=0.3"),
         ({"task_type": "multiclass", "n_classes": 1}, "n_classes=1"),
+        ({"task_type": "binary", "min_class_share": None}, "min_class_share=None must be a number between 0 and 1/2"),
         ({"random_state": -1}, "random_state=-1"),
         ({"random_state": "seed"}, "random_state='seed'"),
     ],

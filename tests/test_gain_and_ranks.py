@@ -79,6 +79,12 @@ def test_gain_refuses_what_it_cannot_compare():
         multitask_gain(pd.DataFrame({"x": [1.0]}), table)
 
 
+@pytest.mark.parametrize("numbers", [[1.0, 2.0], np.ones(2), 1.0])
+def test_numbers_without_the_names_of_their_tasks_are_refused(numbers):
+    with pytest.raises(ValueError, match=r"scores holds a .* where a table belongs; pass a table of task_scores"):
+        multitask_gain(numbers, numbers, greater_is_better=True)
+
+
 def test_composite_task_ids_are_compared(regression):
     y, prediction, task = regression
     ids = pd.DataFrame({"task": task, "year": np.arange(300) % 2})
@@ -154,6 +160,26 @@ def test_seeds_are_paired_by_their_column_whatever_the_order(regression):
     pd.testing.assert_frame_equal(table, harmed_tasks(multi, single))
     pd.testing.assert_frame_equal(table, harmed_tasks(dict(enumerate(multi)), dict(enumerate(single))))
     assert (table["n_seeds"] == 4).all()
+
+
+def test_tables_in_a_list_are_paired_by_the_seeds_they_name():
+    def run(seed, score):
+        return pd.DataFrame({"metric": "m", "score": [score], "greater_is_better": True, "seed": seed}, index=["a"])
+
+    multi = [run(0, 1.0), run(1, 5.0), run(2, 9.0)]
+    single = [run(2, 9.1), run(0, 1.2), run(1, 5.3)]
+    table = harmed_tasks(multi, single)
+    pd.testing.assert_frame_equal(table, harmed_tasks(pd.concat(multi), pd.concat(single)))
+    pd.testing.assert_frame_equal(table, harmed_tasks([pd.concat(multi)], [pd.concat(single)]))
+    assert table["harmed"].tolist() == [True]
+
+
+def test_a_pair_of_task_and_metric_that_the_baseline_lacks_is_refused():
+    rows = {"metric": ["m1", "m2", "m1", "m2"], "score": 1.0, "greater_is_better": True}
+    ours = pd.DataFrame(rows, index=["a", "a", "b", "b"])
+    theirs = ours.iloc[[0, 2, 3]]  # task a and metric m2 are there, but not together
+    with pytest.raises(ValueError, match="baseline has no figure for: 'a'; score the same tasks"):
+        harmed_tasks(ours, theirs)
 
 
 def test_one_seed_or_seeds_without_noise_are_never_called_harm():
@@ -247,6 +273,12 @@ def test_ranks_of_task_scores_are_ranks_over_tasks_and_metrics(regression):
         (pd.DataFrame({"p": [1.0]}), {"greater_is_better": True}, "pass at least 2 approaches"),
         (pd.DataFrame({"p": [1.0], "q": [2.0]}), {}, "pass greater_is_better="),
         ([1, 2], {}, "results is a list"),
+        (
+            pd.DataFrame({"name": ["x"], "p": [1.0], "q": [2.0]}),
+            {"greater_is_better": True},
+            "columns that are no numbers, 'name', but each column is an approach",
+        ),
+        ({"p": [1.0], "q": [2.0]}, {"greater_is_better": True}, r"results\['p'\] holds a float where a table belongs"),
         (pd.DataFrame({"p": [1.0], "q": [2.0]}), {"greater_is_better": True, "missing": "last"}, "missing='last'"),
         (pd.DataFrame({"p": [1.0], "q": [2.0]}), {"greater_is_better": True, "alpha": 0}, "alpha=0 is no level"),
     ],

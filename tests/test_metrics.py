@@ -229,6 +229,16 @@ def test_a_mixed_wide_table_takes_a_metric_and_probabilities_per_task():
         task_scores(Y, P, metric={"cost": "r2"})
 
 
+def test_nested_lists_are_rows_in_predictions_as_in_the_truth():
+    truth, prediction = [[1.0, 10.0], [2.0, 20.0]], [[1.0, 11.0], [2.0, 22.0]]
+    scores = task_scores(truth, prediction, metric="mean_absolute_error")
+    assert scores["score"].tolist() == [0.0, 1.5]
+    per_task = task_scores(truth, list(np.transpose(prediction)), metric="mean_absolute_error")
+    pd.testing.assert_frame_equal(scores, per_task)
+    one_column = task_scores(np.array([[1.0], [2.0]]), [1.0, 3.0], metric="mean_absolute_error")
+    assert one_column["score"].tolist() == [0.5]
+
+
 def test_a_column_without_observations_or_with_one_class_or_without_predictions_is_reported():
     Y = pd.DataFrame({"a": [0, 1, 0, 1], "b": [np.nan] * 4, "c": [1, 1, 1, np.nan], "d": [0, 1, 1, 0]})
     proba = np.full((4, 2), 0.5)
@@ -331,6 +341,12 @@ def test_inputs_are_not_written_to(regression):
             {"y_true": pd.DataFrame({"u": [0.0] * 4}), "y_pred": pd.DataFrame({"v": [0.0] * 4})},
             "y_pred has no column 'u'",
         ),
+        ({"y_true": np.zeros((4, 2)), "y_pred": np.zeros((4, 1))}, "y_pred predicts 1 tasks, y_true has more columns"),
+        ({"y_true": np.zeros((4, 2)), "y_pred": [np.zeros(4)]}, "y_pred predicts 1 tasks, y_true has more columns"),
+        ({"y_pred": {"a": [1.0]}}, "y_pred is a dict; pass one prediction per row"),
+        ({"y_true": [], "y_pred": []}, "y_true has no rows"),
+        ({"metric": []}, r"metric=\[\] names no metric"),
+        ({"metric": lambda y, p: abs(y - p)}, r"returns shape \(4,\); pass one that returns a number"),
     ],
 )
 def test_bad_input_is_named(arguments, message):
@@ -365,3 +381,9 @@ def test_averages_leave_undefined_tasks_out_and_count_them():
     scores = task_scores([0, 1, 0, 1, 1], [0.1, 0.9, 0.2, 0.3, 0.4], task=[1, 1, 1, 2, 2], metric="roc_auc")
     row = average_scores(scores).loc["roc_auc"]
     assert (row["macro"], row["n_tasks"], row["n_undefined"]) == (1.0, 1, 1)
+
+
+@pytest.mark.parametrize("scores", [[1.0, 2.0], pd.DataFrame({"score": [1.0]})])
+def test_averages_need_the_table_of_task_scores(scores):
+    with pytest.raises(ValueError, match=r"scores lacks the columns \['metric', .*pass the table that task_scores"):
+        average_scores(scores)

@@ -167,6 +167,14 @@ def test_shuffle_split_sizes_may_be_shares_or_numbers_of_rows():
     assert sizes(test_size=0.3, train_size=0.7) == (70, 30)
 
 
+@pytest.mark.parametrize("n_rows", range(7, 200, 7))
+def test_shuffle_split_gives_the_number_of_test_rows_asked_for(n_rows):
+    task, X = np.arange(n_rows) % 2, np.zeros((n_rows, 1))
+    for test_size in {1, n_rows // 3, n_rows - 2} - {0}:
+        ((_, test),) = TaskShuffleSplit(1, test_size=test_size, random_state=0).split(X, groups=task)
+        assert len(test) == test_size
+
+
 @given(table=task_tables(), n_tasks=st.integers(1, 3), shuffle=st.booleans())
 def test_leave_tasks_out_tests_every_task_once_and_unseen(table, n_tasks, shuffle):
     task, _ = table

@@ -15,8 +15,13 @@ TASK_TYPES = ("regression", "binary", "multiclass")
 _PUBLISHED_N_TASKS = 7
 
 
-def per_task(value: Any, name: str, n_tasks: int, *, low: float, high: float = np.inf) -> NDArray[np.float64]:
-    """`value`, a number or one per task, as an array of shape (n_tasks,) with all entries in [low, high]."""
+def per_task(
+    value: Any, name: str, n_tasks: int, *, low: float, high: float = np.inf, below_high: bool = False
+) -> NDArray[np.float64]:
+    """`value`, a number or one per task, as an array of shape (n_tasks,) with all entries in [low, high].
+
+    With `below_high` they must be less than `high`. All must be finite.
+    """
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
@@ -25,9 +30,10 @@ def per_task(value: Any, name: str, n_tasks: int, *, low: float, high: float = n
         raise ValueError(
             f"{name} must be a number or a sequence with one entry per task ({n_tasks}), got shape {array.shape}."
         )
-    if not np.all((array >= low) & (array <= high) & np.isfinite(array)):
+    if not np.all((array >= low) & (array < high if below_high else array <= high) & np.isfinite(array)):
         bound = f"at least {low:g}" if np.isinf(high) else f"between {low:g} and {high:g}"
-        raise ValueError(f"{name}={value!r} must be {bound}.")
+        bound = bound if np.isfinite(array).all() else "finite"
+        raise ValueError(f"{name}={value!r} must be {bound}{f', and less than {high:g}' if below_high else ''}.")
     return np.broadcast_to(array, (n_tasks,)).copy()
 
 
@@ -58,8 +64,9 @@ def infer_n_tasks(n_tasks: int | None, *maybe_per_task: Any) -> int:
     if n_tasks is not None:
         return count(n_tasks, "n_tasks", low=1)
     for value in maybe_per_task:
-        if value is not None and not isinstance(value, str) and np.iterable(value):
-            return len(np.asarray(value, dtype=object))
+        entries = list(value) if np.iterable(value) and not isinstance(value, str) else []
+        if entries:
+            return len(entries)
     return _PUBLISHED_N_TASKS
 
 
@@ -67,7 +74,7 @@ def types_per_task(task_types: str | Sequence[str] | None, n_tasks: int) -> tupl
     """The type of each task."""
     if task_types is None:
         return tuple(islice(cycle(TASK_TYPES), n_tasks))
-    kinds = [task_types] * n_tasks if isinstance(task_types, str) else list(task_types)
+    kinds = list(task_types) if np.iterable(task_types) and not isinstance(task_types, str) else [task_types] * n_tasks
     if len(kinds) != n_tasks:
         raise ValueError(f"task_types must be one type or {n_tasks}, one per task, got {len(kinds)}.")
     return tuple(one_of(kind, "task_types", TASK_TYPES) for kind in kinds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -52,17 +53,28 @@ def class_shares(kinds: tuple[str, ...], n_classes: Any, class_balance: Any) -> 
     """Share of each class of each task; the single share 1 for regression."""
     n_tasks = len(kinds)
     counts = per_task_count(n_classes, "n_classes", n_tasks, low=2)
+    class_counts = [{"regression": 1, "binary": 2}.get(kind, int(k)) for kind, k in zip(kinds, counts, strict=True)]
     is_for_all = not np.iterable(class_balance)
-    if not is_for_all and len(class_balance) != n_tasks:
-        raise ValueError(f"class_balance must be a number or have one entry per task ({n_tasks}).")
+    if not is_for_all and (isinstance(class_balance, (str, Mapping)) or len(class_balance) != n_tasks):
+        raise ValueError(
+            f"class_balance={class_balance!r} must be a number or a sequence with one entry per task ({n_tasks})."
+        )
+    if is_for_all and class_balance is not None and not any(k == 2 for k in class_counts):
+        raise ValueError(
+            f"class_balance={class_balance!r} is the share of class 1 in binary tasks, but there are none; give one "
+            f"entry per task ({n_tasks})."
+        )
     shares = []
-    for t, kind in enumerate(kinds):
-        k = {"regression": 1, "binary": 2}.get(kind, int(counts[t]))
+    for t, k in enumerate(class_counts):
         balance = class_balance if is_for_all else class_balance[t]
         if k == 1 or balance is None or (is_for_all and k > 2):
             shares.append(np.full(k, 1.0 / k))
             continue
-        share = np.asarray([1.0 - balance, balance] if np.ndim(balance) == 0 else balance, dtype=np.float64)
+        try:
+            share = np.asarray(balance, dtype=np.float64)
+        except (TypeError, ValueError):
+            share = np.empty(0)
+        share = np.array([1.0 - share, share]) if share.ndim == 0 else share
         if share.shape != (k,) or not np.all(share > 0.0) or not np.isclose(share.sum(), 1.0):
             rule = "a number between 0 and 1" if k == 2 else f"{k} positive shares that sum to 1"
             raise ValueError(f"class_balance={balance!r} of task {t} must be {rule}.")

@@ -88,7 +88,7 @@ class View:
     @property
     def task(self) -> pd.Series | None:
         """The task of each row; None for "target_tasks"."""
-        return None if self.task_column is None else self._table()[self.task_column]
+        return None if self.task_column is None else self._table()[self.task_column].copy()
 
     def split(self, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Row positions for training and testing.
@@ -209,6 +209,18 @@ def _view(record: Any, where: str, folder: Path, drop_unlabelled: bool) -> View:
     _allow(record["split"]["rule"], tuple(_KEYS_OF_RULE), "rule", f"'split' of {where}")
     _require(record["split"], _KEYS_OF_RULE[record["split"]["rule"]], f"'split' of {where}")
     is_row_tasks = record["layout"] == "row_tasks"
+    if record["split"]["rule"] == "random":
+        fraction = record["split"]["test_fraction"]
+        if not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
+            raise ValueError(
+                f"'test_fraction' in 'split' of {where} must be a number between 0 and 1, got {fraction!r}."
+            )
+    for key in ("features",) if is_row_tasks else ("features", "targets"):
+        if not isinstance(record[key], dict) or not record[key]:
+            raise ValueError(f"{key!r} of {where} must be an object of column -> type with at least one entry.")
+    for holder, key in ((record, "file"), *([(record, "task"), (record, "target")] if is_row_tasks else [])):
+        if not isinstance(holder[key], str):
+            raise ValueError(f"{key!r} of {where} must be a string, got {holder[key]!r}.")
     targets = {record["target"]: record["target_type"]} if is_row_tasks else record["targets"]
     for column, kind in record["features"].items():
         _allow(kind, ("numeric", "categorical"), f"type of feature {column!r}", where)
@@ -239,7 +251,7 @@ def _allow(value: Any, allowed: tuple[str, ...], what: str, where: str) -> None:
 
 
 def _hint(column: str, table: pd.DataFrame) -> str:
-    close = get_close_matches(column, [str(name) for name in table.columns], n=1)
+    close = get_close_matches(str(column), [str(name) for name in table.columns], n=1)
     return f"; did you mean {close[0]!r}?" if close else "."
 
 

@@ -75,8 +75,8 @@ def make_multitask(
         Number of classes of multiclass tasks, for all tasks or per task (ignored for tasks of other types).
     class_balance : float, sequence or None, default=None
         Shares of the classes in the population, noise included. A number is the share of class 1 in every binary
-        task. A sequence has one entry per task: a number for a binary task, a sequence of `n_classes` shares that sum
-        to 1, or None. None means equal shares.
+        task, of which there must be one. A sequence has one entry per task: a number for a binary task, a sequence of
+        `n_classes` shares that sum to 1, or None. None means equal shares.
     missing_fraction : float or sequence of float, default=0.0
         Probability in [0, 1) that a label is not observed (NaN), independently for every label, for all tasks or per
         task.
@@ -188,7 +188,7 @@ def make_multitask(
         noise_sd=noise_sd,
         task_types=kinds,
         cuts=[cuts_at_shares(int(p), float(sd), share) for p, sd, share in zip(degrees, noise_sd, shares, strict=True)],
-        missing_fraction=per_task(missing_fraction, "missing_fraction", n_tasks, low=0.0, high=np.nextafter(1.0, 0.0)),
+        missing_fraction=per_task(missing_fraction, "missing_fraction", n_tasks, low=0.0, high=1.0, below_high=True),
         n_nuisance=count(n_nuisance, "n_nuisance", low=0),
         n_categorical=count(n_categorical, "n_categorical", low=0),
         n_levels=count(n_levels, "n_levels", low=2),
@@ -334,8 +334,8 @@ def make_multitask_classification(
     n_classes : int or sequence of int, default=2
         Number of classes, for all tasks or per task.
     class_balance : float, sequence or None, default=None
-        A number is the share of class 1 in every task of two classes; a sequence has one entry per task: such a
-        number, a sequence of `n_classes` shares that sum to 1, or None. None means equal shares.
+        A number is the share of class 1 in every task of two classes, of which there must be one; a sequence has one
+        entry per task: such a number, a sequence of `n_classes` shares that sum to 1, or None. None means equal shares.
     correlation : float or array-like of shape (n_tasks, n_tasks), default=0.4
         Correlation of every two tasks, or the matrix of correlations.
     correlation_of : {"weights", "targets"}, default="weights"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -76,8 +77,9 @@ def make_task_groups(
         Number of classes when `task_type` is "multiclass".
     min_class_share : float, default=0.1
         Least share of each class in each task, at most 1 / number of classes. The cuts of a task move as little as
-        needed for it to hold over the distribution of x; the rows of a task are redrawn until it holds in them too, noise
-        apart, and after 100 draws a class that still lacks rows takes them from further ones.
+        needed for it to hold over the distribution of x; the rows of a task are redrawn until it holds in them too,
+        noise apart, and after 100 draws a class that still lacks rows takes them from further ones. The number of rows
+        is rounded up, or down where the task has too few rows for that (three thirds of 100).
     shuffle : bool, default=True
         Whether rows come in random order; otherwise task by task.
     as_frame : bool, default=True
@@ -314,7 +316,10 @@ def _task_group(group_sizes: Sequence[int]) -> NDArray[np.int64]:
 
 def _scale_range(length_scale: float | tuple[float, float], n_features: int) -> tuple[float, float]:
     """Lowest and highest length scale in units of the features."""
-    low, high = np.broadcast_to(np.asarray(length_scale, dtype=np.float64), 2) if np.size(length_scale) <= 2 else (0, 0)
+    try:
+        low, high = np.broadcast_to(np.asarray(length_scale, dtype=np.float64), 2)
+    except (TypeError, ValueError):
+        low, high = np.nan, np.nan
     if not 0.0 < low <= high < np.inf:
         raise ValueError(f"length_scale={length_scale!r} must be a positive number or a pair 0 < low <= high.")
     return float(low) * n_features, float(high) * n_features
@@ -325,6 +330,6 @@ def _n_classes(task_type: str, n_classes: int, min_class_share: float) -> int:
     if one_of(task_type, "task_type", TASK_TYPES) == "regression":
         return 1
     n_classes = 2 if task_type == "binary" else count(n_classes, "n_classes", low=2)
-    if not 0.0 <= min_class_share <= 1.0 / n_classes:
-        raise ValueError(f"min_class_share={min_class_share!r} must be between 0 and 1/{n_classes}.")
+    if not isinstance(min_class_share, Real) or not 0.0 <= min_class_share <= 1.0 / n_classes:
+        raise ValueError(f"min_class_share={min_class_share!r} must be a number between 0 and 1/{n_classes}.")
     return n_classes

@@ -39,7 +39,7 @@ def multitask_gain(scores: Any, baseline: Any, *, greater_is_better: bool | None
     ----------
     scores : DataFrame, Series, dict, or a list or dict of these per seed
         Figures of the multi-task model: what `task_scores` returns, or one number per task (Series or dict).
-        Several seeds: such tables in a list or a dict by seed, or one DataFrame with a column "seed"; each task's
+        Several seeds: such tables in a list or a dict by seed, or with a column "seed", which counts first; each task's
         figure is then its mean over the seeds that have one.
     baseline : same forms
         Figures of the single-task models, for at least the tasks and metrics of `scores`.
@@ -180,7 +180,8 @@ def harmed_tasks(
     if not set(ours["seed"]) & set(theirs["seed"]):
         raise ValueError("scores and baseline have no seed in common; run both on the same seeds.")
     pairs = ours.merge(theirs, on=["seed", *_KEYS], suffixes=("", "_baseline"))
-    missing = ours[~ours["task"].isin(pairs["task"]) | ~ours["metric"].isin(pairs["metric"])]["task"]
+    is_paired = ours[_KEYS].merge(pairs[_KEYS].drop_duplicates(), how="left", indicator=True)["_merge"] == "both"
+    missing = ours["task"][~is_paired.to_numpy()]
     if len(missing):
         raise ValueError(
             f"baseline has no figure for: {some_of(missing.drop_duplicates().tolist())}; "
@@ -256,9 +257,12 @@ def tidy_scores(scores: Any, greater_is_better: bool | None, name: str) -> pd.Da
         by_seed = {0: scores}
     if not by_seed:
         raise ValueError(f"{name} is empty; pass at least one table of task scores.")
-    parts = [_tidy_one(part, greater_is_better, name).assign(seed=seed) for seed, part in by_seed.items()]
-    if len(parts) == 1 and isinstance(scores, pd.DataFrame) and "seed" in scores.columns:
-        parts[0]["seed"] = scores["seed"].to_numpy()
+    parts = []
+    for seed, part in by_seed.items():
+        # A table that says its seeds is believed: position in a list would pair other runs.
+        has_seeds = isinstance(part, pd.DataFrame) and "seed" in part.columns
+        seeds = part["seed"].to_numpy() if has_seeds else seed
+        parts.append(_tidy_one(part, greater_is_better, name).assign(seed=seeds))
     table = pd.concat(parts, ignore_index=True)
     repeated = table[table.duplicated(["seed", *_KEYS])]
     if len(repeated):
@@ -277,6 +281,11 @@ def _tidy_one(scores: Any, greater_is_better: bool | None, name: str) -> pd.Data
                 f"{name} lacks the columns {absent}; pass a table of task_scores, or a Series with one number per task."
             )
         tasks, table = scores.index, scores[["metric", "score", "greater_is_better"]].reset_index(drop=True)
+    elif not isinstance(scores, (pd.Series, Mapping)):
+        raise ValueError(
+            f"{name} holds a {type(scores).__name__} where a table belongs; pass a table of task_scores, or a Series "
+            "or dict with one number per task (several seeds: a list of these)."
+        )
     else:
         if greater_is_better is None:
             raise ValueError(

@@ -147,7 +147,10 @@ class Metric:
 
     def _call(self, recital: Recital, y: np.ndarray, rows: np.ndarray, options: dict[str, Any]) -> float:
         if self.function is not None:
-            return float(self.function(y, recital.given(rows), **options))
+            figure = np.asarray(self.function(y, recital.given(rows), **options))
+            if figure.ndim:
+                raise ValueError(f"metric={self.name!r} returns shape {figure.shape}; pass one that returns a number.")
+            return float(figure)
         assert self.scorer is not None
         # A scorer takes options of its metric only while routing is on; no request is consulted in a direct call.
         with config_context(enable_metadata_routing=True):

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2, rankdata, studentized_range
 
+from mttab._core.tasks import some_of
 from mttab.metrics._gain import tidy_scores
 
 
@@ -153,7 +154,15 @@ def _merit(results: Any, greater_is_better: bool | None) -> pd.DataFrame:
                 "results holds plain numbers, whose sign is not known; pass greater_is_better=True for scores, "
                 "False for losses."
             )
-        return results.astype(np.float64) if greater_is_better else -results.astype(np.float64)
+        try:
+            figures = results.astype(np.float64)
+        except (TypeError, ValueError):
+            texts = results.select_dtypes(exclude="number").columns.tolist()
+            raise ValueError(
+                f"results holds columns that are no numbers, {some_of(texts)}, but each column is an approach; set the "
+                "names of data sets or tasks as the index, and pass tables of task_scores in a dict by approach."
+            ) from None
+        return figures if greater_is_better else -figures
     if not isinstance(results, Mapping):
         raise ValueError(f"results is a {type(results).__name__}; pass a DataFrame, or a dict of approach to scores.")
     columns = {}

@@ -41,7 +41,8 @@ def task_scores(
           columns in the order of `labels`. Numbers of shape (n,) also serve as decision values and, where they lie in
           [0, 1] and there are two classes, as probabilities of the second class.
         - For 2-D `y_true`: an array or DataFrame of shape (n, n_tasks) (a DataFrame is matched by column name), or a
-          list (by position) or dict (by name) of such per-task predictions, as `predict_proba` returns them.
+          list of arrays (by position) or dict (by name) of such per-task predictions, as `predict_proba` returns them.
+          Nested lists of numbers are rows, as in `y_true`.
     metric : str, callable, list of these, or dict of task to one of these
         A scikit-learn scorer name ("r2", "roc_auc", "neg_log_loss"): the score is what the scorer returns, greater is
         better. Such a name without its "neg_" ("root_mean_squared_error"): the score is the loss itself, less is
@@ -115,6 +116,8 @@ def task_scores(
     else:
         metrics = [resolve_metric(m) for m in (metric if isinstance(metric, (list, tuple)) else [metric])]
         pairs = [[(t, m) for t in tasks] for m in metrics]
+    if not metric:
+        raise ValueError(f"metric={metric!r} names no metric; pass at least one.")
     return pd.concat([score_tasks(p, with_standard_error=standard_error) for p in pairs])
 
 
@@ -172,6 +175,9 @@ def average_scores(scores: pd.DataFrame) -> pd.DataFrame:
     metric
     mean_absolute_error   1.83      1.25    3.0          b        2
     """
+    absent = [c for c in COLUMNS if c not in getattr(scores, "columns", ())]
+    if absent:
+        raise ValueError(f"scores lacks the columns {absent}; pass the table that task_scores returns.")
     rows = {}
     for name, group in scores.groupby("metric", sort=False):
         figure = group["score"].to_numpy(dtype=np.float64)

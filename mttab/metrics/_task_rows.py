@@ -32,6 +32,8 @@ def split_tasks(y_true: Any, y_pred: Any, *, task: Any, labels: Any, sample_weig
     if n_dim not in (1, 2):
         raise ValueError(f"y_true has {n_dim} dimensions; pass one target per row, or one column per task.")
     n = len(y_true)
+    if n == 0:
+        raise ValueError("y_true has no rows; pass at least one.")
     weight = check_weight(sample_weight, n)
     if n_dim == 1:
         y, rows = observed(y_true, weight)
@@ -84,10 +86,21 @@ def pick(predictions: Any, label: Any, position: int) -> Any:
         if not isinstance(label, (int, np.integer)):
             known = some_of(predictions.columns.tolist())
             raise ValueError(f"y_pred has no column {label!r}, which y_true has; its columns are {known}.")
-        return predictions.iloc[:, position]
-    if isinstance(predictions, (list, tuple)) and np.ndim(predictions[0]) > 0 and len(predictions) > position:
-        return predictions[position]
-    return np.asarray(predictions)[:, position]
+        predictions = predictions.to_numpy()
+    # Arrays in a list are one per task; nested lists of numbers are rows, as they are in y_true.
+    is_per_task = isinstance(predictions, (list, tuple)) and any(_has_axes(part) for part in predictions)
+    if not is_per_task:
+        table = np.asarray(predictions)
+        predictions = table[None] if table.ndim == 1 else np.swapaxes(table, 0, 1)
+    if position >= len(predictions):
+        raise ValueError(
+            f"y_pred predicts {len(predictions)} tasks, y_true has more columns; pass one for each of them."
+        )
+    return predictions[position]
+
+
+def _has_axes(part: Any) -> bool:
+    return getattr(part, "ndim", 0) > 0 or np.ndim(part) > 1
 
 
 def pick_labels(labels: Any, label: Any, position: int) -> Any:
@@ -129,6 +142,8 @@ def check_weight(sample_weight: Any, n: int) -> np.ndarray | None:
 def _recital(y_pred: Any, y: np.ndarray, labels: Any, n: int) -> Recital:
     """Predictions of one task (or of all row tasks) under every response they can serve as."""
     prediction = plain_array(y_pred)
+    if prediction.ndim == 0:
+        raise ValueError(f"y_pred is a {type(y_pred).__name__}; pass one prediction per row, as y_true is one column.")
     if prediction.ndim == 2 and prediction.shape[1] == 1:
         prediction = prediction[:, 0]
     if len(prediction) != n and len(y):
