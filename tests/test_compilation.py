@@ -1,7 +1,10 @@
 """Kernels compile once: one signature each, whatever the data."""
 
+import os
 import subprocess
 import sys
+
+import pytest
 
 SCRIPT = """
 import numpy as np
@@ -40,9 +43,40 @@ assert len(kernels) > 20
 def test_every_kernel_has_one_signature_whatever_the_data(tmp_path):
     # Two signatures of one function cost compile time, and processes that compile different ones side by side overwrite
     # each other's cache files. An empty cache, because a kernel that is loaded does not show those it calls.
-    import os
-
     env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
+
+
+FIT = """
+from mttab import RMTGBRegressor
+from mttab.datasets import make_task_groups
+
+X, y = make_task_groups(60, group_sizes=(2, 1), random_state=0)
+options = {"max_iter_shared": 2, "max_iter_partition": 2, "max_iter_task": 2, "random_state": 0}
+print(RMTGBRegressor(task_column="task", **options).fit(X, y).predict(X).sum())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="the lock is made for systems with fcntl")
+def test_processes_that_compile_at_the_same_time_leave_a_sound_cache(tmp_path):
+    run = {"env": {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}, "text": True, "stdout": subprocess.PIPE}
+    together = [subprocess.Popen([sys.executable, "-c", FIT], **run) for _ in range(3)]
+    results = [process.communicate()[0] for process in together]
+    results.append(subprocess.run([sys.executable, "-c", FIT], **run).stdout)  # reads what they left
+    assert results[0].strip() and len(set(results)) == 1
+
+
+def test_another_process_waits_while_kernels_are_compiled(tmp_path):
+    pytest.importorskip("fcntl", reason="the lock is made for systems with fcntl")
+    from mttab._core.boosting.jit import _only_process
+
+    take = "import fcntl, sys; fcntl.flock(open(sys.argv[1], 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    command = [sys.executable, "-c", take, str(tmp_path / ".mttab.lock")]
+    with _only_process(tmp_path):
+        with _only_process(tmp_path / "of a callee"):
+            pass
+        assert subprocess.run(command, capture_output=True).returncode != 0
+    assert subprocess.run(command, capture_output=True).returncode == 0

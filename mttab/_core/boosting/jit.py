@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numba
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 # Division by zero gives inf or NaN as in numpy: kernels guard their denominators themselves and must not raise.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
@@ -35,9 +42,42 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
     """
     function = renamed(function, f"_{_SOURCES}")
     try:
-        return numba.njit(cache=True, **_OPTIONS, **options)(function)
+        kernel = numba.njit(cache=True, **_OPTIONS, **options)(function)
     except RuntimeError:
         return numba.njit(**_OPTIONS, **options)(function)
+    compile_or_load = kernel.compile
+
+    def compile_alone(signature: Any) -> Any:
+        with _only_process(Path(kernel._cache.cache_path)):
+            return compile_or_load(signature)
+
+    kernel.compile = compile_alone
+    return kernel
+
+
+_in_process = threading.RLock()
+_open_files: list[Any] = []  # of the outermost compilation of this process
+
+
+@contextmanager
+def _only_process(folder: Path) -> Iterator[None]:
+    """Keep other processes from compiling into `folder`, or loading from it, meanwhile.
+
+    Processes that compile the same kernels side by side write over each other's files, and have been seen to leave
+    machine code behind that crashes. A kernel compiles its callees inside its own compilation, which keeps the lock.
+    """
+    with _in_process:
+        if fcntl is None or _open_files:
+            yield
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".mttab.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            _open_files.append(file)
+            try:
+                yield
+            finally:
+                _open_files.pop()
 
 
 def renamed(function: Callable[..., Any], suffix: str) -> Callable[..., Any]:
