@@ -114,8 +114,7 @@ class BaseNetwork(NetworkFitSteps, BaseEstimator):
             training = rows.take(~is_held) if is_held.any() else rows
             jobs.append(self._prepare(encoding, training, held, place, (seed, member), start))
         done = run_side_by_side(jobs, place.device, self.n_jobs)
-        self._seed, self._networks = seed, [network for network, _ in done]
-        self._set_fitted_attributes(encoding, [figures for _, epochs in done for figures in epochs], place)
+        self._take_over(done, encoding, place, seed, previous)
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, task: Any = None, *, classes: Any = None) -> Any:
         """Train for one epoch on some rows, from where the networks are.
@@ -148,12 +147,17 @@ class BaseNetwork(NetworkFitSteps, BaseEstimator):
             for member, start in enumerate(starts)
         ]
         done = run_side_by_side(jobs, place.device, self.n_jobs)
-        before = previous.history_ if previous else None
+        self._take_over(done, encoding, place, seed, previous)
+        return self
+
+    def _take_over(self, done: list[Any], encoding: Encoding, place: Place, seed: int, previous: Any) -> None:
+        """Set all fitted attributes; the history goes on where training did."""
+        before = [previous.history_] if previous else []
         self._seed, self._networks = seed, [network for network, _ in done]
         self._set_fitted_attributes(encoding, [figures for _, epochs in done for figures in epochs], place)
-        if before is not None:
-            self.history_ = pd.concat([before, self.history_], ignore_index=True)
-        return self
+        parts = [history for history in (*before, self.history_) if len(history)]
+        if len(parts) > 1:
+            self.history_ = pd.concat(parts, ignore_index=True)
 
     def _read_training(
         self, X: Any, y: Any, sample_weight: Any, task: Any, previous: Any, classes: Any = None
@@ -411,6 +415,8 @@ class BaseNetwork(NetworkFitSteps, BaseEstimator):
             if use.any():
                 measure: Callable[..., float] = r2_score if target.classes is None else accuracy_score
                 scores.append(measure(truth[use, t], predicted[use, t], sample_weight=weight[use, t]))
+        if not scores:
+            raise ValueError("y has no label with a positive weight, so there is nothing to score; pass some labels.")
         return float(np.mean(scores))
 
     # --- scikit-learn ----------------------------------------------------------------------------------------------

@@ -141,8 +141,8 @@ class NetworkFitSteps:
         """Rows with a label that has a weight, and which of all rows they are."""
         check_same_length(X=table, y=values, task=ids)
         weight = check_cell_weight(sample_weight, values.shape)
-        is_empty = np.isnan(values).all(axis=1)
-        if is_empty.any() and values.shape[1] > 1:
+        is_empty = np.isnan(values).all(axis=1) & (weight > 0).any(axis=1)  # a row of weight 0 is meant to be left out
+        if is_empty.any():
             warnings.warn(
                 f"y has no label in {int(is_empty.sum())} of {len(values)} rows (first: row {int(is_empty.argmax())}); "
                 "they are left out.",

@@ -56,11 +56,7 @@ TASKS: dict[str, Option] = {
     ),
     "task_weighting": Option(
         "equal",
-        [
-            StrOptions(
-                {"equal", "uncertainty", "aligned_mtl", "imtlg", "mgda", "pcgrad", "upgrad"}
-            )
-        ],
+        [StrOptions({"equal", "uncertainty", "aligned_mtl", "imtlg", "mgda", "pcgrad", "upgrad"})],
         '{"equal", "uncertainty", "upgrad", "mgda", "pcgrad", "imtlg", "aligned_mtl"}',
         "How the losses of the tasks become one step: their mean, divided by learned variances, or the "
         "gradients of the "
@@ -111,12 +107,16 @@ NETWORK: dict[str, Option] = {
         "kept for it, so that a prediction does not depend on the other rows predicted with it.",
     ),
     "sample_attention_dim": Option(
-        128,
+        64,
         [Interval(Integral, 1, None, closed="left"), None],
         "int or None",
         "Width of that attention, a multiple of ``n_heads``; None: of a whole row of tokens.",
     ),
-    "context_size": _count(512, "Training rows that predicted rows attend to; all, if there are fewer."),
+    "context_size": _count(
+        512,
+        "Training rows that predicted rows attend to; all, if there are fewer. Also how many rows of a batch attend to "
+        "each other in training: a larger batch is cut into groups.",
+    ),
     "dropout": _number(0.1, 0.0, 1.0, "left", "Share of hidden units left out in training."),
 }
 

@@ -25,6 +25,7 @@ _PAPER_PARAMETERS = {
     "mask": "task_to_task",
     "sample_attention": True,
     "sample_attention_dim": None,
+    "context_size": 2048,
     "numerical_embedding": "linear",
     "numerical_scaling": "standard",
     "dropout": 0.0,
@@ -88,6 +89,7 @@ class BaseMultiTabNet(BaseNetwork):
         return self._encoding.targets.columns
 
     def _make_module(self, encoding: Any, outputs: Any, bins: Any) -> Any:
+        self._check_widths()
         columns = encoding.columns
         tokens = FeatureTokens(
             len(columns.numeric),
@@ -111,9 +113,20 @@ class BaseMultiTabNet(BaseNetwork):
             mask=self.mask,
             sample_attention=self.sample_attention,
             sample_attention_width=self.sample_attention_dim or row_width,
+            context_size=self.context_size,
             dropout=self.dropout,
         )
         return MultiTabModule(tokens, options)
+
+    def _check_widths(self) -> None:
+        names = ["embedding_dim", *(["sample_attention_dim"] if self.sample_attention else [])]
+        for name in names:
+            width = getattr(self, name)
+            if width is not None and width % self.n_heads:
+                raise ValueError(
+                    f"{name}={width} is no multiple of n_heads={self.n_heads}, which share it; pass for example "
+                    f"{name}={self.n_heads * max(1, round(width / self.n_heads))}."
+                )
 
 
 OPTIONS = {**TASKS, **FEATURES, **NETWORK, **TRAINING}
@@ -237,6 +250,8 @@ class MultiTabNetRegressor(RegressorMixin, BaseMultiTabNet):
     (300, 3)
     """
 
+    score = BaseNetwork.score  # the mixin's knows neither missing labels nor tasks
+
     def _fit_targets(self, y: Any, sample_weight: Any, classes: Any) -> tuple[TargetTable, np.ndarray]:
         return TargetTable().fit(y, "regression", sample_weight)
 
@@ -275,6 +290,8 @@ class MultiTabNetClassifier(ClassifierMixin, BaseMultiTabNet):
     """
 
     __metadata_request__predict_proba: ClassVar[dict[str, Any]] = {"task": True}
+
+    score = BaseNetwork.score  # the mixin's knows neither missing labels nor tasks
 
     def _fit_targets(self, y: Any, sample_weight: Any, classes: Any) -> tuple[TargetTable, np.ndarray]:
         return TargetTable().fit(y, "classes", sample_weight, classes)

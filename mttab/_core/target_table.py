@@ -65,7 +65,7 @@ class TargetTable:
             Labels; NaN or None = not observed.
         task_types : "auto", str or dict, default="auto"
             Kind of every column: inferred, one for all, or by column, where columns that the dict leaves out are
-            inferred.
+            inferred. "classes" for all: binary or multiclass, by the number of classes of each.
         sample_weight : array-like of shape (n,) or (n, n_tasks), default=None
             A label of weight 0 is not observed.
         classes : array-like, list of these or dict, default=None
@@ -111,7 +111,7 @@ class TargetTable:
         labels = [column.label for column in self.columns]
         given = [label for label, _ in series]
         if isinstance(y, pd.DataFrame) and self.is_frame and given != labels:
-            if sorted(map(str, given)) != sorted(map(str, labels)):
+            if set(given) != set(labels):
                 raise ValueError(f"{name} has the columns {given}, but fit saw {labels}; pass the same columns.")
             series = [series[given.index(label)] for label in labels]
         if len(series) != len(labels):
@@ -217,16 +217,16 @@ def _kinds(task_types: Any, labels: list[Any]) -> list[str | None]:
         for label, kind in task_types.items():
             if label not in labels:
                 raise ValueError(f"task_types names {label!r}, which is not a column of y{did_you_mean(label, labels)}")
-            _check_kind(kind, f"task_types[{label!r}]")
+            _check_kind(kind, f"task_types[{label!r}]", TASK_TYPES)
         return [task_types.get(label) for label in labels]
     if task_types == "auto":
         return [None] * len(labels)
-    _check_kind(task_types, "task_types")
+    _check_kind(task_types, "task_types", (*TASK_TYPES, "classes"))
     return [task_types] * len(labels)
 
 
-def _check_kind(kind: Any, name: str) -> None:
-    if kind not in (*TASK_TYPES, "classes"):
+def _check_kind(kind: Any, name: str, allowed: tuple[str, ...]) -> None:
+    if kind not in allowed:
         known = ", ".join(repr(k) for k in TASK_TYPES)
         raise ValueError(f"{name}={kind!r} is no kind of task; pass one of {known}{did_you_mean(kind, TASK_TYPES)}")
 

@@ -89,8 +89,8 @@ class RowMemory(NamedTuple):
 class RowAttention(nn.Module):
     """Multi-head attention over rows: the tokens of a row, side by side, are one token.
 
-    In training every row of a batch sees all rows of the batch. In prediction a row sees a fixed memory of training
-    rows and itself, never the other rows that happen to be predicted with it.
+    In training the rows of a batch see each other. In prediction a row sees a fixed memory of training rows and itself,
+    never the other rows that happen to be predicted with it.
 
     Parameters
     ----------
@@ -99,11 +99,14 @@ class RowAttention(nn.Module):
     width : int
         Width of queries, keys and values, a multiple of `n_heads`.
     n_heads : int
+    group_size : int
+        Rows of a batch that see each other; a larger batch is cut into groups of about equal size. As large as the
+        memory, so that training and prediction look at as many rows.
     """
 
-    def __init__(self, row_width: int, width: int, n_heads: int) -> None:
+    def __init__(self, row_width: int, width: int, n_heads: int, group_size: int) -> None:
         super().__init__()
-        self.n_heads = n_heads
+        self.n_heads, self.group_size = n_heads, group_size
         self.norm = nn.LayerNorm(row_width)
         self.query_key_value = nn.Linear(row_width, 3 * width)
         self.out = nn.Linear(width, row_width)
@@ -130,12 +133,21 @@ class RowAttention(nn.Module):
         parts = self.query_key_value(self.norm(rows)).unflatten(1, (3, self.n_heads, -1))
         query, key, value = parts.permute(1, 2, 0, 3)  # each (heads, n, width of a head)
         if memory is None:
-            mask = None if log_weight is None else log_weight.to(query.dtype)[None, None, None]
-            read = scaled_dot_product_attention(query[None], key[None], value[None], attn_mask=mask)[0]
-            made = RowMemory(key, value, log_weight)
+            read, made = self._read_each_other(query, key, value, log_weight), RowMemory(key, value, log_weight)
         else:
             read, made = self._read(query, key, value, memory), None
         return self.out(read.transpose(0, 1).flatten(1)), made
+
+    def _read_each_other(self, query: Tensor, key: Tensor, value: Tensor, log_weight: Tensor | None) -> Tensor:
+        """Attention of each row to its group, (heads, n, width of a head)."""
+        n_groups = -(-query.shape[1] // self.group_size)
+        read = []
+        for rows in torch.arange(query.shape[1], device=query.device).tensor_split(n_groups):
+            group = slice(int(rows[0]), int(rows[-1]) + 1)
+            mask = None if log_weight is None else log_weight[group].to(query.dtype)[None, None, None]
+            q, k, v = (x[None, :, group] for x in (query, key, value))
+            read.append(scaled_dot_product_attention(q, k, v, attn_mask=mask)[0])
+        return torch.cat(read, dim=1)
 
     @staticmethod
     def _read(query: Tensor, key: Tensor, value: Tensor, memory: RowMemory) -> Tensor:

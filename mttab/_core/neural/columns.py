@@ -10,7 +10,7 @@ from scipy.special import ndtri
 SCALINGS = ("quantile", "standard")
 
 _N_KNOTS = 1000  # points of the map from a number to its quantile
-_MAX_SCORE = 4.0  # of a scaled number, in standard deviations: nothing beyond is told apart ("quantile" ends earlier)
+_MAX_SCORE = 4.0  # of a scaled number, in standard deviations: nothing beyond is told apart
 
 
 class Columns(NamedTuple):
@@ -129,7 +129,7 @@ def _fit_map(x: np.ndarray, weight: np.ndarray, scaling: str) -> tuple[np.ndarra
         if len(value) > _N_KNOTS:
             at = np.linspace(rank[0], rank[-1], _N_KNOTS)
             value, rank = np.interp(at, rank, value), at
-        return value, ndtri(rank)
+        return value, np.clip(ndtri(rank), -_MAX_SCORE, _MAX_SCORE)
     mass = weight[is_there]
     mean = np.average(x[is_there], weights=mass)
     sd = np.sqrt(np.average((x[is_there] - mean) ** 2, weights=mass))

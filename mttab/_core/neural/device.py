@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from threading import Event
 from typing import Any
@@ -79,7 +79,7 @@ def run_side_by_side(
     with limit_threads(max(1, n_threads // n_workers)), ThreadPoolExecutor(n_workers) as pool:
         futures = [pool.submit(run, i) for i in range(len(jobs))]
         try:
-            for future in futures:
+            for future in as_completed(futures):  # the first error, whichever job it comes from
                 future.result()
         except BaseException as err:
             stop.set()

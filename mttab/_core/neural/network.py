@@ -13,6 +13,10 @@ from mttab._core.neural.attention import FeatureAttention, RowAttention, RowMemo
 from mttab._core.neural.tokens import FeatureTokens
 
 
+# Hidden numbers of an MLP over tokens computed at a time on a CPU: 2 MB in single precision.
+_CACHED_NUMBERS = 2**19
+
+
 class Inputs(NamedTuple):
     """Encoded rows as tensors.
 
@@ -60,6 +64,7 @@ class NetworkOptions(NamedTuple):
     mask: str
     sample_attention: bool
     sample_attention_width: int
+    context_size: int
     dropout: float
 
 
@@ -105,17 +110,16 @@ class Block(nn.Module):
         self.row_attention = None
         if options.sample_attention:
             row_width = width * (options.n_features + n_tasks)
-            self.row_attention = RowAttention(row_width, options.sample_attention_width, options.n_heads)
+            self.row_attention = RowAttention(
+                row_width, options.sample_attention_width, options.n_heads, options.context_size
+            )
             self.row_mlp = MLP(row_width, options.mlp_width, options.dropout)
 
     def forward(
         self, tokens: Tensor, memory: RowMemory | None = None, log_weight: Tensor | None = None
     ) -> tuple[Tensor, RowMemory | None]:
         """Tokens (n, d + t, width) → the same, or (n, t, width) after the last block, where only heads still read."""
-        only_tasks = self.is_last and self.row_attention is None
-        update = self.attention(self.norm(tokens), only_tasks=only_tasks)
-        tokens = (tokens[:, -self.n_tasks :] if only_tasks else tokens) + update
-        tokens = tokens + self.mlp(tokens)
+        tokens = self._in_portions(tokens)
         if self.row_attention is None:
             return tokens, None
         rows = tokens.flatten(1)
@@ -124,6 +128,24 @@ class Block(nn.Module):
         rows = rows + self.row_mlp(rows)
         tokens = rows.view_as(tokens)
         return (tokens[:, -self.n_tasks :] if self.is_last else tokens), made
+
+    @property
+    def _reads_only_tasks(self) -> bool:
+        return self.is_last and self.row_attention is None
+
+    def _in_portions(self, tokens: Tensor) -> Tensor:
+        """`_within_rows`, on a CPU for as many rows at a time as its cache holds, which is up to twice as fast."""
+        n_tokens = self.n_tasks if self._reads_only_tasks else tokens.shape[1]
+        n_rows = max(16, _CACHED_NUMBERS // (n_tokens * self.mlp[1].out_features))
+        if tokens.device.type != "cpu" or len(tokens) <= n_rows:
+            return self._within_rows(tokens)
+        return torch.cat([self._within_rows(portion) for portion in tokens.split(n_rows)])
+
+    def _within_rows(self, tokens: Tensor) -> Tensor:
+        """Attention and MLP, which look at one row at a time."""
+        update = self.attention(self.norm(tokens), only_tasks=self._reads_only_tasks)
+        tokens = (tokens[:, -self.n_tasks :] if self._reads_only_tasks else tokens) + update
+        return tokens + self.mlp(tokens)
 
 
 class Heads(nn.Module):

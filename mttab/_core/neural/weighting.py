@@ -84,7 +84,7 @@ def load_aggregator(name: str) -> Any:
     except ImportError as err:
         raise ImportError(
             f"task_weighting={name!r} combines gradients with TorchJD, which is not installed; "
-            "run pip install 'mttab[neural]'."
+            "run pip install 'mttab[torchjd]'."
         ) from err
     return getattr(torchjd.aggregation, AGGREGATORS[name])()
 
