@@ -1,9 +1,10 @@
 """Several targets per row: AUC or R² of every target, beside one LightGBM per target.
 
     python benchmarks/bench_neural.py FOLDER --seeds 3 --max-rows 20000
+    python benchmarks/bench_neural.py --speed
 
 FOLDER holds a manifest.json as `mttab.datasets.load_manifest` describes it. A run that stops goes on where it was when
-started again.
+started again. With --speed it measures rows per second of MultiTabNet instead.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import pandas as pd
 from sklearn.metrics import r2_score, roc_auc_score
 
 import gain_tables
+import mttab
 from bench_accuracy import DEFAULT_FOLDER, limit_rows, positive, progress
 from mttab.datasets import load_manifest
 from run_store import Job, add_arguments, attempt, describe, open_store, run_jobs, write_tables
@@ -35,9 +37,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--peers", nargs="+", metavar="PEER", choices=PEERS, help=f"some of: {', '.join(PEERS)} (default: {usual})"
     )
     parser.add_argument("--max-rows", type=positive, metavar="N", help="a random part of larger tables")
+    parser.add_argument("--speed", action="store_true", help="rows per second of MultiTabNet, on made-up rows")
+    parser.add_argument("--device", default="auto", help="of MultiTabNet with --speed (default: %(default)s)")
     add_arguments(parser, "neural.jsonl", n_jobs_are="threads of a model")
     options = parser.parse_args(arguments)
-    if not (options.folder / "manifest.json").is_file():
+    if options.speed and not hasattr(mttab, "MultiTabNet"):
+        parser.error("--speed needs torch; pip install 'mttab[neural]'")
+    if not options.speed and not (options.folder / "manifest.json").is_file():
         parser.error(f"{options.folder} holds no manifest.json; name a folder that does")
     return options
 
@@ -160,6 +166,11 @@ def tidy(views: dict[str, Any], results: list[dict[str, Any]]) -> pd.DataFrame:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
+    if options.speed:
+        import neural_speed
+
+        neural_speed.run(options.device, options.n_jobs, options.output.with_name("neural_speed.json"))
+        return
     peers, views = select_peers(options.peers), select_views(options.folder, options.views)
     store, machine = open_store(options, ("torch", "pytabkit"))
     jobs = list(make_jobs(views, peers, options))

@@ -25,7 +25,7 @@ from mttab._core.neural.training import TrainedNetwork, TrainingOptions
 from mttab._core.neural.weighting import make_weighting
 from mttab._core.tasks import normalise_task_ids
 from mttab._core.validation import check_cell_weight, check_same_length, check_table, fit_context, split_task_column
-from mttab._network_fit import Encoding, NetworkFitSteps, Rows
+from mttab._network_fit import Encoding, Layout, NetworkFitSteps, Rows
 
 # Rows of a batch with batch_size="auto": about this share of the training rows, between these bounds.
 AUTO_BATCHES, AUTO_BATCH_MIN, AUTO_BATCH_MAX = 32, 32, 1024
@@ -93,17 +93,12 @@ class BaseNetwork(NetworkFitSteps, BaseEstimator):
             If an argument breaks its rule; the message names it and the remedy. An earlier fit stays usable.
         """
         explicit = {"X_val": X_val, "y_val": y_val, "task_val": task_val, "sample_weight_val": sample_weight_val}
-        self._fit(X, y, sample_weight, task, explicit)
-        return self
-
-    def _fit(self, X: Any, y: Any, sample_weight: Any, task: Any, explicit: dict[str, Any]) -> None:
-        """Everything between the arguments of fit and the fitted attributes, which are set only at the very end."""
         previous = self if self.warm_start and hasattr(self, "_networks") else None
         seed = previous._seed if previous else int(check_random_state(self.random_state).randint(2**31 - 1))
         place = Place.resolve(self.device, self.precision)
         encoding, rows, keep, ids = self._read_training(X, y, sample_weight, task, previous)
-        explicit_rows = self._explicit_rows(encoding, explicit)
         stops_early = self._stops_early(len(rows.values), explicit)
+        explicit_rows = self._explicit_rows(encoding, explicit)
         jobs = []
         for member in range(self.n_members):
             is_held = np.zeros(len(rows.values), dtype=bool)
@@ -115,7 +110,9 @@ class BaseNetwork(NetworkFitSteps, BaseEstimator):
             jobs.append(self._prepare(encoding, training, held, place, (seed, member), start))
         done = run_side_by_side(jobs, place.device, self.n_jobs)
         self._take_over(done, encoding, place, seed, previous)
+        return self
 
+    @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, task: Any = None, *, classes: Any = None) -> Any:
         """Train for one epoch on some rows, from where the networks are.
 
@@ -135,7 +132,6 @@ class BaseNetwork(NetworkFitSteps, BaseEstimator):
         object
             The estimator.
         """
-        self._validate_params()
         previous: Any = self if hasattr(self, "_networks") else None
         seed = previous._seed if previous else int(check_random_state(self.random_state).randint(2**31 - 1))
         place = Place.resolve(self.device, self.precision)
@@ -156,7 +152,7 @@ class BaseNetwork(NetworkFitSteps, BaseEstimator):
         self._seed, self._networks = seed, [network for network, _ in done]
         self._set_fitted_attributes(encoding, [figures for _, epochs in done for figures in epochs], place)
         parts = [history for history in (*before, self.history_) if len(history)]
-        if len(parts) > 1:
+        if parts:
             self.history_ = pd.concat(parts, ignore_index=True)
 
     def _read_training(
@@ -167,7 +163,8 @@ class BaseNetwork(NetworkFitSteps, BaseEstimator):
         if previous is None:
             targets, values = self._fit_targets(y, sample_weight, classes)
         else:
-            self._check_same_columns(layout)
+            validate_data(self, table, reset=False, skip_check_array=True)
+            self._check_same_task_source(layout)
             targets, values = self._encoding.targets, self._encoding.targets.encode(y)
         if ids is not None and values.shape[1] > 1:
             raise ValueError(
@@ -178,11 +175,8 @@ class BaseNetwork(NetworkFitSteps, BaseEstimator):
         encoding = self._fit_encoding(layout, targets, rows) if previous is None else self._encoding
         return encoding, rows, keep, ids
 
-    def _check_same_columns(self, layout: Any) -> None:
-        known = self._encoding.layout
-        if layout.names != known.names or layout.n_columns != known.n_columns:
-            raise ValueError("X has other columns than in the first fit, which this one goes on from; pass the same.")
-        if layout.task_source != known.task_source:
+    def _check_same_task_source(self, layout: Layout) -> None:
+        if layout.task_source != self._encoding.layout.task_source:
             raise ValueError("Going on from an earlier fit needs task_column or task as there; pass them the same way.")
 
     def _prepare(

@@ -99,7 +99,7 @@ class Encoding:
 
 
 class NetworkFitSteps:
-    """Mixin with one method per step, in the order in which `BaseNetwork._fit` calls them; none sets an attribute."""
+    """Mixin with one method per step, in the order in which `BaseNetwork.fit` calls them; none sets an attribute."""
 
     if TYPE_CHECKING:  # parameters and fitted attributes of the estimators
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils.validation import check_is_fitted
 
 from mttab._core.neural.members import Place, average_attention
 from mttab._core.neural.network import MultiTabModule, NetworkOptions
@@ -86,6 +87,7 @@ class BaseMultiTabNet(BaseNetwork):
         }
 
     def _fitted_targets(self) -> list[Any]:
+        check_is_fitted(self, "_networks")
         return self._encoding.targets.columns
 
     def _make_module(self, encoding: Any, outputs: Any, bins: Any) -> Any:

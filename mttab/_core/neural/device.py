@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from threading import Event
+from threading import Event, Lock
 from typing import Any
 
 import torch
@@ -92,12 +92,26 @@ def run_side_by_side(
     return [results[i] for i in sorted(results)]
 
 
+class _Limits:
+    """Fits that limit torch's threads at the moment, perhaps several in threads of their own."""
+
+    lock = Lock()
+    n_open = 0
+    before = 0
+
+
 @contextmanager
 def limit_threads(n_threads: int) -> Iterator[None]:
-    """Torch with so many threads, and afterwards with as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads)
+    """Torch with so many threads, and as many as before when the last such block is left."""
+    with _Limits.lock:
+        if _Limits.n_open == 0:
+            _Limits.before = torch.get_num_threads()
+        _Limits.n_open += 1
+        torch.set_num_threads(n_threads)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _Limits.lock:
+            _Limits.n_open -= 1
+            if _Limits.n_open == 0:
+                torch.set_num_threads(_Limits.before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -154,11 +155,14 @@ def _hash(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+_GLOBALS = Lock()  # one fit at a time has torch's generators and default type; others may run in threads beside it
+
+
 @contextmanager
 def _seeded(seed: int, place: Place) -> Iterator[None]:
     """Torch's global generators at `seed` and its numbers of the type of `place`, and afterwards as they were."""
-    before = torch.get_default_dtype()
-    with torch.random.fork_rng([place.device] if place.device.type == "cuda" else []):
+    with _GLOBALS, torch.random.fork_rng([place.device] if place.device.type == "cuda" else []):
+        before = torch.get_default_dtype()
         torch.manual_seed(seed)
         torch.set_default_dtype(place.dtype)
         try:

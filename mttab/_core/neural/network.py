@@ -12,7 +12,6 @@ from torch.nn import functional
 from mttab._core.neural.attention import FeatureAttention, RowAttention, RowMemory
 from mttab._core.neural.tokens import FeatureTokens
 
-
 # Hidden numbers of an MLP over tokens computed at a time on a CPU: 2 MB in single precision.
 _CACHED_NUMBERS = 2**19
 
@@ -104,6 +103,7 @@ class Block(nn.Module):
         super().__init__()
         width, n_tasks = options.width, options.n_tasks
         self.n_tasks, self.is_last = n_tasks, is_last
+        self.mlp_width = options.mlp_width
         self.norm = nn.LayerNorm(width)
         self.attention = FeatureAttention(width, options.n_heads, n_tasks, options.mask)
         self.mlp = MLP(width, options.mlp_width, options.dropout)
@@ -136,7 +136,7 @@ class Block(nn.Module):
     def _in_portions(self, tokens: Tensor) -> Tensor:
         """`_within_rows`, on a CPU for as many rows at a time as its cache holds, which is up to twice as fast."""
         n_tokens = self.n_tasks if self._reads_only_tasks else tokens.shape[1]
-        n_rows = max(16, _CACHED_NUMBERS // (n_tokens * self.mlp[1].out_features))
+        n_rows = max(16, _CACHED_NUMBERS // (n_tokens * self.mlp_width))
         if tokens.device.type != "cpu" or len(tokens) <= n_rows:
             return self._within_rows(tokens)
         return torch.cat([self._within_rows(portion) for portion in tokens.split(n_rows)])
