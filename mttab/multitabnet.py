@@ -95,7 +95,8 @@ class BaseMultiTabNet(BaseNetwork):
         columns = encoding.columns
         tokens = FeatureTokens(
             len(columns.numeric),
-            int(columns.offset[-1]),
+            columns.offset,
+            columns.level_frequency,
             self.embedding_dim,
             self.numerical_embedding,
             bins,

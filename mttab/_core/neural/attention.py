@@ -140,13 +140,15 @@ class RowAttention(nn.Module):
 
     def _read_each_other(self, query: Tensor, key: Tensor, value: Tensor, log_weight: Tensor | None) -> Tensor:
         """Attention of each row to its group, (heads, n, width of a head)."""
-        n_groups = -(-query.shape[1] // self.group_size)
-        read = []
-        for rows in torch.arange(query.shape[1], device=query.device).tensor_split(n_groups):
-            group = slice(int(rows[0]), int(rows[-1]) + 1)
-            mask = None if log_weight is None else log_weight[group].to(query.dtype)[None, None, None]
-            q, k, v = (x[None, :, group] for x in (query, key, value))
-            read.append(scaled_dot_product_attention(q, k, v, attn_mask=mask)[0])
+        n, n_groups = query.shape[1], -(-query.shape[1] // self.group_size)
+        sizes = [n // n_groups + (i < n % n_groups) for i in range(n_groups)]
+        masks = (
+            [None] * n_groups
+            if log_weight is None
+            else log_weight.to(query.dtype)[None, None, None].split(sizes, dim=3)
+        )
+        parts = zip(*(x[None].split(sizes, dim=2) for x in (query, key, value)), masks, strict=True)
+        read = [scaled_dot_product_attention(q, k, v, attn_mask=mask)[0] for q, k, v, mask in parts]
         return torch.cat(read, dim=1)
 
     @staticmethod

@@ -21,8 +21,10 @@ class FeatureTokens(nn.Module):
     ----------
     n_numeric : int
         Numeric features.
-    table_size : int
-        Rows of the embedding table: the levels of all categorical features, one after the other.
+    offset : ndarray of shape (n_categorical + 1,), int
+        First row of each categorical feature in the embedding table, and the size of the table.
+    level_weight : ndarray of shape (table size,)
+        How much training data each row of the table has; see `fill_unseen`.
     width : int
         Width of a token.
     embedding : {"linear", "periodic", "piecewise_linear"}
@@ -40,13 +42,16 @@ class FeatureTokens(nn.Module):
        NeurIPS 2022, arXiv:2203.05556.
     """
 
+    feature_of_level: Tensor
+    level_weight: Tensor
     low: Tensor
     inverse_size: Tensor
 
     def __init__(
         self,
         n_numeric: int,
-        table_size: int,
+        offset: np.ndarray,
+        level_weight: np.ndarray,
         width: int,
         embedding: str,
         bins: np.ndarray | None = None,
@@ -70,7 +75,12 @@ class FeatureTokens(nn.Module):
         bound = 1.0 / math.sqrt(n_channels)
         self.weight = nn.Parameter(torch.empty(n_numeric, n_channels, width).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(n_numeric, 1, width).uniform_(-bound, bound))
-        self.table = nn.Parameter(torch.empty(table_size, width).uniform_(-1.0, 1.0) / math.sqrt(2.0))
+        with torch.no_grad():
+            self.weight[:, 1] = 0.0  # a number that is missing for the first time in prediction has no effect
+        self.table = nn.Parameter(torch.empty(len(level_weight), width).uniform_(-1.0, 1.0) / math.sqrt(2.0))
+        feature = np.repeat(np.arange(len(offset) - 1), np.diff(offset))
+        self.register_buffer("feature_of_level", torch.as_tensor(feature))
+        self.register_buffer("level_weight", torch.as_tensor(level_weight, dtype=torch.get_default_dtype()))
 
     def channels(self, numeric: Tensor, missing: Tensor) -> Tensor:
         """(n, n_numeric) numbers and whether they are missing → (n_numeric, n, n_channels)."""
@@ -81,6 +91,19 @@ class FeatureTokens(nn.Module):
         elif self.embedding == "piecewise_linear":
             parts.append(((x - self.low[:, None]) * self.inverse_size[:, None]).clamp(0.0, 1.0))
         return torch.cat(parts, dim=2)
+
+    @torch.no_grad()
+    def fill_unseen(self) -> None:
+        """Give rows of the table without training data, "unknown" among them, the weighted mean of their feature."""
+        if len(self.table) == 0:
+            return
+        n_features = int(self.feature_of_level[-1]) + 1
+        total = self.level_weight.new_zeros(n_features).index_add_(0, self.feature_of_level, self.level_weight)
+        share = self.level_weight / total[self.feature_of_level]
+        mean = self.table.new_zeros(n_features, self.table.shape[1])
+        mean.index_add_(0, self.feature_of_level, self.table * share[:, None])
+        unseen = self.level_weight == 0
+        self.table[unseen] = mean[self.feature_of_level[unseen]]
 
     def forward(self, numeric: Tensor, missing: Tensor, codes: Tensor) -> Tensor:
         """Tokens of n rows.

@@ -215,7 +215,7 @@ class _Run:
         module = self.network.module
         module.train()
         learning_rate = self.optimizer.param_groups[0]["lr"]
-        total = 0.0
+        total: Any = 0.0
         for rows in self._batches():
             if is_cancelled():
                 return None
@@ -226,9 +226,10 @@ class _Run:
                 nn.utils.clip_grad_norm_(self.parameters, self.options.gradient_clip)
             self.optimizer.step()
             self.schedule.step()
-            total += float(losses.detach().mean()) * len(rows)
+            total = total + losses.detach().mean() * len(rows)
         self.network.n_epochs += 1
-        figures: dict[str, Any] = {"epoch": number, "learning_rate": learning_rate, "train_loss": total / self.n}
+        module.features.fill_unseen()
+        figures: dict[str, Any] = {"epoch": number, "learning_rate": learning_rate, "train_loss": float(total) / self.n}
         if self.validation is not None:
             self.network.remember()
             scores = self.network.scores(self.validation.inputs, bf16=self.options.bf16)
