@@ -21,6 +21,7 @@ from mttab._core.boosting.rmtgb import BoostedModel, boost
 from mttab._core.boosting.rows import Scores, TrainingRows, ValidationRows
 from mttab._core.boosting.threads import parallel_region, resolve_n_threads
 from mttab._core.features import FeatureEncoder
+from mttab._core.holdout import stops_early
 from mttab._core.long_table import Inputs, TargetScaling, training_tasks
 from mttab._core.tasks import TaskLabels, normalise_task_ids
 from mttab._core.validation import (
@@ -96,12 +97,12 @@ class BaseRMTGB(FitSteps, BaseEstimator):
         seed = previous._seed if previous else int(check_random_state(self.random_state).randint(2**31 - 1))
         inputs, weight = self._read_inputs(X, y, task, sample_weight)
         long = inputs.melt(weight)
-        stops_early = self._stops_early(len(long.y), explicit)
+        is_stopped = stops_early(self.early_stopping, len(long.y), explicit, self.validation)
         held_out = None
-        if stops_early and explicit["X_val"] is None:
+        if is_stopped and explicit["X_val"] is None:
             long, held_out = self._hold_out(long, inputs, X, y, np.random.default_rng([seed, 0]))
             # "auto" gives up where no row can be held out; without a validation_fraction the training loss is watched.
-            stops_early = held_out is not None or self.validation_fraction is None
+            is_stopped = held_out is not None or self.validation_fraction is None
         labels = training_tasks(inputs, long)
         loss = self._make_loss(inputs.classes)
         if previous:
@@ -121,7 +122,7 @@ class BaseRMTGB(FitSteps, BaseEstimator):
                 validation = validation_rows(values[:, held_out.row_idx], held_out, labels, scaling)
             else:
                 validation = self._explicit_validation(explicit, inputs, encoder, labels, scaling, factors)
-            options = self._boosting_options(loss, labels, stops_early)
+            options = self._boosting_options(loss, labels, is_stopped)
             start = _scores_under(previous._model, values[:, order], rows, validation, n_threads) if previous else None
             if previous:
                 base = previous._model.forest.base

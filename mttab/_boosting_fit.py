@@ -20,7 +20,7 @@ from mttab._core.boosting.rows import TrainingRows, ValidationRows
 from mttab._core.boosting.splitting import MIN_HESSIAN, SplitOptions
 from mttab._core.boosting.tree import GrowthOptions
 from mttab._core.features import FeatureEncoder, resolve_categorical_features
-from mttab._core.holdout import has_explicit_rows, splitter_holdout, stratified_holdout
+from mttab._core.holdout import splitter_holdout, stratified_holdout
 from mttab._core.long_table import Inputs, LongTable, TargetScaling, present_classes, values_by_label
 from mttab._core.tasks import TaskLabels, label_array, normalise_task_ids
 from mttab._core.validation import (
@@ -31,8 +31,6 @@ from mttab._core.validation import (
     split_task_column,
 )
 
-# Below this many training rows early_stopping="auto" keeps them all for training.
-AUTO_EARLY_STOPPING_ROWS = 200
 # Prior, in rows, on category levels and their subsets, see `scan_categorical`.
 CATEGORICAL_PRIOR = 10.0
 CATEGORICAL_MIN_ROWS = 20.0
@@ -105,13 +103,6 @@ class FitSteps:
             task_source=source,
         )
         return inputs, weight
-
-    def _stops_early(self, n_rows: int, explicit: dict[str, Any]) -> bool:
-        """Whether blocks end by their losses; also checks that validation rows are asked for in one way only."""
-        is_given = has_explicit_rows(explicit, self.validation, self.early_stopping)
-        if self.early_stopping == "auto":
-            return is_given or self.validation is not None or n_rows >= AUTO_EARLY_STOPPING_ROWS
-        return bool(self.early_stopping)
 
     def _hold_out(
         self, long: LongTable, inputs: Inputs, X: Any, y: Any, rng: np.random.Generator

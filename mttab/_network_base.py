@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from mttab._core.holdout import stops_early
 from mttab._core.neural.device import run_side_by_side
 from mttab._core.neural.losses import TaskOutputs
 from mttab._core.neural.members import (
@@ -97,12 +98,12 @@ class BaseNetwork(NetworkFitSteps, BaseEstimator):
         seed = previous._seed if previous else int(check_random_state(self.random_state).randint(2**31 - 1))
         place = Place.resolve(self.device, self.precision)
         encoding, rows, keep, ids = self._read_training(X, y, sample_weight, task, previous)
-        stops_early = self._stops_early(len(rows.values), explicit)
+        is_stopped = stops_early(self.early_stopping, len(rows.values), explicit, self.validation)
         explicit_rows = self._explicit_rows(encoding, explicit)
         jobs = []
         for member in range(self.n_members):
             is_held = np.zeros(len(rows.values), dtype=bool)
-            if stops_early and explicit_rows is None:
+            if is_stopped and explicit_rows is None:
                 is_held = self._held_out(encoding, rows, keep, X, y, ids, np.random.default_rng([seed, member]))
             held = rows.take(is_held) if is_held.any() else explicit_rows
             start = previous._networks[member] if previous and member < len(previous._networks) else None

@@ -12,15 +12,12 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
 from mttab._core.features import FeatureEncoder, resolve_categorical_features
-from mttab._core.holdout import has_explicit_rows, splitter_holdout, stratified_holdout
+from mttab._core.holdout import splitter_holdout, stratified_holdout
 from mttab._core.long_table import TargetScaling, values_by_label
 from mttab._core.neural.columns import ColumnEncoder, Columns
 from mttab._core.target_table import TargetTable
 from mttab._core.tasks import TaskLabels, normalise_task_ids
 from mttab._core.validation import check_cell_weight, check_same_length, check_table, split_task_column
-
-# Below this many training rows early_stopping="auto" keeps them all for training.
-AUTO_EARLY_STOPPING_ROWS = 200
 
 
 @dataclass(frozen=True)
@@ -198,12 +195,6 @@ class NetworkFitSteps:
             label = labels[int(np.argmin(factors))]
             raise ValueError(f"task_weight holds {factors.min():g} for the task {label!r}, but must be positive.")
         return factors
-
-    def _stops_early(self, n_rows: int, explicit: dict[str, Any]) -> bool:
-        is_given = has_explicit_rows(explicit, self.validation, self.early_stopping)
-        if self.early_stopping == "auto":
-            return is_given or self.validation is not None or n_rows >= AUTO_EARLY_STOPPING_ROWS
-        return bool(self.early_stopping)
 
     def _held_out(
         self, encoding: Encoding, rows: Rows, keep: np.ndarray, X: Any, y: Any, ids: Any, rng: np.random.Generator

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+# Below this many labelled rows early_stopping="auto" keeps them all for training.
+AUTO_EARLY_STOPPING_ROWS = 200
+
 
 def stratified_holdout(strata: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
     """Hold out about ``fraction`` of the rows of every stratum, at least one row of each stays in training.
@@ -94,15 +97,24 @@ def splitter_holdout(splitter: Any, X: Any, y: Any, groups: Any, n_rows: int) ->
     return is_held
 
 
-def has_explicit_rows(explicit: dict[str, Any], validation: Any, early_stopping: Any) -> bool:
-    """Whether fit was given validation rows; raises unless they are asked for completely and in one way only.
+def stops_early(early_stopping: bool | str, n_rows: int, explicit: dict[str, Any], validation: Any) -> bool:
+    """Whether training is to end by its validation rows.
 
     Parameters
     ----------
+    early_stopping : bool or "auto"
+        "auto": from `AUTO_EARLY_STOPPING_ROWS` rows on, or where validation rows are asked for.
+    n_rows : int
+        Labelled rows.
     explicit : dict
         The arguments X_val, y_val, … of fit by name, None where not given.
-    validation, early_stopping
-        The options of the estimator.
+    validation : splitter or None
+        The option of the estimator.
+
+    Raises
+    ------
+    ValueError
+        If validation rows are asked for in part, or in two ways.
     """
     given = [name for name, value in explicit.items() if value is not None]
     if given and (explicit["X_val"] is None or explicit["y_val"] is None):
@@ -111,4 +123,6 @@ def has_explicit_rows(explicit: dict[str, Any], validation: Any, early_stopping:
         raise ValueError("X_val was passed besides validation=; choose one of the two.")
     if given and early_stopping is False:
         raise ValueError("X_val was passed with early_stopping=False, which has no use for it; drop one of the two.")
-    return bool(given)
+    if early_stopping == "auto":
+        return bool(given) or validation is not None or n_rows >= AUTO_EARLY_STOPPING_ROWS
+    return bool(early_stopping)
