@@ -88,11 +88,11 @@ class TokenDropout(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """LayerNorm, then one hidden GELU layer; (…, width) → (…, width)."""
+    """LayerNorm, then one hidden GELU layer; (…, width) → (…, out)."""
 
-    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+    def __init__(self, width: int, hidden: int, out: int, dropout: float) -> None:
         super().__init__(
-            nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), TokenDropout(dropout), nn.Linear(hidden, width)
+            nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), TokenDropout(dropout), nn.Linear(hidden, out)
         )
 
 
@@ -106,14 +106,15 @@ class Block(nn.Module):
         self.mlp_width = options.mlp_width
         self.norm = nn.LayerNorm(width)
         self.attention = FeatureAttention(width, options.n_heads, n_tasks, options.mask)
-        self.mlp = MLP(width, options.mlp_width, options.dropout)
+        self.mlp = MLP(width, options.mlp_width, width, options.dropout)
         self.row_attention = None
         if options.sample_attention:
             row_width = width * (options.n_features + n_tasks)
             self.row_attention = RowAttention(
                 row_width, options.sample_attention_width, options.n_heads, options.context_size
             )
-            self.row_mlp = MLP(row_width, options.mlp_width, options.dropout)
+            read_width = width * n_tasks if is_last else row_width
+            self.row_mlp = MLP(row_width, options.mlp_width, read_width, options.dropout)
 
     def forward(
         self, tokens: Tensor, memory: RowMemory | None = None, log_weight: Tensor | None = None
@@ -125,9 +126,8 @@ class Block(nn.Module):
         rows = tokens.flatten(1)
         update, made = self.row_attention(rows, memory, log_weight)
         rows = rows + update
-        rows = rows + self.row_mlp(rows)
-        tokens = rows.view_as(tokens)
-        return (tokens[:, -self.n_tasks :] if self.is_last else tokens), made
+        update = self.row_mlp(rows)
+        return (rows[:, -update.shape[1] :] + update).unflatten(1, (-1, tokens.shape[2])), made
 
     @property
     def _reads_only_tasks(self) -> bool:
