@@ -1,16 +1,14 @@
-"""What every network estimator shares: fit as a whole, fitted attributes, prediction, scores."""
+"""What every network estimator shares: fit as a whole, and what it leaves behind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
-from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 
 from mttab._core.holdout import stops_early
 from mttab._core.neural.device import run_side_by_side
@@ -19,20 +17,19 @@ from mttab._core.neural.members import (
     EncodedRows,
     Job,
     Place,
-    average_predictions,
     prepare_training,
 )
 from mttab._core.neural.training import TrainedNetwork, TrainingOptions
 from mttab._core.neural.weighting import make_weighting
-from mttab._core.tasks import normalise_task_ids
-from mttab._core.validation import check_cell_weight, check_same_length, check_table, fit_context, split_task_column
+from mttab._core.validation import fit_context
 from mttab._network_fit import Encoding, Layout, NetworkFitSteps, Rows
+from mttab._network_predict import NetworkPredictions
 
 # Rows of a batch with batch_size="auto": about this share of the training rows, between these bounds.
 AUTO_BATCHES, AUTO_BATCH_MIN, AUTO_BATCH_MAX = 32, 32, 1024
 
 
-class BaseNetwork(NetworkFitSteps, BaseEstimator):
+class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
     """A network over encoded rows, without saying which: `_make_module` does."""
 
     # `task` is routed by default wherever scikit-learn routes metadata; the other arguments ask for it as usual.
@@ -259,160 +256,6 @@ class BaseNetwork(NetworkFitSteps, BaseEstimator):
         self.device_ = str(place.device)
         self.n_iter_ = [network.n_epochs for network in self._networks]
         self.history_ = _history_frame(history, labels)
-
-    # --- predict ---------------------------------------------------------------------------------------------------
-
-    def _read_rows(self, X: Any, task: Any) -> tuple[Any, np.ndarray | None, Any]:
-        """Features of the rows, their row tasks, and the index of X."""
-        check_is_fitted(self, "_networks")
-        table = check_table(X)
-        encoding = self._encoding
-        source = encoding.layout.task_source
-        names = getattr(self, "feature_names_in_", None)
-        features, ids, _ = split_task_column(table, self._fitted_task_column, feature_names=names)
-        validate_data(self, table, reset=False, skip_check_array=True)
-        row_task = None
-        if source != "argument" and task is not None:
-            how = f"task_column={self._fitted_task_column!r}" if source else "the columns of y"
-            raise ValueError(f"task was passed, but the tasks of this model are {how}; drop task.")
-        if source == "argument":
-            if task is None:
-                raise ValueError(
-                    "This model was fitted with tasks, so predict needs the task of every row: pass task=, or fit with "
-                    "task_column=, which also works inside pipelines, string scorers and cross_val_predict."
-                )
-            ids = normalise_task_ids(task)
-            check_same_length(X=table, task=ids)
-        if source is not None:
-            name = "task" if source == "argument" else f"task_column={self._fitted_task_column!r}"
-            row_task = encoding.encode_tasks(ids, unseen=self.unseen_task, name=name)
-        return features, row_task, getattr(table, "index", None)
-
-    def _predictions(self, X: Any, task: Any) -> tuple[np.ndarray, np.ndarray | None, Any]:
-        """Mean prediction of the members (n, n_tasks, n_outputs), row tasks, and the index of X."""
-        features, row_task, index = self._read_rows(X, task)
-        place = Place.of(self._networks[0], self.precision)
-        columns = self._encoding.encode_features(features)
-        return average_predictions(self._networks, place, columns, row_task), row_task, index
-
-    def _predict_values(self, X: Any, task: Any) -> tuple[np.ndarray, Any]:
-        """Numbers, or indices of the likeliest classes, (n, n_tasks)."""
-        out, row_task, index = self._predictions(X, task)
-        unscaled = self._encoding.unscale(out[:, :, 0], row_task)
-        values = np.empty(out.shape[:2])
-        for t, target in enumerate(self._encoding.targets.columns):
-            if target.kind == "regression":
-                values[:, t] = unscaled[:, t]
-            elif target.kind == "binary":
-                values[:, t] = out[:, t, 0] > 0.5
-            else:
-                values[:, t] = out[:, t, : target.n_outputs].argmax(axis=1)
-        return values, index
-
-    def _probabilities(self, X: Any, task: Any) -> list[np.ndarray | None]:
-        """Probabilities (n, n_classes) of each task; None for regression."""
-        out, _, _ = self._predictions(X, task)
-        found: list[np.ndarray | None] = []
-        for t, target in enumerate(self._encoding.targets.columns):
-            if target.kind == "regression":
-                found.append(None)
-            elif target.kind == "binary":
-                found.append(np.column_stack([1.0 - out[:, t, 0], out[:, t, 0]]))
-            else:
-                p = out[:, t, : target.n_outputs]
-                found.append(p / p.sum(axis=1, keepdims=True))
-        return found
-
-    def predict(self, X: Any, task: Any = None) -> Any:
-        """Predicted labels.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_features)
-            As in fit.
-        task : array-like of shape (n,), default=None
-            Task of each row, for a model fitted with ``task=``.
-
-        Returns
-        -------
-        ndarray of shape (n,) or (n, n_tasks), or DataFrame
-            In the shape and with the labels of the ``y`` of fit; a DataFrame where that was one.
-        """
-        values, index = self._predict_values(X, task)
-        return self._encoding.targets.decode(values, index)
-
-    def task_scores(self, X: Any, y: Any, sample_weight: Any = None, task: Any = None) -> pd.DataFrame:
-        """R² or accuracy of every task, on its observed labels.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_features)
-        y : array-like of shape (n,) or (n, n_tasks)
-            True labels; NaN or None = not observed.
-        sample_weight : array-like of shape (n,) or (n, n_tasks), default=None
-        task : array-like of shape (n,), default=None
-            See `predict`.
-
-        Returns
-        -------
-        DataFrame
-            A row per task with "n", its number of labels, "metric" and "score"; NaN where R² is not defined.
-        """
-        predicted, _ = self._predict_values(X, task)
-        truth = self._encode_for_scores(y)
-        check_same_length(X=predicted, y=truth)
-        weight = np.where(np.isnan(truth), 0.0, check_cell_weight(sample_weight, truth.shape))
-        rows = []
-        for label, mask, t in self._score_groups(X, task, truth.shape):
-            target = self._encoding.targets.columns[t]
-            use = mask & (weight[:, t] > 0)
-            score = np.nan
-            if target.classes is not None and use.any():
-                score = accuracy_score(truth[use, t], predicted[use, t], sample_weight=weight[use, t])
-            elif target.classes is None and np.unique(truth[use, t]).size > 1:
-                score = r2_score(truth[use, t], predicted[use, t], sample_weight=weight[use, t])
-            metric = "r2" if target.classes is None else "accuracy"
-            rows.append({"task": label, "n": int(use.sum()), "metric": metric, "score": score})
-        return pd.DataFrame(rows).set_index("task")
-
-    def _encode_for_scores(self, y: Any) -> np.ndarray:
-        return self._encoding.targets.encode(y, known_only=False)
-
-    def _score_groups(self, X: Any, task: Any, shape: tuple[int, int]) -> Iterator[tuple[Any, Any, int]]:
-        """Label, rows and column of every task."""
-        if self._encoding.row_tasks is None:
-            for t, target in enumerate(self._encoding.targets.columns):
-                yield target.label, np.ones(shape[0], dtype=bool), t
-            return
-        _, row_task, _ = self._read_rows(X, task)
-        for i, label in enumerate(self._encoding.row_tasks.labels.tolist()):
-            yield label, row_task == i, 0
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None, task: Any = None) -> float:
-        """Mean over the columns of ``y`` of R² (regression) and accuracy (classes), each on its observed labels.
-
-        Parameters
-        ----------
-        X, y, sample_weight, task
-            See `task_scores`.
-
-        Returns
-        -------
-        float
-        """
-        predicted, _ = self._predict_values(X, task)
-        truth = self._encode_for_scores(y)
-        check_same_length(X=predicted, y=truth)
-        weight = np.where(np.isnan(truth), 0.0, check_cell_weight(sample_weight, truth.shape))
-        scores = []
-        for t, target in enumerate(self._encoding.targets.columns):
-            use = weight[:, t] > 0
-            if use.any():
-                measure: Callable[..., float] = r2_score if target.classes is None else accuracy_score
-                scores.append(measure(truth[use, t], predicted[use, t], sample_weight=weight[use, t]))
-        if not scores:
-            raise ValueError("y has no label with a positive weight, so there is nothing to score; pass some labels.")
-        return float(np.mean(scores))
 
     # --- scikit-learn ----------------------------------------------------------------------------------------------
 

@@ -204,6 +204,9 @@ class NetworkFitSteps:
             is_held = splitter_holdout(self.validation, X, y, ids, len(keep))[keep]
         else:
             is_held = stratified_holdout(strata_of(encoding, rows), self.validation_fraction, rng)
+            for weight in rows.weight.T:  # a task with a handful of labels must not lose all of them
+                if not weight[~is_held].any():
+                    is_held &= weight == 0
         if not is_held.any() or is_held.all():
             raise ValueError(
                 f"early_stopping={self.early_stopping!r} leaves {int(is_held.sum())} of {len(is_held)} labelled rows "

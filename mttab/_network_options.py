@@ -144,7 +144,7 @@ TRAINING: dict[str, Option] = {
         'Watched is the mean over tasks of R², for classes its counterpart in log loss. "auto" does so from 200 rows\n'
         "on, or where validation rows are given.",
     ),
-    "patience": _count(16, "Epochs without progress after which training ends.", 0),
+    "patience": _count(16, "Epochs without progress after which training ends."),
     "validation": Option(
         None,
         [None, HasMethods(["split"]), "array-like", list, tuple],
@@ -184,7 +184,8 @@ TRAINING: dict[str, Option] = {
         None,
         [Integral, None],
         "int or None",
-        "Threads for training on the CPU; members are trained side by side. None and -1: as many as torch has.",
+        "Threads for training on the CPU; members are trained side by side. None and -1: as many as torch has. Sums "
+        "that several threads share may differ in their last digits.",
     ),
     "random_state": Option(
         None,

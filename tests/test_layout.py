@@ -23,7 +23,7 @@ SIDEWAYS = {
     "_boosting_base": {"_boosting_fit"},
     "experts": {"_network_base"},
     "multitabnet": {"_network_base", "_network_options"},
-    "_network_base": {"_network_fit"},
+    "_network_base": {"_network_fit", "_network_predict"},
     "clustering": {"boosting"},
     "baselines": {"boosting"},
     "dask": {"boosting"},

@@ -203,6 +203,11 @@ class _Run:
         for part in module.modules():
             if isinstance(part, TokenDropout):
                 part.generator = generator
+        self.is_first = network.n_epochs == 0
+        if self.is_first:
+            module.features.fill_unseen()
+        elif validation is not None:  # going on must not end with worse weights than it began with
+            self._note(self._validate(validation))
 
     def _choose_context(self) -> None:
         order = torch.randperm(self.n, generator=self.generator, device=self.generator.device)
@@ -228,16 +233,19 @@ class _Run:
             self.schedule.step()
             total = total + losses.detach().mean() * len(rows)
         self.network.n_epochs += 1
-        module.features.fill_unseen()
+        if self.is_first:
+            module.features.fill_unseen()
         figures: dict[str, Any] = {"epoch": number, "learning_rate": learning_rate, "train_loss": float(total) / self.n}
         if self.validation is not None:
-            self.network.remember()
-            scores = self.network.scores(self.validation.inputs, bf16=self.options.bf16)
-            by_task = explained(self.network.outputs, scores, self.validation.y, self.validation.weight)
-            score = float(by_task.nanmean())
-            figures |= {"validation_score": score, "by_task": by_task.tolist()}
-            self._note(score)
+            by_task = self._validate(self.validation)
+            figures |= {"validation_score": self._note(by_task), "by_task": by_task.tolist()}
         return figures
+
+    def _validate(self, validation: Examples) -> Tensor:
+        """Figure of every task (n_tasks,) on the validation rows."""
+        self.network.remember()
+        scores = self.network.scores(validation.inputs, bf16=self.options.bf16)
+        return explained(self.network.outputs, scores, validation.y, validation.weight)
 
     def _batches(self) -> Iterator[Tensor]:
         order = torch.randperm(self.n, generator=self.generator, device=self.generator.device)
@@ -253,16 +261,21 @@ class _Run:
         cells = self.network.outputs.cell_losses(scores.to(batch.y.dtype), batch.y) * batch.weight
         return cells.sum(dim=0) / (len(rows) * self.mean_weight)
 
-    def _note(self, score: float) -> None:
+    def _note(self, by_task: Tensor) -> float:
+        """Keep the weights if these figures are the best so far; gives their mean, NaN where no task has any."""
+        score = float(by_task.nanmean())
+        if math.isnan(score):  # labels that do not vary tell nothing, also not that there is no progress
+            return score
         if score > self.best_score:
             self.best_score, self.n_bad = score, 0
             self.best_weights = {k: v.detach().clone() for k, v in self.network.module.state_dict().items()}
         else:
             self.n_bad += 1
+        return score
 
     def is_over(self) -> bool:
         """Whether patience is at its end."""
-        return self.options.patience is not None and self.n_bad > self.options.patience
+        return self.options.patience is not None and self.n_bad >= self.options.patience
 
     def finish(self) -> None:
         """Put the best weights back and compute what prediction needs."""
