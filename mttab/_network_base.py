@@ -27,6 +27,8 @@ from mttab._network_predict import NetworkPredictions
 
 # Rows of a batch with batch_size="auto": about this share of the training rows, between these bounds.
 AUTO_BATCHES, AUTO_BATCH_MIN, AUTO_BATCH_MAX = 32, 32, 1024
+# Passes over the rows with max_epochs="auto": as many as see this many rows in all, between these bounds.
+AUTO_ROWS_IN_ALL, AUTO_EPOCHS_MIN, AUTO_EPOCHS_MAX = 3_200_000, 10, 100
 
 
 class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
@@ -213,8 +215,11 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
         batch = self.batch_size
         if batch == "auto":
             batch = int(np.clip(2 ** round(np.log2(max(n, 1) / AUTO_BATCHES)), AUTO_BATCH_MIN, AUTO_BATCH_MAX))
+        epochs = self.max_epochs
+        if epochs == "auto":
+            epochs = int(np.clip(AUTO_ROWS_IN_ALL // max(n, 1), AUTO_EPOCHS_MIN, AUTO_EPOCHS_MAX))
         return TrainingOptions(
-            max_epochs=self.max_epochs,
+            max_epochs=epochs,
             batch_size=batch,
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,

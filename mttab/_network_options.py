@@ -130,7 +130,13 @@ TRAINING: dict[str, Option] = {
         'int or "auto"',
         '"auto": about 1/32 of the training rows, between 32 and 1024.',
     ),
-    "max_epochs": _count(100, "Largest number of passes over the training rows.", 0),
+    "max_epochs": Option(
+        "auto",
+        [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
+        'int or "auto"',
+        'Largest number of passes over the training rows. "auto": 100; above 32,000 rows fewer in proportion, but at '
+        "least 10.",
+    ),
     "schedule": _choice(
         "cosine", ("cosine", "constant"), "What the step size does after its linear start: it falls to 1 %, or stays."
     ),

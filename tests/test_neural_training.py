@@ -443,3 +443,38 @@ def test_fits_in_threads_do_not_disturb_each_other():
         torch.set_num_threads(before_threads)
     for precision, predicted in zip(order, found, strict=True):
         np.testing.assert_array_equal(predicted, alone[precision])
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_epochs", "batch_size"), [(100, 100, 32), (5000, 100, 128), (32_000, 100, 1024), (100_000, 32, 1024)]
+)
+def test_by_default_large_tables_are_passed_over_less_often_in_larger_batches(n_rows, n_epochs, batch_size):
+    options = MultiTabNet()._training_options(n_rows, True, False)
+    assert (options.max_epochs, options.batch_size) == (n_epochs, batch_size)
+
+
+def test_going_on_never_ends_with_worse_weights_than_it_began_with():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 4))
+    Y = X[:, :2] + 0.1 * rng.normal(size=(300, 2))
+    held = {"X_val": X[200:], "y_val": Y[200:]}
+    small = {"embedding_dim": 8, "n_blocks": 1, "n_members": 1, "random_state": 0, "n_jobs": 1}
+    net = MultiTabNetRegressor(**small, max_epochs=20, learning_rate=0.02, warm_start=True).fit(
+        X[:200], Y[:200], **held
+    )
+    before = net.score(X[200:], Y[200:])
+    net.set_params(learning_rate=5.0, max_epochs=2).fit(X[:200], Y[:200], **held)
+    assert net.score(X[200:], Y[200:]) >= before - 1e-6
+
+
+def test_a_task_with_a_handful_of_labels_keeps_them_for_training():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 3))
+    Y = np.column_stack([X[:, 0], np.full(400, np.nan)])
+    Y[:3, 1] = [0.0, 1.0, 2.0]
+    net = MultiTabNetRegressor(validation_fraction=0.9)
+    encoding, rows, keep, _ = net._read_training(X, Y, None, None, None)
+    for seed in range(20):  # the three would often be held out together
+        held = net._held_out(encoding, rows, keep, X, Y, None, np.random.default_rng(seed))
+        assert rows.weight[~held, 1].any()
+        assert 0.8 < held.mean() < 0.95
