@@ -18,7 +18,6 @@ import pandas as pd
 from sklearn.metrics import r2_score, roc_auc_score
 
 import gain_tables
-import mttab
 from bench_accuracy import DEFAULT_FOLDER, limit_rows, positive, progress
 from mttab.datasets import load_manifest
 from run_store import Job, add_arguments, attempt, describe, open_store, run_jobs, write_tables
@@ -41,7 +40,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="of MultiTabNet with --speed (default: %(default)s)")
     add_arguments(parser, "neural.jsonl", n_jobs_are="threads of a model")
     options = parser.parse_args(arguments)
-    if options.speed and not hasattr(mttab, "MultiTabNet"):
+    if options.speed and not PEERS["MultiTabNet"].is_installed:
         parser.error("--speed needs torch; pip install 'mttab[neural]'")
     if not options.speed and not (options.folder / "manifest.json").is_file():
         parser.error(f"{options.folder} holds no manifest.json; name a folder that does")

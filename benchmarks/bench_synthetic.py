@@ -95,7 +95,8 @@ def chosen(approaches: dict[str, Any], arguments: argparse.Namespace) -> list[st
     wanted = arguments.approaches
     if wanted is None:
         networks = [name for name, peer in TARGET_APPROACHES.items() if peer.package == "torch"]
-        return [name for name in approaches if not (arguments.quick and name in networks)]
+        can_run = {name for name in networks if TARGET_APPROACHES[name].is_installed and not arguments.quick}
+        return [name for name in approaches if name not in networks or name in can_run]
     return [name for name in approaches if name in wanted or name == BASELINE]
 
 

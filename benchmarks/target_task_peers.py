@@ -171,7 +171,7 @@ def estimator_settings(model: Any) -> dict[str, Any]:
     }
 
 
-# MultiTabNet: rows of `PEERS` from the day that mttab has it ---------------------------------------------------------
+# MultiTabNet ---------------------------------------------------------------------------------------------------------
 
 
 def predict_multitabnet(problem: TargetProblem) -> Predictions:
@@ -304,9 +304,6 @@ PEERS: dict[str, Peer] = {
         "pytabkit",
         by_default=False,
     ),
+    "MultiTabNet": Peer(predict_multitabnet, multitabnet_settings, "torch", single="MultiTabNet per target"),
+    "MultiTabNet per target": Peer(for_each_target(predict_multitabnet_alone), multitabnet_settings, "torch"),
 }
-if hasattr(mttab, "MultiTabNet"):
-    PEERS |= {
-        "MultiTabNet": Peer(predict_multitabnet, multitabnet_settings, "torch", single="MultiTabNet per target"),
-        "MultiTabNet per target": Peer(for_each_target(predict_multitabnet_alone), multitabnet_settings, "torch"),
-    }
