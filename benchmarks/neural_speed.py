@@ -15,6 +15,7 @@ from mttab.datasets import make_multitask_regression
 from run_store import describe_machine
 
 N_FEATURES, N_TASKS, BATCH = 32, 7, 2048
+ROWS_ON_CPU, ROWS_ON_GPU = 16_384, 400_000
 ONE_BLOCK: dict[str, Any] = {"embedding_dim": 16, "n_blocks": 1, "batch_size": BATCH, "n_members": 1}
 ROWS: dict[str, Any] = {**ONE_BLOCK, "sample_attention": True}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -36,7 +37,8 @@ def run(device: str, n_jobs: int, output: Path) -> None:
     """Measure, print, and write a JSON file."""
     machine = describe_machine(("torch",))
     on_gpu = device != "cpu" and torch.cuda.is_available()
-    table = measure(n_rows=400_000 if on_gpu else 16_384, n_epochs=5 if on_gpu else 1, device=device, n_jobs=n_jobs)
+    n_rows, n_epochs = (ROWS_ON_GPU, 5) if on_gpu else (ROWS_ON_CPU, 1)
+    table = measure(n_rows, n_epochs, device, n_jobs)
     print(f"\nRows per second, {N_FEATURES} features, {N_TASKS} tasks, batches of {BATCH} unless the defaults choose\n")
     print(table.to_string())
     output.parent.mkdir(parents=True, exist_ok=True)

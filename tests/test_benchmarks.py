@@ -1,5 +1,6 @@
 """The benchmarks run end to end on small tables, go on where they stopped, and show what failed."""
 
+import functools
 import importlib
 import json
 from pathlib import Path
@@ -184,6 +185,31 @@ def test_neural_scores_every_target_and_does_not_refit(script, folder, tmp_path,
     bench.main([str(folder), *NEURAL, "--output", str(output)])
     assert "3 of 3 runs taken from" in capsys.readouterr().out
     assert read_runs(output) == first
+
+
+def test_networks_score_every_target_together_and_alone(script, folder, tmp_path, capsys, monkeypatch):
+    import mttab
+
+    bench = script("bench_neural")
+    quick = functools.partial(mttab.MultiTabNet, n_members=1, max_epochs=15, embedding_dim=8)
+    monkeypatch.setattr(mttab, "MultiTabNet", quick)
+    networks = ["--peers", "MultiTabNet", "MultiTabNet per target"]
+    bench.main([str(folder), "--seeds", "1", "--n-jobs", "1", *networks, "--output", str(tmp_path / "runs.jsonl")])
+    assert "0 of 12 figures failed" in capsys.readouterr().out
+    for run in read_runs(tmp_path / "runs.jsonl"):
+        assert min(run["result"]["scores"][target] for target in ("sold", "grade")) > 0.6
+
+
+def test_neural_measures_rows_per_second_of_every_setting(script, tmp_path, capsys, monkeypatch):
+    bench = script("bench_neural")
+    import neural_speed
+
+    monkeypatch.setattr(neural_speed, "ROWS_ON_CPU", 512)
+    monkeypatch.setattr(neural_speed, "SETTINGS", {"tiny": {**neural_speed.ROWS, "n_members": 2, "embedding_dim": 4}})
+    bench.main(["--speed", "--device", "cpu", "--n-jobs", "1", "--output", str(tmp_path / "neural.jsonl")])
+    assert "tiny" in capsys.readouterr().out
+    measured = json.loads((tmp_path / "neural_speed.json").read_text())["rows_per_second"]["tiny"]
+    assert measured["training"] > 0 and measured["prediction"] > measured["training"] / 10
 
 
 def test_neural_shows_a_peer_that_fails_and_one_that_fails_on_one_target(script, folder, tmp_path, capsys, monkeypatch):
