@@ -36,6 +36,7 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
 
     # `task` is routed by default wherever scikit-learn routes metadata; the other arguments ask for it as usual.
     __metadata_request__fit: ClassVar[dict[str, Any]] = {"task": True}
+    __metadata_request__partial_fit: ClassVar[dict[str, Any]] = {"task": True}
     __metadata_request__predict: ClassVar[dict[str, Any]] = {"task": True}
     __metadata_request__score: ClassVar[dict[str, Any]] = {"task": True}
 
@@ -165,7 +166,7 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
         else:
             validate_data(self, table, reset=False, skip_check_array=True)
             self._check_same_task_source(layout)
-            targets, values = self._encoding.targets, self._encoding.targets.encode(y)
+            targets, values = self._encoding.targets, self._encoding.targets.encode(y, sample_weight)
         if ids is not None and values.shape[1] > 1:
             raise ValueError(
                 f"y has {values.shape[1]} columns, which are tasks themselves, so task_column and task cannot be "
@@ -226,6 +227,7 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
             warmup_fraction=self.warmup_fraction,
             schedule=self.schedule,
             gradient_clip=self.gradient_clip,
+            averaging=self.weight_averaging,
             patience=self.patience if has_validation else None,
             context_size=getattr(self, "context_size", 0),
             bf16=bf16,
@@ -238,6 +240,8 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
         if row_task is not None:
             factors = np.append(self._task_factors(encoding.targets, encoding.row_tasks), 1.0)
             weight = weight * factors[row_task, None]
+        if weight.any():  # any unit fits into single precision; a power of two, so that no digit changes
+            weight = weight / 2.0 ** np.floor(np.log2(weight.max()))
         y = np.nan_to_num(encoding.scale(rows.values, row_task))
         return EncodedRows(encoding.encode_features(rows.features), row_task, y, weight)
 

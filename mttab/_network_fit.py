@@ -148,6 +148,8 @@ class NetworkFitSteps:
             )
         weight = np.where(np.isnan(values), 0.0, weight)
         keep: np.ndarray = np.any(weight > 0, axis=1)
+        if not keep.any():
+            raise ValueError("y has no label with a positive weight, so there is nothing to learn; pass some labels.")
         rows = Rows(features, values, weight, ids)
         return (rows if keep.all() else rows.take(keep)), keep
 
@@ -234,7 +236,7 @@ class NetworkFitSteps:
             ids = normalise_task_ids(explicit["task_val"], name="task_val")
         elif explicit["task_val"] is not None:
             raise ValueError("task_val was passed without task; pass the task ids of X_val as those of X.")
-        values = encoding.targets.encode(explicit["y_val"], name="y_val")
+        values = encoding.targets.encode(explicit["y_val"], explicit["sample_weight_val"], name="y_val")
         check_same_length(X_val=table, y_val=values, task_val=ids)
         weight = check_cell_weight(explicit["sample_weight_val"], values.shape, name="sample_weight_val", table="X_val")
         return Rows(features, values, np.where(np.isnan(values), 0.0, weight), ids)

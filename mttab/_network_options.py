@@ -85,7 +85,10 @@ FEATURES: dict[str, Option] = {
     ),
     "n_bins": _count(16, 'Bins per feature for ``numerical_embedding="piecewise_linear"``.', 2),
     "numerical_scaling": _choice(
-        "quantile", ("quantile", "standard"), "To the quantiles of the standard normal, or by mean and deviation."
+        "quantile",
+        ("quantile", "standard"),
+        "To the quantiles of the standard normal and, beside them, linearly with extremes drawn in; or by mean and "
+        "standard deviation.",
     ),
 }
 
@@ -142,6 +145,14 @@ TRAINING: dict[str, Option] = {
     ),
     "warmup_fraction": _number(0.05, 0.0, 1.0, "both", "Share of all steps in which the step size rises."),
     "gradient_clip": _number(1.0, 0.0, None, "left", "Largest norm of the gradient; 0 = no limit."),
+    "weight_averaging": _number(
+        0.99,
+        0.0,
+        1.0,
+        "left",
+        "Share that a step leaves of the running mean of the weights, which is what is validated and kept; 0 = the "
+        "weights of the last step.",
+    ),
     "early_stopping": Option(
         "auto",
         [StrOptions({"auto"}), "boolean"],
@@ -176,7 +187,11 @@ TRAINING: dict[str, Option] = {
         'With row tasks, "task" standardises the target of each of them on its own, None of all together. Columns of\n'
         "``y`` are always standardised one by one; predictions are in the unit of ``y``.",
     ),
-    "warm_start": _flag(False, "Whether fit goes on from the networks it finds, for ``max_epochs`` more epochs."),
+    "warm_start": _flag(
+        False,
+        "Whether fit goes on from the networks it finds, for ``max_epochs`` more epochs. Their shape stays, and so do "
+        "scales, levels, classes and tasks.",
+    ),
     "device": Option(
         "auto", [str], "str", 'Where to compute: "cuda", "mps", "cpu", …; "auto" takes the first of these there is.'
     ),

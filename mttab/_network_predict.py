@@ -119,7 +119,7 @@ class NetworkPredictions:
             A row per task with "n", its number of labels, "metric" and "score"; NaN where R² is not defined.
         """
         predicted, _ = self._predict_values(X, task)
-        truth = self._encode_for_scores(y)
+        truth = self._encode_for_scores(y, sample_weight)
         check_same_length(X=predicted, y=truth)
         weight = np.where(np.isnan(truth), 0.0, check_cell_weight(sample_weight, truth.shape))
         rows = []
@@ -135,8 +135,8 @@ class NetworkPredictions:
             rows.append({"task": label, "n": int(use.sum()), "metric": metric, "score": score})
         return pd.DataFrame(rows).set_index("task")
 
-    def _encode_for_scores(self, y: Any) -> np.ndarray:
-        return self._encoding.targets.encode(y, known_only=False)
+    def _encode_for_scores(self, y: Any, sample_weight: Any) -> np.ndarray:
+        return self._encoding.targets.encode(y, sample_weight, known_only=False)
 
     def _score_groups(self, X: Any, task: Any, shape: tuple[int, int]) -> Iterator[tuple[Any, Any, int]]:
         """Label, rows and column of every task."""
@@ -161,7 +161,7 @@ class NetworkPredictions:
         float
         """
         predicted, _ = self._predict_values(X, task)
-        truth = self._encode_for_scores(y)
+        truth = self._encode_for_scores(y, sample_weight)
         check_same_length(X=predicted, y=truth)
         weight = np.where(np.isnan(truth), 0.0, check_cell_weight(sample_weight, truth.shape))
         scores = []
@@ -172,4 +172,5 @@ class NetworkPredictions:
                 scores.append(measure(truth[use, t], predicted[use, t], sample_weight=weight[use, t]))
         if not scores:
             raise ValueError("y has no label with a positive weight, so there is nothing to score; pass some labels.")
-        return float(np.mean(scores))
+        defined = [score for score in scores if not np.isnan(score)]  # R² of a single label is not
+        return float(np.mean(defined or scores))

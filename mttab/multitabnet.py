@@ -36,6 +36,7 @@ _PAPER_PARAMETERS = {
     "schedule": "constant",
     "warmup_fraction": 0.0,
     "gradient_clip": 0.0,
+    "weight_averaging": 0.0,
     "patience": 5,
     "n_members": 1,
 }
@@ -95,6 +96,7 @@ class BaseMultiTabNet(BaseNetwork):
         columns = encoding.columns
         tokens = FeatureTokens(
             len(columns.numeric),
+            columns.n_scales,
             columns.offset,
             columns.level_frequency,
             self.embedding_dim,
@@ -173,7 +175,9 @@ class MultiTabNet(BaseMultiTabNet):
     n_iter_ : list of int
         Epochs trained, per member.
     device_ : str
+        Where it was trained.
     n_tasks_, n_features_in_ : int
+        Tasks; columns of ``X``, the task column included.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Where ``X`` has string column names.
 
@@ -236,7 +240,7 @@ class MultiTabNetRegressor(RegressorMixin, BaseMultiTabNet):
 
     Attributes
     ----------
-    tasks_, history_, n_iter_, device_, n_tasks_, n_features_in_, feature_names_in_
+    tasks_, task_types_, history_, n_iter_, device_, n_tasks_, n_features_in_, feature_names_in_
         See `MultiTabNet`.
 
     References
@@ -274,8 +278,13 @@ class MultiTabNetClassifier(ClassifierMixin, BaseMultiTabNet):
     ----------
     classes_ : ndarray of shape (n_classes,) or list of these
         Sorted classes; a list with an entry per column where ``y`` had several.
-    tasks_, history_, n_iter_, device_, n_tasks_, n_features_in_, feature_names_in_
+    tasks_, task_types_, history_, n_iter_, device_, n_tasks_, n_features_in_, feature_names_in_
         See `MultiTabNet`.
+
+    Notes
+    -----
+    For a classifier, cross-validation in scikit-learn stratifies by ``y`` where it can, which fails on labels that are
+    missing: pass ``cv=KFold(5)``, or another splitter that does not look at ``y``.
 
     References
     ----------

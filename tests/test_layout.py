@@ -42,7 +42,7 @@ ORDER = {
     ),
     "neural": (
         *("device", "progress", "columns", "tokens", "attention", "network", "experts"),
-        *("losses", "weighting", "training", "members"),
+        *("losses", "weighting", "averaging", "training", "members"),
     ),
 }
 STANDS_ALONE = {"losses": {"jit", "threads", "quantile"}}  # and what it may import all the same

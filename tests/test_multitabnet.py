@@ -205,7 +205,7 @@ def test_predictions_come_back_as_y_came():
 def test_classes_may_be_strings_bools_or_integers(labels):
     X, Y = numbers(MultiTabNetClassifier)
     Y = np.array(labels)[Y]
-    net = MultiTabNetClassifier(**SMALL | {"max_epochs": 15}).fit(X, Y)
+    net = MultiTabNetClassifier(**SMALL | {"max_epochs": 30}).fit(X, Y)
     assert [c.tolist() for c in net.classes_] == [labels, labels]
     assert net.predict(X).tolist()[0][0] in labels
     assert net.score(X, Y) > 0.8
@@ -234,17 +234,30 @@ def test_a_row_of_weight_0_is_left_out_without_a_warning(estimator_class, recwar
     assert_same(net, estimator_class(**SMALL).fit(X[weight > 0], Y[weight > 0]), X)
 
 
-def test_a_weight_per_row_is_that_of_all_its_labels_and_their_unit_plays_no_part():
+@with_and_without_rows
+def test_a_weight_per_row_is_that_of_all_its_labels_and_their_unit_plays_no_part(rows):
     X, Y = numbers(MultiTabNet)
     weight = np.random.default_rng(0).integers(1, 9, size=150).astype(float)
-    net = MultiTabNet(**SMALL).fit(X, Y, weight)
-    assert_same(MultiTabNet(**SMALL).fit(X, Y, np.column_stack([weight, weight])), net, X)
-    assert not differs(
-        MultiTabNet(**SMALL | {"precision": "float64"}).fit(X, Y, weight),
-        MultiTabNet(**SMALL | {"precision": "float64"}).fit(X, Y, 1024 * weight),
-        X,
+    options = SMALL | rows | {"precision": "float64"}
+    net = MultiTabNet(**options).fit(X, Y, weight)
+    assert_same(MultiTabNet(**options).fit(X, Y, np.column_stack([weight, weight])), net, X)
+    for unit in [1024.0, 1e-40]:
+        assert not differs(MultiTabNet(**options).fit(X, Y, unit * weight), net, X)
+    assert differs(MultiTabNet(**options).fit(X, Y), net, X)
+
+
+def test_a_label_of_weight_0_may_be_anything_wherever_labels_are_read():
+    X, Y = table()
+    weight = np.ones(Y.shape)
+    weight[0] = 0.0
+    odd = Y.assign(price=np.where(np.arange(150) == 0, np.inf, Y["price"]))
+    odd.loc[0, "colour"] = "mauve"
+    net = MultiTabNet(**SMALL | {"early_stopping": "auto"}, warm_start=True)
+    net.fit(X, odd, weight, X_val=X, y_val=odd, sample_weight_val=weight).fit(X, odd, weight).partial_fit(
+        X, odd, weight
     )
-    assert differs(MultiTabNet(**SMALL).fit(X, Y), net, X)
+    assert net.score(X, odd, weight) == net.score(X[1:], odd[1:])
+    assert net.task_scores(X, odd, weight).equals(net.task_scores(X[1:], odd[1:]))
 
 
 def test_labels_that_contradict_each_other_are_averaged_by_the_weights_of_their_cells():
@@ -468,6 +481,7 @@ OTHER_VALUES = {
     "schedule": ("constant", {}),
     "warmup_fraction": (0.7, {}),
     "gradient_clip": (1e-3, {}),
+    "weight_averaging": (0.0, {}),
     "early_stopping": (True, {}),
     "validation": (KFold(2), {"early_stopping": True}),
     "validation_fraction": (0.4, {"early_stopping": True}),
@@ -646,6 +660,16 @@ def test_a_task_without_a_label_has_no_score_and_none_at_all_is_an_error():
         net.score(X, pd.DataFrame(np.nan, index=Y.index, columns=Y.columns))
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+def test_a_single_label_of_a_regression_leaves_the_score_to_the_other_tasks():
+    X, Y = table()
+    net = MultiTabNet(**SMALL).fit(X, Y)
+    one = Y.assign(price=Y["price"].where(np.arange(150) == Y["price"].first_valid_index()))
+    assert net.task_scores(X, one)["score"].isna().tolist() == [True, False, False]
+    assert net.score(X, one) == pytest.approx(net.task_scores(X, one)["score"].mean())
+    assert np.isnan(net.score(X, one.assign(sold=np.nan, colour=None)))
+
+
 def test_a_class_that_fit_did_not_see_is_a_miss_in_the_score():
     X, Y = numbers(MultiTabNetClassifier)
     net = MultiTabNetClassifier(**SMALL).fit(X, Y)
@@ -684,6 +708,12 @@ class Recording(GroupKFold):
     def split(self, X, y=None, groups=None):
         self.seen = X, y, groups
         return super().split(X, y, groups)
+
+
+def test_training_that_diverges_is_an_error_that_names_the_step_size():
+    X, Y = table()
+    with pytest.raises(ValueError, match="training diverged: the loss of epoch 0 is nan; pass a smaller"):
+        MultiTabNet(**SMALL | {"learning_rate": 1e30, "gradient_clip": 0.0, "batch_size": 16}).fit(X, Y)
 
 
 def test_validation_rows_may_be_given_or_chosen_by_a_splitter():
@@ -775,6 +805,17 @@ def test_warm_start_goes_on_from_the_networks_it_finds(rows):
     assert twin.n_iter_ == [3, 3]
 
 
+@with_and_without_rows
+@pytest.mark.parametrize(("first", "then"), [("float32", "float64"), ("float64", "float32")])
+def test_going_on_may_change_the_precision(first, then, rows):
+    X, Y = table()
+    net = MultiTabNet(**SMALL | rows | {"dropout": 0.0}, precision=first).fit(X, Y, np.linspace(0.5, 1.5, 150))
+    before = predicted(net, X)
+    net.set_params(precision=then, learning_rate=1e-12).partial_fit(X, Y)
+    np.testing.assert_allclose(predicted(net, X), before, rtol=1e-4, atol=1e-4)
+    assert str(next(net._networks[0].module.parameters()).dtype) == f"torch.{then}"
+
+
 class FailingBar:
     """In place of the progress bar: an error after the first epoch."""
 
@@ -835,6 +876,31 @@ def test_partial_fit_takes_classes_that_the_first_portion_lacks():
         net.partial_fit(X, np.full(150, 5))
     wide = MultiTabNetClassifier(**SMALL).partial_fit(X, Y, classes=[[0, 1], [0, 1, 2]])
     assert [c.tolist() for c in wide.classes_] == [[0, 1], [0, 1, 2]]
+
+
+def test_unknown_levels_have_the_mean_token_also_after_going_on_until_one_comes_in_training():
+    X, Y = table()
+    net = MultiTabNet(**SMALL).fit(X, Y)
+    for _ in range(3):
+        net.partial_fit(X, Y)
+
+    def distance():
+        tokens = net._networks[0].module.features
+        return (tokens.table[-1] - tokens.level_weight @ tokens.table / tokens.level_weight.sum()).abs().max().item()
+
+    assert distance() < 1e-5
+    net.partial_fit(X.assign(kind="ash"), Y)
+    assert distance() > 1e-3
+
+
+def test_a_portion_without_labels_is_refused():
+    X, Y = numbers(MultiTabNetRegressor)
+    net = MultiTabNetRegressor(**SMALL).partial_fit(X, Y)
+    with (
+        pytest.warns(UserWarning, match="no label in 3 of 3 rows"),
+        pytest.raises(ValueError, match="pass some labels"),
+    ):
+        net.partial_fit(X[:3], np.full((3, 2), np.nan))
 
 
 def test_partial_fit_goes_on_from_a_fit():

@@ -257,7 +257,7 @@ def test_every_score_depends_on_every_feature_and_with_row_attention_on_every_ro
             (gradient,) = torch.autograd.grad(score, numeric)
             own = torch.zeros(n, 1, dtype=torch.bool)
             own[row] = True
-            assert torch.equal(gradient != 0, (own | sample_attention).expand(n, N_FEATURES))
+            assert torch.equal((gradient != 0).all(dim=2), (own | sample_attention).expand(n, N_FEATURES))
 
 
 def test_another_row_changes_a_training_output_and_no_prediction():
@@ -318,7 +318,7 @@ def test_with_one_task_the_network_is_a_plain_encoder_with_one_more_token(mask, 
     with torch.no_grad():  # off their start of ones and zeros
         for parameter in module.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    channels = torch.stack([inputs.numeric, inputs.missing.to(inputs.numeric.dtype)], dim=2)
+    channels = torch.cat([inputs.numeric, inputs.missing.to(inputs.numeric.dtype)[:, :, None]], dim=2)
     features = torch.einsum("ndc,dce->nde", channels, module.features.weight) + module.features.bias[:, 0]
     tokens = torch.cat([features, module.task_tokens.expand(len(features), 1, WIDTH)], dim=1)
     expected = plain_encoder(module, tokens)

@@ -59,27 +59,36 @@ def test_a_larger_number_never_becomes_a_smaller_one(scaling, data):
     seen = data.draw(st.lists(NUMBERS, min_size=1, max_size=40))
     new = np.sort(data.draw(st.lists(EIGHTHS, min_size=2, max_size=40)))
     scaled = fit(seen, scaling=scaling).transform(new[None]).numeric[:, 0]
-    assert (np.diff(scaled) >= 0).all() and np.isfinite(scaled).all() and (np.abs(scaled) <= 4).all()
+    assert (np.diff(scaled, axis=0) >= 0).all() and np.isfinite(scaled).all() and (np.abs(scaled) <= 4).all()
 
 
 @given(seen=st.lists(EIGHTHS, min_size=2, max_size=40, unique=True))
 def test_distinct_numbers_of_training_stay_apart(seen):
-    scaled = fit(seen).transform(np.sort(seen)[None]).numeric[:, 0]
+    scaled = fit(seen).transform(np.sort(seen)[None]).numeric[:, 0, 0]
     assert (np.diff(scaled) > 0).all()
 
 
 def test_quantiles_become_those_of_the_standard_normal():
     x = np.random.default_rng(0).exponential(size=20_000)  # far more than the map has knots
-    scaled = fit(x).transform(x[None]).numeric[:, 0]
+    scaled = fit(x).transform(x[None]).numeric[:, 0, 0]
     assert abs(scaled.mean()) < 0.01 and abs(scaled.std() - 1) < 0.01
     for z, share in [(-1.0, 0.1587), (0.0, 0.5), (1.5, 0.9332)]:
         assert (scaled < z).mean() == pytest.approx(share, abs=0.005)
 
 
+def test_the_linear_scale_keeps_proportions_and_draws_in_extremes():
+    x = np.random.default_rng(0).normal(5.0, 2.0, size=20_001)
+    new = np.array([5.0, 5.2, 5.4, 7.0, 1e9, -1e300])
+    zero, one, two, deviation, far, farther = fit(x).transform(new[None]).numeric[:, 0, 1]
+    assert two - one == pytest.approx(one - zero, rel=0.01)
+    assert deviation - zero == pytest.approx(1 / math.sqrt(1 + 1 / 9), abs=0.02)
+    assert far == pytest.approx(3.0) and farther == pytest.approx(-3.0)
+
+
 def test_standard_scaling_takes_mean_and_deviation_and_ends_at_four_deviations():
     x = np.array([1.0, 2.0, 3.0, np.nan])
     encoder = fit(x, scaling="standard")
-    got = encoder.transform(np.array([[1.0, 2.0, 3.0, 100.0, -100.0]])).numeric[:, 0]
+    got = encoder.transform(np.array([[1.0, 2.0, 3.0, 100.0, -100.0]])).numeric[:, 0, 0]
     sd = np.sqrt(2 / 3)
     np.testing.assert_allclose(got, [-1 / sd, 0, 1 / sd, 4, -4], rtol=1e-6, atol=1e-7)
 
@@ -92,7 +101,7 @@ def test_a_row_that_weighs_next_to_nothing_leaves_no_infinity():
 def test_what_is_missing_is_flagged_and_becomes_the_number_zero():
     columns = fit([1.0, np.nan, 3.0]).transform(np.array([[np.nan, 3.0, 1.0]]))
     assert columns.missing[:, 0].tolist() == [True, False, False]
-    assert columns.numeric[0, 0] == 0.0 and columns.numeric[1, 0] != 0.0
+    assert (columns.numeric[0, 0] == 0.0).all() and (columns.numeric[1, 0] != 0.0).all()
     assert columns.numeric.dtype == np.float32
 
 
@@ -101,7 +110,7 @@ def test_what_is_missing_is_flagged_and_becomes_the_number_zero():
 def test_a_constant_or_empty_column_says_nothing_but_what_is_missing(scaling, x):
     encoder = fit(x, scaling=scaling)
     columns = encoder.transform(np.array([[-1e9, 7.0, 1e9, np.nan]]))
-    assert columns.numeric[:, 0].tolist() == [0.0] * 4
+    assert columns.numeric.shape == (4, 1, encoder.n_scales) and not columns.numeric.any()
     assert columns.missing[:, 0].tolist() == [False, False, False, True]
     assert encoder.bin_edges(encoder.transform(np.array([x])), np.ones(len(x)), 4).tolist() == [[0.0] * 5]
 
@@ -114,7 +123,7 @@ def test_every_level_and_missing_and_unknown_have_a_row_of_their_own_in_every_fe
     columns = encoder.transform(new)
     assert columns.codes.T.tolist() == [[0, 1, 2, 3, 0], [4, 5, 6, 7, 8]]
     assert columns.codes.dtype == np.int64
-    assert columns.numeric.shape == columns.missing.shape == (5, 0)
+    assert columns.numeric.shape[:2] == columns.missing.shape == (5, 0)
 
 
 def test_the_frequency_of_a_level_is_the_weight_of_its_rows():
@@ -128,7 +137,7 @@ def test_numbers_and_categories_are_told_apart_wherever_they_stand():
     encoder = fit(values, n_categories=[2, 0, 2, 0], is_categorical=[True, False, True, False])
     assert encoder.numeric.tolist() == [1, 3] and encoder.categorical.tolist() == [0, 2]
     columns = encoder.transform(values)
-    assert (np.sign(columns.numeric) == [[-1, 1], [1, -1]]).all()
+    assert (np.sign(columns.numeric[:, :, 0]) == [[-1, 1], [1, -1]]).all()
     assert columns.codes.tolist() == [[0, 5], [1, 4]]
 
 
@@ -139,7 +148,7 @@ def test_bin_edges_rise_from_the_smallest_to_the_largest_number(x, n_bins):
     edges = encoder.bin_edges(columns, np.ones(len(x)), n_bins)
     assert edges.shape == (1, n_bins + 1) and edges.dtype == np.float32
     assert (np.diff(edges[0]) >= 0).all()
-    seen = columns.numeric[~columns.missing]
+    seen = columns.numeric[~columns.missing][:, 0]
     if len(seen):
         assert edges[0, 0] == seen.min() and edges[0, -1] == seen.max()
         if len(np.unique(seen)) <= n_bins + 1:
@@ -152,7 +161,7 @@ def test_bins_hold_about_the_same_weight():
     encoder = fit(x, weight)
     columns = encoder.transform(x[None])
     edges = encoder.bin_edges(columns, weight, 8)[0]
-    share, _ = np.histogram(columns.numeric[:, 0], edges, weights=weight / weight.sum())
+    share, _ = np.histogram(columns.numeric[:, 0, 0], edges, weights=weight / weight.sum())
     np.testing.assert_allclose(share, 1 / 8, atol=0.005)
 
 
@@ -166,9 +175,9 @@ def test_a_table_stays_as_it_is():
 # --- from columns to tokens -------------------------------------------------------------------------------------------
 
 
-def naive_channels(tokens, x, is_missing, feature, edges):
+def naive_channels(tokens, scales, is_missing, feature, edges):
     """What one number brings to its token, in plain Python."""
-    out = [0.0 if is_missing else x, float(is_missing)]
+    out = [*([0.0] * len(scales) if is_missing else scales), float(is_missing)]
     value = out[0]
     if tokens.embedding == "periodic":
         pairs = zip(tokens.frequency[feature].tolist(), tokens.phase[feature].tolist(), strict=True)
@@ -189,13 +198,13 @@ def test_a_number_becomes_the_affine_image_of_its_channels_and_a_level_its_row(e
     edges = encoder.bin_edges(columns, np.ones(40), 6)
     torch.manual_seed(0)
     bins = edges if embedding == "piecewise_linear" else None
-    tokens = FeatureTokens(3, encoder.offset, encoder.level_frequency, 5, embedding, bins)
+    tokens = FeatureTokens(3, encoder.n_scales, encoder.offset, encoder.level_frequency, 5, embedding, bins)
     got = tokens(*(torch.as_tensor(a) for a in columns)).detach().numpy()
     assert got.shape == (40, 4, 5)
     weight, bias, table = (p.detach().numpy() for p in (tokens.weight, tokens.bias, tokens.table))
     for i in range(40):
         for j in range(3):
-            x = naive_channels(tokens, columns.numeric[i, j].item(), bool(columns.missing[i, j]), j, edges)
+            x = naive_channels(tokens, columns.numeric[i, j].tolist(), bool(columns.missing[i, j]), j, edges)
             np.testing.assert_allclose(got[i, j], np.array(x) @ weight[j] + bias[j, 0], rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(got[i, 3], table[columns.codes[i, 0]])
 
@@ -204,7 +213,7 @@ def test_a_level_without_training_data_has_the_weighted_mean_token_of_its_featur
     encoder = fit(
         np.array([[0.0, 0.0, 1.0, np.nan], [2.0, 0.0, 1.0, 1.0]]), n_categories=[2, 3], is_categorical=[True, True]
     )
-    tokens = FeatureTokens(0, encoder.offset, encoder.level_frequency, 5, "linear")
+    tokens = FeatureTokens(0, encoder.n_scales, encoder.offset, encoder.level_frequency, 5, "linear")
     before = tokens.table.detach().clone()
     tokens.fill_unseen()
     after = tokens.table.detach()

@@ -20,6 +20,7 @@ from scipy.special import expit, softmax
 
 from mttab import MultiTabNet, MultiTabNetRegressor
 from mttab._core.neural import members
+from mttab._core.neural.averaging import WeightAverage
 from mttab._core.neural.device import run_side_by_side
 from mttab._core.neural.losses import TaskOutputs, explained
 from mttab._core.neural.weighting import AGGREGATORS, WEIGHTINGS, make_weighting
@@ -478,3 +479,28 @@ def test_a_task_with_a_handful_of_labels_keeps_them_for_training():
         held = net._held_out(encoding, rows, keep, X, Y, None, np.random.default_rng(seed))
         assert rows.weight[~held, 1].any()
         assert 0.8 < held.mean() < 0.95
+
+
+def test_the_mean_of_the_weights_is_a_running_one_and_leaves_the_network_as_it_was():
+    layer = torch.nn.Linear(1, 1, bias=False)
+    average, mean = WeightAverage(layer, 0.9), layer.weight.item()
+    for step in range(1, 200):  # the last one is 199
+        with torch.no_grad():
+            layer.weight.fill_(float(step % 7))
+        average.update()
+        decay = min(0.9, step / (step + 9))
+        mean = decay * mean + (1 - decay) * (step % 7)
+    with average.applied():
+        assert layer.weight.item() == pytest.approx(mean, rel=1e-4)
+    assert layer.weight.item() == 199 % 7
+    average.apply()
+    assert layer.weight.item() == pytest.approx(mean, rel=1e-4)
+
+
+def test_without_averaging_the_weights_of_the_last_step_stay():
+    layer = torch.nn.Linear(1, 1)
+    average = WeightAverage(layer, 0.0)
+    before = layer.weight.item()
+    average.update()
+    average.apply()
+    assert layer.weight.item() == before

@@ -105,7 +105,7 @@ def test_kinds_may_be_given_for_all_columns_or_for_some():
 )
 def test_one_dimension_is_one_task(y, label):
     table, values = fit(y)
-    assert table.is_single and not table.is_frame
+    assert table.is_single and table.frame_columns is None
     assert values.tolist() == [[1.0], [2.5], [3.0]]
     assert table.columns[0].label == label
     assert table.decode(values).tolist() == [1.0, 2.5, 3.0]
@@ -196,6 +196,15 @@ def test_a_frame_comes_back_with_its_index_columns_and_classes():
     assert one.columns.tolist() == ["price"]
 
 
+@pytest.mark.parametrize(
+    "columns", [pd.Index(["a", "b"], name="task"), pd.MultiIndex.from_tuples([("a", 1), ("b", 2)], names=["u", "v"])]
+)
+def test_the_names_of_the_column_levels_come_back(columns):
+    y = pd.DataFrame(np.ones((2, 2)), columns=columns)
+    back = fit(y, "regression")[0].decode(np.zeros((2, 2)))
+    pd.testing.assert_index_equal(back.columns, columns)
+
+
 def test_column_names_of_any_type_come_back():
     y = pd.DataFrame([[1.0, 2.0, 3.0]] * 2, columns=[3, "a", ("b", 1)])
     back = fit(y, "regression")[0].decode(np.zeros((2, 3)))
@@ -236,6 +245,14 @@ def test_classes_may_be_more_than_those_in_y(classes):
     table, values = fit(pd.DataFrame({"u": ["b", "c"], "v": [3, 1]}), "classes", classes=classes)
     assert [c.classes.tolist() for c in table.columns] == [["a", "b", "c"], [1, 2, 3]]
     assert values.tolist() == [[1, 2], [2, 0]]
+
+
+@pytest.mark.parametrize(("labels", "classes"), [(["u", "v"], ["u", "v", "w"]), ([0, 1], [0, 1, 2]), ([2, 5], [2, 5])])
+def test_a_column_with_given_classes_has_the_kind_that_they_say(labels, classes):
+    table, _ = fit(pd.DataFrame({"new": labels, "price": [1.5, 2.5]}), classes={"new": classes})
+    assert [c.kind for c in table.columns] == ["multiclass" if len(classes) > 2 else "binary", "regression"]
+    with pytest.raises(ValueError, match="classes names 'nwe', which is not a column of y; did you mean 'new'"):
+        fit(pd.DataFrame({"new": labels}), classes={"nwe": classes})
 
 
 def test_one_task_takes_its_classes_as_they_are():

@@ -44,14 +44,14 @@ class TargetTable:
     Attributes
     ----------
     columns : list of TargetColumn
-    is_frame : bool
-        Whether the labels came as a DataFrame, in which predictions then go back.
+    frame_columns : Index or None
+        Columns of the DataFrame in which the labels came, and in which predictions go back; None without one.
     is_single : bool
         Whether they came as a 1-D y.
     """
 
     columns: list[TargetColumn]
-    is_frame: bool
+    frame_columns: pd.Index | None
     is_single: bool
 
     def fit(
@@ -69,7 +69,8 @@ class TargetTable:
         sample_weight : array-like of shape (n,) or (n, n_tasks), default=None
             A label of weight 0 is not observed.
         classes : array-like, list of these or dict, default=None
-            Classes of the task, of every task, or by column, where y may hold some of them only; None for regression.
+            Classes of the task, of every task, or by column, where y may hold some of them only; None for regression. A
+        column whose kind is to be inferred holds classes if they are given.
 
         Returns
         -------
@@ -83,26 +84,21 @@ class TargetTable:
             If y has no column, a column twice, a task without a label, or labels that are not of their kind.
         """
         series = _columns_of(y)
-        self.is_frame = isinstance(y, pd.DataFrame)
+        self.frame_columns = y.columns.copy() if isinstance(y, pd.DataFrame) else None
         self.is_single = (
-            len(series) == 1 and not self.is_frame and (isinstance(y, pd.Series) or _array(y, "y").ndim == 1)
+            len(series) == 1 and self.frame_columns is None and (isinstance(y, pd.Series) or _array(y, "y").ndim == 1)
         )
         labels = [name for name, _ in series]
         kinds = _kinds(task_types, labels)
         known = _known_classes(classes, labels)
-        weight = None
-        if sample_weight is not None:
-            weight = check_cell_weight(sample_weight, (len(series[0][1]), len(series)))
         self.columns, values = [], []
-        for i, ((name, column), kind) in enumerate(zip(series, kinds, strict=True)):
-            if weight is not None:
-                column = column.where(weight[:, i] > 0)
+        for i, ((name, column), kind) in enumerate(zip(_with_weight(series, sample_weight), kinds, strict=True)):
             target, numbers = _fit_column(name, column, kind, known[i], _called(name, self.is_single))
             self.columns.append(target)
             values.append(numbers)
         return self, np.column_stack(values)
 
-    def encode(self, y: Any, *, known_only: bool = True, name: str = "y") -> np.ndarray:
+    def encode(self, y: Any, sample_weight: Any = None, *, known_only: bool = True, name: str = "y") -> np.ndarray:
         """Labels of further rows as `fit` returns them.
 
         A class that fit did not see is an error, or with ``known_only=False`` the number of classes.
@@ -110,7 +106,7 @@ class TargetTable:
         series = _columns_of(y, name=name)
         labels = [column.label for column in self.columns]
         given = [label for label, _ in series]
-        if isinstance(y, pd.DataFrame) and self.is_frame and given != labels:
+        if isinstance(y, pd.DataFrame) and self.frame_columns is not None and given != labels:
             if set(given) != set(labels):
                 raise ValueError(f"{name} has the columns {given}, but fit saw {labels}; pass the same columns.")
             series = [series[given.index(label)] for label in labels]
@@ -119,7 +115,7 @@ class TargetTable:
         return np.column_stack(
             [
                 _encode_column(target, column, known_only, f"column {target.label!r} of {name}")
-                for target, (_, column) in zip(self.columns, series, strict=True)
+                for target, (_, column) in zip(self.columns, _with_weight(series, sample_weight), strict=True)
             ]
         )
 
@@ -141,9 +137,9 @@ class TargetTable:
             values[:, t] if target.classes is None else target.classes[values[:, t].astype(np.intp)]
             for t, target in enumerate(self.columns)
         ]
-        if self.is_frame:
+        if self.frame_columns is not None:
             frame = pd.DataFrame(dict(enumerate(columns)), index=index)
-            frame.columns = pd.Index([target.label for target in self.columns])
+            frame.columns = self.frame_columns.copy()
             return frame
         if self.is_single:
             return columns[0]
@@ -184,6 +180,14 @@ def _columns_of(y: Any, *, name: str = "y") -> list[tuple[Any, pd.Series]]:
     return [(label, column.reset_index(drop=True)) for label, column in series]
 
 
+def _with_weight(series: list[tuple[Any, pd.Series]], sample_weight: Any) -> list[tuple[Any, pd.Series]]:
+    """The same columns; labels of weight 0 are not observed."""
+    if sample_weight is None:
+        return series
+    weight = check_cell_weight(sample_weight, (len(series[0][1]), len(series)), table="y")
+    return [(label, column.where(weight[:, i] > 0)) for i, (label, column) in enumerate(series)]
+
+
 def _array(y: Any, name: str) -> np.ndarray:
     if hasattr(y, "toarray"):
         raise TypeError(f"Sparse data was passed for {name}, but dense data is required; use {name}.toarray().")
@@ -199,6 +203,9 @@ def _known_classes(classes: Any, labels: list[Any]) -> list[Any]:
     if classes is None:
         return [None] * len(labels)
     if isinstance(classes, dict):
+        for label in classes:
+            if label not in labels:
+                raise ValueError(f"classes names {label!r}, which is not a column of y{did_you_mean(label, labels)}")
         return [classes.get(label) for label in labels]
     if len(labels) == 1 and not (isinstance(classes, list) and len(classes) and np.ndim(classes[0]) == 1):
         return [classes]
@@ -236,7 +243,8 @@ def _fit_column(
 ) -> tuple[TargetColumn, np.ndarray]:
     if not column.notna().any():
         raise ValueError(f"{name} has no label with a positive weight, so there is nothing to learn; leave it out.")
-    kind = infer_label_kind(column) if kind is None else kind
+    if kind is None:
+        kind = infer_label_kind(column) if known is None else "classes"
     if kind == "regression":
         return TargetColumn(label, kind, None), check_target_regression(column, allow_missing=True, name=name)
     seen, codes = check_target_classification(column, allow_missing=True, name=name)

@@ -10,6 +10,7 @@ from scipy.special import ndtri
 SCALINGS = ("quantile", "standard")
 
 _N_KNOTS = 1000  # points of the map from a number to its quantile
+_BEND = 3.0  # where the linear scale levels off
 _MAX_SCORE = 4.0  # of a scaled number, in standard deviations: nothing beyond is told apart
 
 
@@ -18,8 +19,8 @@ class Columns(NamedTuple):
 
     Attributes
     ----------
-    numeric : ndarray of shape (n, n_numeric), float32
-        Scaled numbers, 0 where missing.
+    numeric : ndarray of shape (n, n_numeric, n_scales), float32
+        Numbers on one or two scales, 0 where missing, see `ColumnEncoder.fit`.
     missing : ndarray of shape (n, n_numeric), bool
     codes : ndarray of shape (n, n_categorical), int64
         Rows of one table in which every feature has a row per level, one for "missing" and one for "unknown".
@@ -64,17 +65,25 @@ class ColumnEncoder:
         weight : ndarray of shape (n,)
             Positive. A weight of 2 is the same as a row that is there twice.
         scaling : {"quantile", "standard"}
-            To the quantile of the standard normal, or by mean and standard deviation.
+            "standard": one scale, by mean and standard deviation. "quantile": two of them, the quantile of the standard
+            normal, which tells apart what lies close together, and distances from the median in quartile ranges, which
+            keeps proportions; it bends smoothly towards ±3, so that outliers do not dominate.
         """
         self.numeric, self.categorical = np.flatnonzero(~is_categorical), np.flatnonzero(is_categorical)
         self.scaling = scaling
         self._maps = [_fit_map(values[j], weight, scaling) for j in self.numeric]
+        self._lines = [_fit_line(values[j], weight) for j in self.numeric] if scaling == "quantile" else []
         self.offset = np.concatenate([[0], np.cumsum(n_categories[self.categorical] + 2)]).astype(np.int64)
         codes = self.transform(values).codes
         self.level_frequency = np.zeros(self.offset[-1])
         for column in codes.T:
             self.level_frequency += np.bincount(column, weights=weight, minlength=self.offset[-1])
         return self
+
+    @property
+    def n_scales(self) -> int:
+        """Scales of every number."""
+        return 2 if self.scaling == "quantile" else 1
 
     def transform(self, values: np.ndarray) -> Columns:
         """Encode rows.
@@ -85,10 +94,12 @@ class ColumnEncoder:
             As in `fit`; the number of levels stands for an unknown level.
         """
         n = values.shape[1]
-        numeric = np.empty((len(self.numeric), n), dtype=np.float32)
-        missing = np.isnan(values[self.numeric])
+        numeric = np.empty((n, len(self.numeric), self.n_scales), dtype=np.float32)
+        missing = np.isnan(values[self.numeric]).T
         for i, j in enumerate(self.numeric):
-            numeric[i] = _apply_map(values[j], *self._maps[i])
+            numeric[:, i, 0] = np.interp(values[j], *self._maps[i])
+            if self._lines:
+                numeric[:, i, 1] = _apply_line(values[j], *self._lines[i])
         numeric[missing] = 0.0
         codes = np.empty((len(self.categorical), n), dtype=np.int64)
         for i, j in enumerate(self.categorical):
@@ -96,14 +107,19 @@ class ColumnEncoder:
             level = values[j]
             code = np.where(np.isnan(level), n_levels, np.where(level >= n_levels, n_levels + 1, level))
             codes[i] = self.offset[i] + code.astype(np.int64)
-        return Columns(*(np.ascontiguousarray(a.T) for a in (numeric, missing, codes)))
+        return Columns(numeric, np.ascontiguousarray(missing), np.ascontiguousarray(codes.T))
 
     def bin_edges(self, columns: Columns, weight: np.ndarray, n_bins: int) -> np.ndarray:
-        """Edges of bins with about equal weight, (n_numeric, n_bins + 1), float32; repeated where values are few."""
+        """Edges of bins with about equal weight on the first scale; repeated where values are few.
+
+        Returns
+        -------
+        ndarray of shape (n_numeric, n_bins + 1), float32
+        """
         edges = np.zeros((len(self.numeric), n_bins + 1), dtype=np.float32)
         for i in range(len(self.numeric)):
             is_there = ~columns.missing[:, i]
-            value, rank = _mid_ranks(columns.numeric[is_there, i].astype(np.float64), weight[is_there])
+            value, rank = _mid_ranks(columns.numeric[is_there, i, 0].astype(np.float64), weight[is_there])
             if len(value) > n_bins + 1:
                 edges[i] = np.interp(np.linspace(0.0, 1.0, n_bins + 1), rank, value)
             elif len(value):
@@ -136,5 +152,18 @@ def _fit_map(x: np.ndarray, weight: np.ndarray, scaling: str) -> tuple[np.ndarra
     return mean + sd * np.array([-_MAX_SCORE, _MAX_SCORE]), np.array([-_MAX_SCORE, _MAX_SCORE])
 
 
-def _apply_map(x: np.ndarray, knots: np.ndarray, image: np.ndarray) -> np.ndarray:
-    return np.interp(x, knots, image)
+def _fit_line(x: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+    """Median, and the scale on which the quartiles of a normal are where they belong; infinite for a constant."""
+    is_there = ~np.isnan(x)
+    value, rank = _mid_ranks(x[is_there], weight[is_there])
+    if len(value) < 2:
+        return 0.0, np.inf
+    low, median, high = np.interp([0.25, 0.5, 0.75], rank, value)
+    return median, (high - low) / 1.349
+
+
+def _apply_line(x: np.ndarray, center: float, scale: float) -> np.ndarray:
+    """Linear near the centre, never beyond ±`_BEND`."""
+    with np.errstate(over="ignore"):
+        score = np.clip((x - center) / scale, -1e6, 1e6)
+    return score / np.sqrt(1.0 + (score / _BEND) ** 2)

@@ -74,7 +74,7 @@ class Place(NamedTuple):
         return Examples(self.inputs(rows.columns, rows.task), self._numbers(rows.y), self._numbers(rows.weight))
 
     def _numbers(self, array: np.ndarray) -> Tensor:
-        return torch.as_tensor(array, device=self.device).to(self.dtype)
+        return torch.as_tensor(array).to(self.dtype).to(self.device)  # in this order: MPS has no float64
 
 
 def prepare_training(
@@ -108,6 +108,7 @@ def prepare_training(
     seed, member = seeds
     if isinstance(start, TrainedNetwork):
         network = copy.deepcopy(start)
+        network.move(place.device, place.dtype)
     else:
         with _seeded(_hash(seed, member), place):
             network = start()
@@ -140,14 +141,14 @@ def average_predictions(networks: list[TrainedNetwork], place: Place, columns: C
     inputs = place.inputs(columns, task)
     total: Any = 0.0
     for network in networks:
-        total = total + network.outputs.predictions(network.scores(inputs, bf16=place.bf16)).double()
-    return (total / len(networks)).cpu().numpy()
+        total = total + network.outputs.predictions(network.scores(inputs, bf16=place.bf16)).cpu().double()
+    return (total / len(networks)).numpy()
 
 
 def average_attention(networks: list[TrainedNetwork], place: Place, columns: Columns, task: Any) -> np.ndarray:
     """Mean over members and rows of the attention of each task token, (n_blocks, n_tasks, n_features + n_tasks)."""
     inputs = place.inputs(columns, task)
-    return np.mean([network.attention(inputs).mean(dim=1).double().cpu().numpy() for network in networks], axis=0)
+    return np.mean([network.attention(inputs) for network in networks], axis=0)
 
 
 def _hash(*parts: int) -> int:

@@ -21,7 +21,7 @@ class Inputs(NamedTuple):
 
     Attributes
     ----------
-    numeric : Tensor of shape (n, n_numeric)
+    numeric : Tensor of shape (n, n_numeric, n_scales)
     missing : Tensor of shape (n, n_numeric), bool
     codes : Tensor of shape (n, n_categorical), int64
     task : Tensor of shape (n,), int64

@@ -19,7 +19,7 @@ class FeatureTokens(nn.Module):
 
     Parameters
     ----------
-    n_numeric : int
+    n_numeric, n_scales : int
         Numeric features.
     offset : ndarray of shape (n_categorical + 1,), int
         First row of each categorical feature in the embedding table, and the size of the table.
@@ -50,6 +50,7 @@ class FeatureTokens(nn.Module):
     def __init__(
         self,
         n_numeric: int,
+        n_scales: int,
         offset: np.ndarray,
         level_weight: np.ndarray,
         width: int,
@@ -59,8 +60,8 @@ class FeatureTokens(nn.Module):
         frequency_scale: float = 0.3,
     ) -> None:
         super().__init__()
-        self.embedding = embedding
-        n_channels = 2
+        self.n_numeric, self.n_scales, self.embedding = n_numeric, n_scales, embedding
+        n_channels = n_scales + 1
         if embedding == "periodic":
             self.frequency = nn.Parameter(torch.randn(n_numeric, n_frequencies) * frequency_scale)
             self.phase = nn.Parameter(torch.rand(n_numeric, n_frequencies) * 2.0 * math.pi - math.pi)
@@ -76,16 +77,17 @@ class FeatureTokens(nn.Module):
         self.weight = nn.Parameter(torch.empty(n_numeric, n_channels, width).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(n_numeric, 1, width).uniform_(-bound, bound))
         with torch.no_grad():
-            self.weight[:, 1] = 0.0  # a number that is missing for the first time in prediction has no effect
+            self.weight[:, n_scales] = 0.0  # a number that is missing for the first time in prediction has no effect
         self.table = nn.Parameter(torch.empty(len(level_weight), width).uniform_(-1.0, 1.0) / math.sqrt(2.0))
         feature = np.repeat(np.arange(len(offset) - 1), np.diff(offset))
         self.register_buffer("feature_of_level", torch.as_tensor(feature))
         self.register_buffer("level_weight", torch.as_tensor(level_weight, dtype=torch.get_default_dtype()))
 
     def channels(self, numeric: Tensor, missing: Tensor) -> Tensor:
-        """(n, n_numeric) numbers and whether they are missing → (n_numeric, n, n_channels)."""
-        x = numeric.T[:, :, None]
-        parts = [x, missing.T[:, :, None].to(x.dtype)]
+        """Numbers and whether they are missing → (n_numeric, n, n_channels)."""
+        scales = numeric.transpose(0, 1)
+        x = scales[:, :, :1]
+        parts = [scales, missing.T[:, :, None].to(x.dtype)]
         if self.embedding == "periodic":
             parts.append(torch.cos(2.0 * math.pi * self.frequency[:, None] * x + self.phase[:, None]))
         elif self.embedding == "piecewise_linear":
@@ -110,7 +112,7 @@ class FeatureTokens(nn.Module):
 
         Parameters
         ----------
-        numeric : Tensor of shape (n, n_numeric)
+        numeric : Tensor of shape (n, n_numeric, n_scales)
             Scaled numbers, 0 where missing.
         missing : Tensor of shape (n, n_numeric), bool
         codes : Tensor of shape (n, n_categorical), int64

@@ -9,10 +9,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mttab._core.neural.attention import RowMemory
+from mttab._core.neural.averaging import WeightAverage
 from mttab._core.neural.losses import TaskOutputs, explained
 from mttab._core.neural.network import Inputs, TokenDropout
 from mttab._core.neural.weighting import TaskWeighting
@@ -52,6 +54,7 @@ class TrainingOptions(NamedTuple):
     warmup_fraction: float
     schedule: str
     gradient_clip: float
+    averaging: float
     patience: int | None
     context_size: int
     bf16: bool
@@ -94,13 +97,19 @@ class TrainedNetwork:
         if next(self.module.parameters()).device.type == "cpu":
             return self
         copied = copy.deepcopy(self)
-        for part in (copied.module, copied.outputs, copied.weighting):
-            part.cpu()
-        copied.context = None if self.context is None else Inputs(*(x.cpu() for x in self.context))
-        copied.context_weight = None if self.context_weight is None else self.context_weight.cpu()
         copied.optimizer_state = None
-        copied.remember()
+        copied.move(torch.device("cpu"))
         return copied
+
+    def move(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
+        """Bring all tensors to a device, and its numbers into a type; None: as they are."""
+        for part in (self.module, self.outputs, self.weighting):
+            part.to(device=device, dtype=dtype)
+        if self.context is not None:
+            self.context = Inputs(*(x.to(device, dtype if x.is_floating_point() else x.dtype) for x in self.context))
+        if self.context_weight is not None:
+            self.context_weight = self.context_weight.to(device, dtype)
+        self.remember()
 
     def remember(self) -> None:
         """Compute keys and values of the context, once per state of the weights."""
@@ -112,25 +121,26 @@ class TrainedNetwork:
 
     def scores(self, inputs: Inputs, *, bf16: bool = False) -> Tensor:
         """Scores (n, n_tasks, n_outputs) of rows, each of which sees the context and itself."""
-        return self._in_blocks(inputs, lambda block: self.module(block, self.memory)[0], bf16)
+        return torch.cat(list(self._in_blocks(inputs, lambda block: self.module(block, self.memory)[0], bf16)))
 
-    def attention(self, inputs: Inputs) -> Tensor:
-        """Attention of task tokens, (n_blocks, n, t, d + t)."""
-        weights = self._in_blocks(
-            inputs, lambda block: self.module.attention(block, self.memory).transpose(0, 1), False
-        )
-        return weights.transpose(0, 1)
+    def attention(self, inputs: Inputs) -> np.ndarray:
+        """Attention of task tokens, mean over rows: (n_blocks, t, d + t), float64."""
 
-    def _in_blocks(self, inputs: Inputs, read: Callable[[Inputs], Tensor], bf16: bool) -> Tensor:
+        def read(block: Inputs) -> Tensor:
+            return self.module.attention(block, self.memory).transpose(0, 1)
+
+        sums = [weights.sum(dim=0).cpu().double() for weights in self._in_blocks(inputs, read, False)]
+        return (torch.stack(sums).sum(dim=0) / len(inputs.numeric)).numpy()
+
+    def _in_blocks(self, inputs: Inputs, read: Callable[[Inputs], Tensor], bf16: bool) -> Iterator[Tensor]:
+        """What `read` gives for the rows, `PREDICTION_ROWS` at a time."""
         self.module.eval()
         n = len(inputs.numeric)
-        out = []
-        with torch.no_grad(), _precision(inputs.numeric.device, bf16):
-            for start in range(0, n, PREDICTION_ROWS):
-                rows = torch.arange(start, start + PREDICTION_ROWS, device=inputs.numeric.device).clamp_max(n - 1)
-                block = read(inputs.take(rows))
-                out.append(block[: min(PREDICTION_ROWS, n - start)].to(inputs.numeric.dtype))
-        return torch.cat(out)
+        for start in range(0, n, PREDICTION_ROWS):
+            rows = torch.arange(start, start + PREDICTION_ROWS, device=inputs.numeric.device).clamp_max(n - 1)
+            with torch.no_grad(), _precision(inputs.numeric.device, bf16):
+                found = read(inputs.take(rows))
+            yield found[: min(PREDICTION_ROWS, n - start)].to(inputs.numeric.dtype)
 
 
 def train(
@@ -187,11 +197,14 @@ class _Run:
         self.n = len(training.y)
         self.mean_weight = training.weight.mean(dim=0).clamp_min(1e-12)
         row_weight = training.weight.amax(dim=1)
-        self.log_weight = None if bool((row_weight == row_weight[0]).all()) else row_weight.log()
+        # Relative to their mean, which is what a predicted row weighs that sees itself beside the context.
+        relative = row_weight / row_weight.mean()
+        self.log_weight = None if bool((row_weight == row_weight[0]).all()) else relative.log()
         self.parameters = [*module.parameters(), *self.weighting.parameters()]
         self.optimizer = _optimizer(module, self.weighting, options)
         if network.optimizer_state is not None:
             _resume(self.optimizer, network.optimizer_state, options)
+        self.average = WeightAverage(module, options.averaging)
         self.n_batches = math.ceil(self.n / options.batch_size)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, _schedule(options, self.n_batches * options.max_epochs)
@@ -203,10 +216,11 @@ class _Run:
         for part in module.modules():
             if isinstance(part, TokenDropout):
                 part.generator = generator
-        self.is_first = network.n_epochs == 0
-        if self.is_first:
-            module.features.fill_unseen()
-        elif validation is not None:  # going on must not end with worse weights than it began with
+        if network.n_epochs > 0:  # levels that come only now have data of their own from here on
+            codes = training.inputs.codes
+            module.features.level_weight.index_add_(0, codes.flatten(), row_weight.repeat_interleave(codes.shape[1]))
+        module.features.fill_unseen()
+        if network.n_epochs > 0 and validation is not None:  # not to end with worse weights than it began with
             self._note(self._validate(validation))
 
     def _choose_context(self) -> None:
@@ -231,14 +245,21 @@ class _Run:
                 nn.utils.clip_grad_norm_(self.parameters, self.options.gradient_clip)
             self.optimizer.step()
             self.schedule.step()
+            self.average.update()
             total = total + losses.detach().mean() * len(rows)
         self.network.n_epochs += 1
-        if self.is_first:
-            module.features.fill_unseen()
-        figures: dict[str, Any] = {"epoch": number, "learning_rate": learning_rate, "train_loss": float(total) / self.n}
+        train_loss = float(total) / self.n
+        if not math.isfinite(train_loss) and self.best_weights is None:
+            raise ValueError(
+                f"training diverged: the loss of epoch {number} is {train_loss}; pass a smaller learning_rate than "
+                f"{self.options.learning_rate:g} or gradient_clip=1.0, and look for extreme values in X and y."
+            )
+        figures: dict[str, Any] = {"epoch": number, "learning_rate": learning_rate, "train_loss": train_loss}
         if self.validation is not None:
-            by_task = self._validate(self.validation)
-            figures |= {"validation_score": self._note(by_task), "by_task": by_task.tolist()}
+            with self.average.applied():
+                module.features.fill_unseen()
+                by_task = self._validate(self.validation)
+                figures |= {"validation_score": self._note(by_task), "by_task": by_task.tolist()}
         return figures
 
     def _validate(self, validation: Examples) -> Tensor:
@@ -281,6 +302,9 @@ class _Run:
         """Put the best weights back and compute what prediction needs."""
         if self.best_weights is not None:
             self.network.module.load_state_dict(self.best_weights)
+        else:
+            self.average.apply()
+            self.network.module.features.fill_unseen()
         for part in self.network.module.modules():
             if isinstance(part, TokenDropout):
                 part.generator = None
