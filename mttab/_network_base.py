@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,6 +40,9 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
     __metadata_request__partial_fit: ClassVar[dict[str, Any]] = {"task": True}
     __metadata_request__predict: ClassVar[dict[str, Any]] = {"task": True}
     __metadata_request__score: ClassVar[dict[str, Any]] = {"task": True}
+
+    # Options that a fit which goes on cannot change; an architecture adds its own.
+    _fixed_options: ClassVar[tuple[str, ...]] = ("task_weighting", "task_weight", "target_scaling")
 
     _encoding: Encoding
     _networks: list[TrainedNetwork]
@@ -166,6 +170,7 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
         else:
             validate_data(self, table, reset=False, skip_check_array=True)
             self._check_same_task_source(layout)
+            self._check_same_options()
             targets, values = self._encoding.targets, self._encoding.targets.encode(y, sample_weight)
         if ids is not None and values.shape[1] > 1:
             raise ValueError(
@@ -175,6 +180,15 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
         rows, keep = self._labelled_rows(table, features, y, values, sample_weight, ids)
         encoding = self._fit_encoding(layout, targets, rows) if previous is None else self._encoding
         return encoding, rows, keep, ids
+
+    def _check_same_options(self) -> None:
+        for name in self._fixed_options:
+            before = self._options_of_fit[name]
+            if getattr(self, name) != before:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r}, but the fit that this one goes on from had {before!r}; set it "
+                    "back, or refit with warm_start=False."
+                )
 
     def _check_same_task_source(self, layout: Layout) -> None:
         if layout.task_source != self._encoding.layout.task_source:
@@ -247,6 +261,7 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
 
     def _set_fitted_attributes(self, encoding: Encoding, history: list[dict[str, Any]], place: Place) -> None:
         self._encoding = encoding
+        self._options_of_fit = {name: copy.copy(getattr(self, name)) for name in self._fixed_options}
         layout, targets = encoding.layout, encoding.targets.columns
         self.n_features_in_ = layout.n_columns
         if layout.names is not None:

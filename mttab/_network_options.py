@@ -189,8 +189,8 @@ TRAINING: dict[str, Option] = {
     ),
     "warm_start": _flag(
         False,
-        "Whether fit goes on from the networks it finds, for ``max_epochs`` more epochs. Their shape stays, and so do "
-        "scales, levels, classes and tasks.",
+        "Whether fit goes on from the networks it finds, for ``max_epochs`` more epochs. Scales, levels, classes and "
+        "tasks stay; options of their shape cannot change.",
     ),
     "device": Option(
         "auto", [str], "str", 'Where to compute: "cuda", "mps", "cpu", …; "auto" takes the first of these there is.'
@@ -200,7 +200,9 @@ TRAINING: dict[str, Option] = {
         ("auto", "float32", "float64", "bfloat16"),
         '"bfloat16" computes products with 16 bits; "auto" does so on CUDA devices that can.',
     ),
-    "compile": _flag(False, "Whether the network goes through ``torch.compile``; pays on long fits on a GPU."),
+    "compile": _flag(
+        False, "Whether the network goes through ``torch.compile``, which needs a compiler; pays on long fits on a GPU."
+    ),
     "n_jobs": Option(
         None,
         [Integral, None],

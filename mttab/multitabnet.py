@@ -45,6 +45,12 @@ _PAPER_PARAMETERS = {
 class BaseMultiTabNet(BaseNetwork):
     """The architecture of MultiTab-Net on the common base."""
 
+    _fixed_options: ClassVar[tuple[str, ...]] = (
+        *BaseNetwork._fixed_options,
+        *("numerical_embedding", "n_bins", "numerical_scaling"),
+        *NETWORK,
+    )
+
     @classmethod
     def paper_parameters(cls) -> dict[str, Any]:
         """Parameters that give the architecture and the optimiser of the paper.
@@ -184,7 +190,11 @@ class MultiTabNet(BaseMultiTabNet):
     Notes
     -----
     ``MultiTabNet(**MultiTabNet.paper_parameters())`` has the architecture and the optimiser of [1]_. The defaults
-    depart from it: numbers are embedded by bins, several networks are averaged, rows do not attend to rows.
+    depart from it: numbers are embedded by bins and on two scales, several networks are averaged and so are the
+    weights of each, and rows do not attend to rows.
+
+    ``cross_val_predict(..., method="predict_proba")`` takes arrays, not the dict that this estimator returns; use
+    `MultiTabNetClassifier` there.
 
     References
     ----------

@@ -850,6 +850,17 @@ def test_warm_start_wants_the_same_columns_and_tasks():
         net.fit(X, Y["price"], task=np.arange(150))
 
 
+@pytest.mark.parametrize("change", [{"embedding_dim": 12}, {"dropout": 0.3}, {"task_weight": {0: 2.0}}, {"n_bins": 5}])
+def test_going_on_with_another_network_in_mind_is_refused(change):
+    X, Y = numbers(MultiTabNetRegressor)
+    net = MultiTabNetRegressor(**SMALL, warm_start=True).fit(X, Y).set_params(**change)
+    (name,) = change
+    with pytest.raises(ValueError, match=f"{name}=.*refit with warm_start=False"):
+        net.fit(X, Y)
+    with pytest.raises(ValueError, match=name):
+        net.partial_fit(X, Y)
+
+
 @with_and_without_rows
 def test_partial_fit_learns_portion_by_portion(rows):
     X, Y = numbers(MultiTabNetRegressor, n=256)
