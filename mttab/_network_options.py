@@ -125,7 +125,7 @@ NETWORK: dict[str, Option] = {
 
 TRAINING: dict[str, Option] = {
     "n_members": _count(4, "Networks trained, from different starts and on different validation rows, and averaged."),
-    "learning_rate": _number(1e-3, 0.0, None, "neither", "Highest step size of AdamW."),
+    "learning_rate": _number(3e-3, 0.0, None, "neither", "Highest step size of AdamW."),
     "weight_decay": _number(1e-2, 0.0, None, "left", "Of AdamW, on matrices."),
     "batch_size": Option(
         "auto",
