@@ -15,13 +15,19 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def script(monkeypatch):
-    """Import a file of the folder benchmarks by its name, as running a script there would."""
+    """Import a file of the folder benchmarks by its name, as running a script there would.
+
+    Scripts set the number of threads of torch for their process; other tests keep theirs.
+    """
+    torch = pytest.importorskip("torch", reason="the benchmarks of networks need torch")
+    n_threads = torch.get_num_threads()
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
 
     def load(name: str) -> ModuleType:
         return importlib.import_module(name)
 
-    return load
+    yield load
+    torch.set_num_threads(n_threads)
 
 
 @pytest.fixture
