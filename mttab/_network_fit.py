@@ -80,15 +80,15 @@ class Encoding:
 
     def scale(self, values: np.ndarray, row_task: np.ndarray | None) -> np.ndarray:
         """Labels with regression targets standardised."""
-        center, spread = self._center_and_spread(len(values), row_task)
+        center, spread = self._center_and_spread(row_task)
         return (values - center) / spread
 
     def unscale(self, values: np.ndarray, row_task: np.ndarray | None) -> np.ndarray:
         """The reverse."""
-        center, spread = self._center_and_spread(len(values), row_task)
+        center, spread = self._center_and_spread(row_task)
         return values * spread + center
 
-    def _center_and_spread(self, n: int, row_task: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def _center_and_spread(self, row_task: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         if row_task is None:
             n_tasks = len(self.targets.columns)
             return self.scaling.center[:n_tasks], self.scaling.scale[:n_tasks]

@@ -11,6 +11,10 @@ from numbers import Integral, Real
 from textwrap import fill
 from typing import Any, NamedTuple
 
+from mttab._core.neural.attention import MASKS
+from mttab._core.neural.columns import SCALINGS
+from mttab._core.neural.tokens import NUMERICAL_EMBEDDINGS
+from mttab._core.neural.weighting import WEIGHTINGS
 from mttab._core.validation import HasMethods, Interval, StrOptions
 
 
@@ -39,28 +43,21 @@ def _number(default: float, low: float, high: float | None, closed: Any, meaning
     return Option(default, [Interval(Real, low, high, closed=closed)], "float", meaning)
 
 
-def scoped(options: dict[str, Option], **defaults: Any) -> dict[str, Option]:
-    """The same options with some other defaults."""
-    return {name: o._replace(default=defaults.get(name, o.default)) for name, o in options.items()}
-
-
 TASKS: dict[str, Option] = {
     "task_column": Option(
         None,
         [None, str, Integral, list, tuple],
         "str, int, list of these or None",
-        "Column of ``X`` that says which task a row belongs to, by name or position; a list makes composite "
-        "ids. Each row "
-        "then has one token, that of its own task, and ``y`` one column. None: tasks come from ``fit(..., task=)``, or "
-        "are the columns of ``y``.",
+        "Column of ``X`` that says which task a row belongs to, by name or position; a list makes composite ids. Each "
+        "row then has one token, that of its own task, and ``y`` one column. None: tasks come from ``fit(..., "
+        "task=)``, or are the columns of ``y``.",
     ),
-    "task_weighting": Option(
+    "task_weighting": _choice(
         "equal",
-        [StrOptions({"equal", "uncertainty", "aligned_mtl", "imtlg", "mgda", "pcgrad", "upgrad"})],
-        '{"equal", "uncertainty", "upgrad", "mgda", "pcgrad", "imtlg", "aligned_mtl"}',
-        "How the losses of the tasks become one step: their mean, divided by learned variances, or the "
-        "gradients of the "
-        "tasks combined by this aggregator of TorchJD (``pip install 'mttab[torchjd]'``), at a backward pass per task.",
+        WEIGHTINGS,
+        "How the losses of the tasks become one step: their mean, divided by learned variances, or the gradients of "
+        "the tasks combined by this aggregator of TorchJD (``pip install 'mttab[torchjd]'``), at a backward pass per "
+        "task.",
     ),
     "task_weight": Option(
         None, [dict, None], "dict or None", "Factor on the loss of each task, by its label; 1 for those it leaves out."
@@ -72,21 +69,19 @@ FEATURES: dict[str, Option] = {
         "from_dtype",
         ["array-like", StrOptions({"from_dtype"}), None],
         '"from_dtype", None or array-like',
-        "Features with levels: pandas categories, strings and objects; or a mask, names or positions over the "
-        "columns of "
-        "``X``. A missing level has a token of its own, and so has a level that fit did not see.",
+        "Features with levels: pandas categories, strings and objects; or a mask, names or positions over the columns "
+        "of ``X``. A missing level has a token of its own, and so has a level that fit did not see.",
     ),
     "numerical_embedding": _choice(
         "piecewise_linear",
-        ("linear", "periodic", "piecewise_linear"),
+        NUMERICAL_EMBEDDINGS,
         "What a number brings to its token besides itself: nothing (as in the paper), cosines with learned "
-        "frequencies, "
-        "or its position in each of ``n_bins`` bins. A missing number is told apart in all of them.",
+        "frequencies, or its position in each of ``n_bins`` bins. A missing number is told apart in all of them.",
     ),
     "n_bins": _count(16, 'Bins per feature for ``numerical_embedding="piecewise_linear"``.', 2),
     "numerical_scaling": _choice(
         "quantile",
-        ("quantile", "standard"),
+        SCALINGS,
         "To the quantiles of the standard normal and, beside them, linearly with extremes drawn in; or by mean and "
         "standard deviation.",
     ),
@@ -100,14 +95,13 @@ NETWORK: dict[str, Option] = {
     "head_dim": _count(64, "Hidden units of the head of a task."),
     "mask": _choice(
         "task_to_task",
-        ("none", "task_to_task", "feature_to_task", "both"),
+        MASKS,
         "What the tokens of a row may not see: nothing; a task token the other tasks; a feature token any task; both.",
     ),
     "sample_attention": _flag(
         False,
-        "Whether rows attend to rows: in training to those of the batch, in prediction to ``context_size`` "
-        "training rows "
-        "kept for it, so that a prediction does not depend on the other rows predicted with it.",
+        "Whether rows attend to rows: in training to those of the batch, in prediction to ``context_size`` training "
+        "rows kept for it, so that a prediction does not depend on the other rows predicted with it.",
     ),
     "sample_attention_dim": Option(
         64,
@@ -117,8 +111,8 @@ NETWORK: dict[str, Option] = {
     ),
     "context_size": _count(
         512,
-        "Training rows that predicted rows attend to; all, if there are fewer. Also how many rows of a batch attend to "
-        "each other in training: a larger batch is cut into groups.",
+        "Training rows that predicted rows attend to; all, if there are fewer. Also how many rows of a batch attend "
+        "to each other in training: a larger batch is cut into groups.",
     ),
     "dropout": _number(0.1, 0.0, 1.0, "left", "Share of hidden units left out in training."),
 }

@@ -149,8 +149,7 @@ TASK_TYPES: dict[str, Option] = {
         [dict, StrOptions({"auto", "regression", "binary", "multiclass"})],
         '"auto", {"regression", "binary", "multiclass"} or dict',
         "Kind of every column of ``y``, or a dict from column to kind. Inferred otherwise: strings, bools and "
-        "categories "
-        "are classes, numbers that are only 0 and 1 are binary, other numbers regression.",
+        "categories are classes, numbers that are only 0 and 1 are binary, other numbers regression.",
     )
 }
 
