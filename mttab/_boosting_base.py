@@ -23,13 +23,13 @@ from mttab._core.boosting.threads import parallel_region, resolve_n_threads
 from mttab._core.features import FeatureEncoder
 from mttab._core.holdout import stops_early
 from mttab._core.long_table import Inputs, TargetScaling, training_tasks
-from mttab._core.tasks import TaskLabels, normalise_task_ids
+from mttab._core.tasks import TaskLabels
 from mttab._core.validation import (
     HasMethods,
     Interval,
     StrOptions,
-    check_same_length,
     check_table,
+    require_task,
     split_task_column,
 )
 
@@ -200,13 +200,7 @@ class BaseRMTGB(FitSteps, BaseEstimator):
         if self._task_source == "column" and task is not None:
             raise ValueError(f"task was passed, but this model reads its tasks from task_column={column!r}; drop task.")
         if self._task_source == "argument":
-            if task is None:
-                raise ValueError(
-                    "This model was fitted with tasks, so predict needs the task of every row: pass task=, or fit with "
-                    "task_column=, which also works inside pipelines, string scorers and cross_val_predict."
-                )
-            ids = normalise_task_ids(task)
-            check_same_length(X=table, task=ids)
+            ids = require_task(task, table)
         name = "task" if self._task_source == "argument" else f"task_column={column!r}"
         encoded = self._task_labels.encode(ids, unseen=self.unseen_task, name=name)
         return values, np.where(encoded < 0, self.n_tasks_, encoded).astype(np.int32)

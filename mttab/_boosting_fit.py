@@ -28,6 +28,7 @@ from mttab._core.validation import (
     check_same_length,
     check_table,
     check_weight,
+    resolve_task_ids,
     split_task_column,
 )
 
@@ -67,13 +68,8 @@ class FitSteps:
         validate_data(probe, table, skip_check_array=True)
         features, task_ids, positions = split_task_column(table, self.task_column)
         values, classes = self._read_target(y)
-        target_labels, source = None, None if task_ids is None else "column"
-        if task is not None:
-            if task_ids is not None:
-                raise ValueError(
-                    f"task= was passed besides task_column={self.task_column!r}; pass the task ids in one way only."
-                )
-            task_ids, source = normalise_task_ids(task), "argument"
+        target_labels = None
+        task_ids, source = resolve_task_ids(task, task_ids, self.task_column)
         check_same_length(X=table, y=values, task=task_ids if source == "argument" else None)
         if values.ndim == 2:
             if source is not None:

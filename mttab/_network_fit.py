@@ -17,7 +17,13 @@ from mttab._core.long_table import TargetScaling, values_by_label
 from mttab._core.neural.columns import ColumnEncoder, Columns
 from mttab._core.target_table import TargetTable
 from mttab._core.tasks import TaskLabels, normalise_task_ids
-from mttab._core.validation import check_cell_weight, check_same_length, check_table, split_task_column
+from mttab._core.validation import (
+    check_cell_weight,
+    check_same_length,
+    check_table,
+    resolve_task_ids,
+    split_task_column,
+)
 
 
 @dataclass(frozen=True)
@@ -112,13 +118,7 @@ class NetworkFitSteps:
         probe = BaseEstimator()  # collects the column names without touching what an earlier fit has left in self
         validate_data(probe, table, skip_check_array=True)
         features, ids, positions = split_task_column(table, self.task_column)
-        source = None if ids is None else "column"
-        if task is not None:
-            if ids is not None:
-                raise ValueError(
-                    f"task= was passed besides task_column={self.task_column!r}; pass the task ids in one way only."
-                )
-            ids, source = normalise_task_ids(task), "argument"
+        ids, source = resolve_task_ids(task, ids, self.task_column)
         layout = Layout(
             names=list(probe.feature_names_in_) if hasattr(probe, "feature_names_in_") else None,
             n_columns=probe.n_features_in_,

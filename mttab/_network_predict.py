@@ -11,8 +11,7 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mttab._core.neural.members import Place, average_predictions
-from mttab._core.tasks import normalise_task_ids
-from mttab._core.validation import check_cell_weight, check_same_length, check_table, split_task_column
+from mttab._core.validation import check_cell_weight, check_same_length, check_table, require_task, split_task_column
 
 
 class NetworkPredictions:
@@ -36,13 +35,7 @@ class NetworkPredictions:
             how = f"task_column={self._fitted_task_column!r}" if source else "the columns of y"
             raise ValueError(f"task was passed, but the tasks of this model are {how}; drop task.")
         if source == "argument":
-            if task is None:
-                raise ValueError(
-                    "This model was fitted with tasks, so predict needs the task of every row: pass task=, or fit with "
-                    "task_column=, which also works inside pipelines, string scorers and cross_val_predict."
-                )
-            ids = normalise_task_ids(task)
-            check_same_length(X=table, task=ids)
+            ids = require_task(task, table)
         if source is not None:
             name = "task" if source == "argument" else f"task_column={self._fitted_task_column!r}"
             row_task = encoding.encode_tasks(ids, unseen=self.unseen_task, name=name)

@@ -118,6 +118,37 @@ def split_task_column(
     return _drop_columns(X, positions), normalise_task_ids(ids, name=name), positions
 
 
+def resolve_task_ids(task: Any, ids: np.ndarray | None, task_column: Any) -> tuple[np.ndarray | None, str | None]:
+    """Task ids of the rows of fit and where they come from: "column", "argument", or None without any.
+
+    Parameters
+    ----------
+    task : array-like or None
+        The argument of fit.
+    ids : ndarray or None
+        What `split_task_column` found.
+    task_column : None, str, int or list of these
+        The option of the estimator, for the error message.
+    """
+    if task is None:
+        return ids, None if ids is None else "column"
+    if ids is not None:
+        raise ValueError(f"task= was passed besides task_column={task_column!r}; pass the task ids in one way only.")
+    return normalise_task_ids(task), "argument"
+
+
+def require_task(task: Any, table: Any) -> np.ndarray:
+    """Task ids that predict needs of a model fitted with ``task=``, one per row of the table."""
+    if task is None:
+        raise ValueError(
+            "This model was fitted with tasks, so predict needs the task of every row: pass task=, or fit with "
+            "task_column=, which also works inside pipelines, string scorers and cross_val_predict."
+        )
+    ids = normalise_task_ids(task)
+    check_same_length(X=table, task=ids)
+    return ids
+
+
 def _as_list(task_column: Any, X: pd.DataFrame | np.ndarray) -> list:
     if isinstance(task_column, tuple) and isinstance(X, pd.DataFrame) and task_column in X.columns:
         return [task_column]  # the name of a column under a MultiIndex
