@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.special import expit
 from sklearn.base import BaseEstimator
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mttab._boosting_fit import FitSteps, training_rows, validation_rows
-from mttab._core.boosting.binning import BinMapper
+from mttab._boosting_fit import FitSteps, Fitted, training_rows, validation_rows
 from mttab._core.boosting.forest import BLOCKS, PARTITION, SHARED, TASK, Forest, ForestBuilder
+from mttab._core.boosting.growing import Grower
 from mttab._core.boosting.importance import gain_importances
 from mttab._core.boosting.losses import Loss
 from mttab._core.boosting.rmtgb import BoostedModel, boost
 from mttab._core.boosting.rows import Scores, TrainingRows, ValidationRows
+from mttab._core.boosting.sharing import STRUCTURES, with_rounds
+from mttab._core.boosting.similarity import cluster_tasks, task_agreement
 from mttab._core.boosting.threads import parallel_region, resolve_n_threads
-from mttab._core.features import FeatureEncoder
 from mttab._core.holdout import stops_early
-from mttab._core.long_table import Inputs, TargetScaling, training_tasks
+from mttab._core.long_table import Inputs, LongTable, training_tasks
 from mttab._core.tasks import TaskLabels
 from mttab._core.validation import (
     HasMethods,
@@ -45,9 +46,11 @@ class BaseRMTGB(FitSteps, BaseEstimator):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "task_column": [None, str, Integral, list, tuple],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "max_iter_shared": [Interval(Integral, 0, None, closed="left")],
-        "max_iter_partition": [Interval(Integral, 0, None, closed="left")],
-        "max_iter_task": [Interval(Integral, 0, None, closed="left")],
+        "sharing": [StrOptions({"auto", "blocks", *STRUCTURES})],
+        "n_task_groups": [StrOptions({"auto"}), Interval(Integral, 2, None, closed="left")],
+        "max_iter_shared": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
+        "max_iter_partition": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
+        "max_iter_task": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
         "max_leaf_nodes": [Interval(Integral, 2, None, closed="left")],
         "max_leaf_nodes_task": [Interval(Integral, 2, None, closed="left"), None],
         "max_depth": [Interval(Integral, 1, None, closed="left"), None],
@@ -55,8 +58,8 @@ class BaseRMTGB(FitSteps, BaseEstimator):
         "min_samples_leaf_task": [Interval(Real, 1, None, closed="left"), None],
         "l2_regularization": [Interval(Real, 0, None, closed="left")],
         "max_features": [Interval(Real, 0, 1, closed="right")],
-        "subsample": [Interval(Real, 0, 1, closed="right")],
-        "max_bins": [Interval(Integral, 2, 255, closed="both")],
+        "subsample": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="right")],
+        "max_bins": [StrOptions({"auto"}), Interval(Integral, 2, 255, closed="both")],
         "categorical_features": ["array-like", StrOptions({"from_dtype"}), None],
         "monotonic_cst": ["array-like", dict, None],
         "algorithm": [StrOptions({"newton", "paper"})],
@@ -71,6 +74,7 @@ class BaseRMTGB(FitSteps, BaseEstimator):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
+        "refit": ["boolean"],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],
@@ -78,76 +82,128 @@ class BaseRMTGB(FitSteps, BaseEstimator):
     }
 
     # What predict reads, set at the end of fit.
-    _model: BoostedModel
-    _loss: Loss
-    _encoder: FeatureEncoder
-    _mapper: BinMapper
-    _scaling: TargetScaling
-    _task_labels: TaskLabels
+    _fitted: Fitted
     _task_source: str | None
     _fitted_task_column: Any
     _fitted_target_scaling: str | None
+    _fitted_sharing: tuple[str, int | str]
     _seed: int
 
     # --- fit -------------------------------------------------------------------------------------------------------
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, task: Any, explicit: dict[str, Any]) -> None:
         """Everything between the arguments of fit and the fitted attributes, which are set only at the very end."""
-        previous = self if self.warm_start and hasattr(self, "_model") else None
-        seed = previous._seed if previous else int(check_random_state(self.random_state).randint(2**31 - 1))
+        previous = self._fitted if self.warm_start and hasattr(self, "_fitted") else None
+        seed = self._seed if previous else int(check_random_state(self.random_state).randint(2**31 - 1))
         inputs, weight = self._read_inputs(X, y, task, sample_weight)
-        long = inputs.melt(weight)
+        everything = long = inputs.melt(weight)
         is_stopped = stops_early(self.early_stopping, len(long.y), explicit, self.validation)
         held_out = None
         if is_stopped and explicit["X_val"] is None:
             long, held_out = self._hold_out(long, inputs, X, y, np.random.default_rng([seed, 0]))
             # "auto" gives up where no row can be held out; without a validation_fraction the training loss is watched.
             is_stopped = held_out is not None or self.validation_fraction is None
-        labels = training_tasks(inputs, long)
         loss = self._make_loss(inputs.classes)
         if previous:
-            self._check_same_problem(inputs, labels, loss)
-        factors = self._class_factors(long, inputs.classes), self._task_factors(long, labels)
-        long = long.weighted(labels, *factors)
-        held_out = None if held_out is None else held_out.weighted(labels, *factors)
+            self._check_same_problem(inputs, training_tasks(inputs, long), loss)
         self._warn_of_small_weights(long, sample_weight)
         n_threads = resolve_n_threads(self.n_jobs, len(long.y) * inputs.n_columns)
         with parallel_region(n_threads):
-            encoder = previous._encoder if previous else self._fit_encoder(inputs, long)
-            values = encoder.transform(inputs.features)
-            mapper = previous._mapper if previous else self._fit_mapper(encoder, values, long, seed)
-            scaling = previous._scaling if previous else self._fit_scaling(long, labels, loss)
-            rows, order = training_rows(mapper, values, long, labels, scaling, n_threads)
-            if held_out is not None:
-                validation = validation_rows(values[:, held_out.row_idx], held_out, labels, scaling)
-            else:
-                validation = self._explicit_validation(explicit, inputs, encoder, labels, scaling, factors)
-            options = self._boosting_options(loss, labels, is_stopped)
-            start = _scores_under(previous._model, values[:, order], rows, validation, n_threads) if previous else None
-            if previous:
-                base = previous._model.forest.base
-            else:
-                # DEVIATION(base): the best constant instead of the paper's 0, except in paper mode.
-                base = np.zeros(loss.n_outputs) if self.algorithm == "paper" else loss.base_score(rows.y, rows.weight)
-            n_rounds_before = sum(previous._model.forest.n_rounds) if previous else 0
-            model = boost(
-                rows,
-                validation,
-                loss,
-                self._make_grower(rows, mapper, inputs, n_threads, loss),
-                ForestBuilder(mapper, rows.n_tasks),
-                options,
-                base,
-                np.random.default_rng([seed, 1, n_rounds_before]),
-                start=start,
-                progress=ProgressLine(self.verbose) if self.verbose else None,
+            is_refitted = self.refit and held_out is not None and not self.warm_start
+            tasks = training_tasks(inputs, everything if is_refitted else long)
+            fitted = self._fit_entries(
+                inputs, long, held_out, explicit, loss, is_stopped, seed, n_threads, tasks, previous
             )
-        self._seed, self._model, self._loss = seed, model, loss
-        self._encoder, self._mapper, self._scaling, self._task_labels = encoder, mapper, scaling, labels
-        self._set_fitted_attributes(inputs, rows)
+            if is_refitted:
+                again = self._fit_entries(
+                    inputs, everything, None, {}, loss, False, seed, n_threads, tasks, chosen=fitted
+                )
+                again.model.validation_loss = fitted.model.validation_loss
+                fitted = again
+        self._seed, self._fitted = seed, fitted
+        self._set_fitted_attributes(inputs)
 
-    def _set_fitted_attributes(self, inputs: Inputs, rows: TrainingRows) -> None:
-        forest = self._model.forest
+    def _fit_entries(
+        self,
+        inputs: Inputs,
+        long: LongTable,
+        held_out: LongTable | None,
+        explicit: dict[str, Any],
+        loss: Loss,
+        is_stopped: bool,
+        seed: int,
+        n_threads: int,
+        tasks: TaskLabels,
+        previous: Fitted | None = None,
+        chosen: Fitted | None = None,
+    ) -> Fitted:
+        """Encode, bin and boost the entries ``long``.
+
+        ``tasks`` are those of the fit as a whole, of which some may be held out here.
+        ``previous`` is a fit to go on from, ``chosen`` one whose sharing and numbers of rounds are taken over.
+        """
+        labels = training_tasks(inputs, long)
+        factors = self._class_factors(long, inputs.classes), self._task_factors(long, labels)
+        long = long.weighted(labels, *factors)
+        encoder = previous.encoder if previous else self._fit_encoder(inputs, long)
+        values = encoder.transform(inputs.features)
+        has_validation = held_out is not None or bool(explicit and explicit["X_val"] is not None) or chosen is not None
+        mapper = previous.mapper if previous else self._fit_mapper(encoder, values, long, has_validation, seed)
+        scaling = previous.scaling if previous else self._fit_scaling(long, labels, loss)
+        rows, order = training_rows(mapper, values, long, labels, scaling, n_threads)
+        validation = None
+        if held_out is not None:
+            held_out = held_out.weighted(labels, *factors)
+            validation = validation_rows(values[:, held_out.row_idx], held_out, labels, scaling)
+        elif explicit and explicit["X_val"] is not None:
+            validation = self._explicit_validation(explicit, inputs, encoder, labels, scaling, factors)
+        options = self._boosting_options(loss, labels, is_stopped, has_validation, tasks)
+        start = _scores_under(previous.model, values[:, order], rows, validation, n_threads) if previous else None
+        if previous:
+            base = previous.model.forest.base
+        else:
+            # DEVIATION(base): the best constant instead of the paper's 0, except in paper mode.
+            base = np.zeros(loss.n_outputs) if self.algorithm == "paper" else loss.base_score(rows.y, rows.weight)
+
+        def make_grower(rows: TrainingRows, task_is_category: bool) -> Grower:
+            return self._make_grower(rows, mapper, inputs, n_threads, loss, task_is_category)
+
+        def make_builder() -> ForestBuilder:
+            return ForestBuilder(mapper, rows.n_tasks)
+
+        if previous:
+            sharing = previous.sharing
+            options = sharing.apply(options)
+        elif chosen:
+            sharing = chosen.sharing
+            if sharing.group is not None and len(sharing.group) < labels.n_tasks:  # whole tasks were held out
+                grower = make_grower(rows, False)
+                agreement = task_agreement(rows, values[:, order], loss, grower, make_builder(), base)
+                sharing = replace(sharing, group=cluster_tasks(agreement, sharing.n_groups))
+            options = with_rounds(sharing.apply(options), chosen.model.forest.n_rounds)
+        else:
+            sharing = self._decide_sharing(
+                rows, values[:, order], validation, loss, make_grower, make_builder, options, base,
+                inputs.task_is_category, seed,
+            )  # fmt: skip
+            options = sharing.apply(options)
+        model = boost(
+            rows,
+            validation,
+            loss,
+            make_grower(rows, sharing.is_category(inputs.task_is_category)),
+            make_builder(),
+            options,
+            base,
+            np.random.default_rng([seed, 1, sum(previous.model.forest.n_rounds) if previous else 0]),
+            start=start,
+            progress=ProgressLine(self.verbose) if self.verbose else None,
+        )
+        sharing = sharing.renumbered(model.group_order)
+        return Fitted(model, loss, encoder, mapper, scaling, labels, sharing, rows.sum_by_task(rows.weight))
+
+    def _set_fitted_attributes(self, inputs: Inputs) -> None:
+        model, forest = self._fitted.model, self._fitted.model.forest
         self.n_features_in_ = inputs.n_columns
         if inputs.names is not None:
             self.feature_names_in_ = np.array(inputs.names, dtype=object)
@@ -156,16 +212,19 @@ class BaseRMTGB(FitSteps, BaseEstimator):
         if inputs.classes is not None:
             self.classes_ = inputs.classes
         self._task_source = inputs.task_source
+        self._fitted_sharing = self.sharing, self.n_task_groups
         self._fitted_target_scaling = getattr(self, "target_scaling", None)
         self._fitted_task_column = self.task_column if inputs.task_source == "column" else None
-        self.tasks_ = self._task_labels.labels
+        self.tasks_ = self._fitted.labels.labels
         self.n_tasks_ = len(self.tasks_)
-        self.theta_ = self._model.theta
-        self.outlier_score_ = expit(self.theta_)
+        self.sharing_ = self._fitted.sharing.name
+        self.theta_ = model.theta
+        self.task_group_ = forest.mixing[:-1].argmax(axis=1)
+        self.outlier_score_ = 1.0 - forest.mixing[:-1, 0]
         self.n_iter_ = dict(zip(BLOCKS, forest.n_rounds, strict=True))
-        self.train_score_ = _score_path(self._model.train_loss)
-        self.validation_score_ = _score_path(self._model.validation_loss)
-        gain = gain_importances(forest, len(inputs.feature_positions), rows.sum_by_task(rows.weight))
+        self.train_score_ = _score_path(model.train_loss)
+        self.validation_score_ = _score_path(model.validation_loss)
+        gain = gain_importances(forest, len(inputs.feature_positions), self._fitted.task_weight)
         by_column = np.zeros((len(gain), inputs.n_columns))
         by_column[:, inputs.feature_positions] = gain[:, :-1]
         if len(inputs.task_positions):
@@ -183,7 +242,7 @@ class BaseRMTGB(FitSteps, BaseEstimator):
         column = self._fitted_task_column
         features, ids, _ = split_task_column(table, column, feature_names=names)
         validate_data(self, table, reset=False, skip_check_array=True)
-        values = self._encoder.transform(features)
+        values = self._fitted.encoder.transform(features)
         if self._task_source == "targets":
             if task is not None:
                 raise ValueError(
@@ -202,26 +261,26 @@ class BaseRMTGB(FitSteps, BaseEstimator):
         if self._task_source == "argument":
             ids = require_task(task, table)
         name = "task" if self._task_source == "argument" else f"task_column={column!r}"
-        encoded = self._task_labels.encode(ids, unseen=self.unseen_task, name=name)
+        encoded = self._fitted.labels.encode(ids, unseen=self.unseen_task, name=name)
         return values, np.where(encoded < 0, self.n_tasks_, encoded).astype(np.int32)
 
     def _n_predict_threads(self, values: np.ndarray) -> int:
-        return resolve_n_threads(self.n_jobs, values.shape[1] * max(len(self._model.forest.trees.root), 1))
+        return resolve_n_threads(self.n_jobs, values.shape[1] * max(len(self._fitted.model.forest.trees.root), 1))
 
     def _score(self, X: Any, task: Any) -> tuple[np.ndarray, np.ndarray]:
         """Score (n, K) in the target's unit, before the link, and the task of each entry."""
         values, encoded = self._read_rows(X, task)
         n_threads = self._n_predict_threads(values)
         with parallel_region(n_threads):
-            score = self._model.forest.score(values, encoded, n_threads)
+            score = self._fitted.model.forest.score(values, encoded, n_threads)
         return self._unscaled(score, encoded), encoded
 
     def _unscaled(self, score: np.ndarray, task: np.ndarray) -> np.ndarray:
-        return score * self._scaling.scale[task, None] + self._scaling.center[task, None]
+        return score * self._fitted.scaling.scale[task, None] + self._fitted.scaling.center[task, None]
 
     def _staged_scores(self, X: Any, task: Any) -> Iterator[np.ndarray]:
         values, encoded = self._read_rows(X, task)
-        forest, n_threads = self._model.forest, self._n_predict_threads(values)
+        forest, n_threads = self._fitted.model.forest, self._n_predict_threads(values)
         stages = forest.staged_block_scores(values, encoded, n_threads)
         while True:
             with parallel_region(n_threads):
@@ -266,10 +325,10 @@ class BaseRMTGB(FitSteps, BaseEstimator):
         values, encoded = self._read_rows(X, task)
         n_threads = self._n_predict_threads(values)
         with parallel_region(n_threads):
-            blocks = self._model.forest.block_scores(values, encoded, n_threads)
-        blocks[SHARED] += self._model.forest.base
-        blocks *= self._scaling.scale[encoded, None]
-        blocks[TASK] += self._scaling.center[encoded, None]
+            blocks = self._fitted.model.forest.block_scores(values, encoded, n_threads)
+        blocks[SHARED] += self._fitted.model.forest.base
+        blocks *= self._fitted.scaling.scale[encoded, None]
+        blocks[TASK] += self._fitted.scaling.center[encoded, None]
         if blocks.shape[2] == 1:
             blocks = blocks[:, :, 0]
         return Bunch(**{name: self._layout(part) for name, part in zip(BLOCKS, blocks, strict=True)})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +12,14 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-from mttab._core.boosting.binning import BinMapper
-from mttab._core.boosting.forest import BLOCKS
+from mttab._core.boosting.binning import MAX_BINS, BinMapper
+from mttab._core.boosting.forest import BLOCKS, ForestBuilder
 from mttab._core.boosting.growing import Grower
 from mttab._core.boosting.losses import Loss
-from mttab._core.boosting.rmtgb import BlockOptions, BoostingOptions
+from mttab._core.boosting.rmtgb import BlockOptions, BoostedModel, BoostingOptions
 from mttab._core.boosting.rows import TrainingRows, ValidationRows
+from mttab._core.boosting.sharing import Sharing, choose_sharing
+from mttab._core.boosting.similarity import MAX_TASKS, cluster_tasks, task_agreement
 from mttab._core.boosting.splitting import MIN_HESSIAN, SplitOptions
 from mttab._core.boosting.tree import GrowthOptions
 from mttab._core.features import FeatureEncoder, resolve_categorical_features
@@ -33,8 +36,28 @@ from mttab._core.validation import (
 )
 
 # Prior, in rows, on category levels and their subsets, see `scan_categorical`.
-CATEGORICAL_PRIOR = 10.0
+CATEGORICAL_PRIOR = 30.0
 CATEGORICAL_MIN_ROWS = 20.0
+# Largest number of rounds of a block with max_iter="auto", where validation rows end it and where nothing does.
+AUTO_ROUNDS_STOPPED, AUTO_ROUNDS = 1000, 200
+# Share of the rows of each round with subsample="auto" and validation rows.
+AUTO_SUBSAMPLE = 0.8
+# Bins with max_bins="auto" and validation rows: the root of the number of rows, but not fewer than these.
+AUTO_MIN_BINS = 64
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit has learned: all that predict reads, and what a later fit goes on from."""
+
+    model: BoostedModel
+    loss: Loss
+    encoder: FeatureEncoder
+    mapper: BinMapper
+    scaling: TargetScaling
+    labels: TaskLabels
+    sharing: Sharing
+    task_weight: np.ndarray
 
 
 class FitSteps:
@@ -158,12 +181,17 @@ class FitSteps:
         is_categorical = inputs.is_categorical[inputs.feature_positions]
         return FeatureEncoder().fit(inputs.features, is_categorical, sample_weight=mass, names=names)
 
-    def _fit_mapper(self, encoder: FeatureEncoder, values: np.ndarray, long: LongTable, seed: int) -> BinMapper:
+    def _fit_mapper(
+        self, encoder: FeatureEncoder, values: np.ndarray, long: LongTable, has_validation: bool, seed: int
+    ) -> BinMapper:
         mass = np.bincount(long.row_idx, weights=long.weight, minlength=values.shape[1])
         used = mass > 0
         if not used.all():
             values, mass = values[:, used], mass[used]
-        return BinMapper(self.max_bins).fit(values, encoder.is_categorical, encoder.n_categories, mass, seed)
+        max_bins = self.max_bins
+        if max_bins == "auto":
+            max_bins = int(np.clip(np.sqrt(len(long.y)), AUTO_MIN_BINS, MAX_BINS)) if has_validation else MAX_BINS
+        return BinMapper(max_bins).fit(values, encoder.is_categorical, encoder.n_categories, mass, seed)
 
     def _explicit_validation(self, explicit, inputs, encoder, labels, scaling, factors):  # type: ignore[no-untyped-def]
         """Validation rows from X_val, y_val, task_val and sample_weight_val."""
@@ -192,7 +220,62 @@ class FitSteps:
         held = replace(inputs, features=features, task_ids=ids, y=y).melt(weight).weighted(labels, *factors)
         return validation_rows(encoder.transform(features, name="X_val")[:, held.row_idx], held, labels, scaling)
 
-    def _make_grower(self, rows: TrainingRows, mapper: BinMapper, inputs: Inputs, n_threads: int, loss: Loss) -> Grower:
+    def _decide_sharing(
+        self,
+        rows: TrainingRows,
+        X: np.ndarray,
+        validation: ValidationRows | None,
+        loss: Loss,
+        make_grower: Callable[[TrainingRows, bool], Grower],
+        make_builder: Callable[[], ForestBuilder],
+        options: BoostingOptions,
+        base: np.ndarray,
+        named_as_category: bool,
+        seed: int,
+    ) -> Sharing:
+        """What ``sharing`` and ``n_task_groups`` come to on these rows; X (n_features, n_rows) are their raw values."""
+        name, n_groups = self.sharing, None if self.n_task_groups == "auto" else int(self.n_task_groups)
+        if name == "auto":
+            is_restricted = 0 in (self.max_iter_shared, self.max_iter_partition, self.max_iter_task)
+            is_set_by_hand = named_as_category or not isinstance(self.theta_init, str) or self.theta_init != "data"
+            if validation is None or is_restricted or is_set_by_hand or self.algorithm == "paper":
+                name = "blocks"
+        if rows.n_tasks == 1:
+            return Sharing("blocks" if name == "blocks" else "pooled")
+        is_grouped = name in ("auto", "groups") or (name == "blocks" and (n_groups or 2) > 2)
+        if not is_grouped:
+            return Sharing(name)
+        if name != "auto" and not (isinstance(self.theta_init, str) and self.theta_init == "data"):
+            raise ValueError(
+                f"theta_init was passed with sharing={name!r} and n_task_groups={self.n_task_groups!r}, which start θ "
+                "from the groups that they find; leave theta_init='data', or use sharing='blocks' with two groups."
+            )
+        agreement = group = None
+        if rows.n_tasks <= MAX_TASKS:
+            agreement = task_agreement(rows, X, loss, make_grower(rows, False), make_builder(), base)
+            group = cluster_tasks(agreement, n_groups)
+            if group is None and name == "groups":
+                group = cluster_tasks(agreement, 2)
+        elif name != "auto":
+            raise ValueError(
+                f"sharing={name!r} with n_task_groups={self.n_task_groups!r} compares every task with every other, "
+                f"which is done for at most {MAX_TASKS} tasks, but there are {rows.n_tasks}; use another sharing."
+            )
+        if name != "auto":
+            return Sharing(name, group)
+        sharing = choose_sharing(rows, X, loss, make_grower, make_builder, options, base, agreement, group, seed)
+        # Groups that were not asked for and do not help are not reported.
+        return sharing if sharing.name == "groups" or n_groups is not None else replace(sharing, group=None)
+
+    def _max_iter(self, block: str, has_validation: bool) -> int:
+        wanted = getattr(self, f"max_iter_{block}")
+        if wanted == "auto":
+            return AUTO_ROUNDS_STOPPED if has_validation else AUTO_ROUNDS
+        return int(wanted)
+
+    def _make_grower(
+        self, rows: TrainingRows, mapper: BinMapper, inputs: Inputs, n_threads: int, loss: Loss, task_is_category: bool
+    ) -> Grower:
         constraints = check_monotonic_cst(
             self.monotonic_cst, inputs.names, inputs.n_columns, is_categorical=inputs.is_categorical
         )
@@ -201,7 +284,7 @@ class FitSteps:
         if constraints[inputs.task_positions].any():
             raise ValueError(f"monotonic_cst constrains the task column {self.task_column!r}; set it to 0 there.")
         layout = mapper.layout(
-            constraints[inputs.feature_positions], rows.n_tasks if inputs.task_is_category and rows.n_tasks > 1 else 0
+            constraints[inputs.feature_positions], rows.n_tasks if task_is_category and rows.n_tasks > 1 else 0
         )
         n_tried = max(1, int(np.ceil(self.max_features * (len(layout.offset) - 1) - 1e-9)))
         max_depth = 2**31 if self.max_depth is None else self.max_depth
@@ -226,12 +309,22 @@ class FitSteps:
             n_threads,
         )
 
-    def _boosting_options(self, loss: Loss, labels: TaskLabels, stops_early: bool) -> BoostingOptions:
-        rounds = (self.max_iter_shared, self.max_iter_partition, self.max_iter_task)
-        shared, partition, task = (BlockOptions(n, self.learning_rate) for n in rounds)
+    def _boosting_options(
+        self, loss: Loss, labels: TaskLabels, stops_early: bool, has_validation: bool, tasks: TaskLabels
+    ) -> BoostingOptions:
+        """``labels`` are the tasks that have rows here, ``tasks`` those that ``theta_init`` has values for."""
+        shared, partition, task = (
+            BlockOptions(self._max_iter(block, has_validation), self.learning_rate) for block in BLOCKS
+        )
         theta_init = self.theta_init
         if not isinstance(theta_init, str):
-            theta_init = _theta_values(theta_init, labels)
+            place = {label: i for i, label in enumerate(tasks.labels.tolist())}
+            theta_init = _theta_values(theta_init, tasks)[[place[label] for label in labels.labels.tolist()]]
+            if partition.max_iter == 0 or labels.n_tasks == 1:
+                theta_init = "data"  # without a partition block nothing is estimated
+        subsample = self.subsample
+        if subsample == "auto":
+            subsample = AUTO_SUBSAMPLE if has_validation else 1.0
         return BoostingOptions(
             blocks=(shared, partition, task),
             newton=self.algorithm == "newton",
@@ -240,7 +333,7 @@ class FitSteps:
             theta_learning_rate=self.theta_learning_rate,
             theta_penalty=self.theta_penalty,
             theta_center=self.theta_center,
-            subsample=self.subsample,
+            subsample=float(subsample),
             patience=self.n_iter_no_change if stops_early else None,
             tol=self.tol,
         )
@@ -256,20 +349,24 @@ class FitSteps:
         column = self.task_column if inputs.task_source == "column" else None
         if inputs.task_source != self._task_source or column != self._fitted_task_column:
             raise ValueError("warm_start=True continues with task_column or task as in the first fit; or refit.")
-        if labels.labels.tolist() != self._task_labels.labels.tolist():
+        if labels.labels.tolist() != self._fitted.labels.labels.tolist():
             raise ValueError("warm_start=True continues with the tasks of the first fit; pass the same, or refit.")
         if inputs.classes is not None and not np.array_equal(inputs.classes, self.classes_):
             raise ValueError("warm_start=True continues with the classes of the first fit; pass the same, or refit.")
-        if type(loss) is not type(self._loss):
+        if type(loss) is not type(self._fitted.loss):
             raise ValueError(f"warm_start=True continues on the first fit's score; loss={self.loss!r} needs a refit.")
-        n_leaf_outputs = self._model.forest.nodes.value.shape[1]
+        n_leaf_outputs = self._fitted.model.forest.nodes.value.shape[1]
         if n_leaf_outputs != (loss.n_outputs if self._has_vector_leaves(loss) else 1):
             raise ValueError(f"warm_start=True continues with leaves of {n_leaf_outputs} values; keep multi_strategy.")
+        if (self.sharing, self.n_task_groups) != self._fitted_sharing:
+            raise ValueError(
+                "warm_start=True continues with the sharing and n_task_groups of the first fit; keep them, or refit."
+            )
         if getattr(self, "target_scaling", None) != self._fitted_target_scaling:
             raise ValueError("warm_start=True continues on the scale of the first fit; keep target_scaling, or refit.")
         for block in BLOCKS:
             wanted, done = getattr(self, f"max_iter_{block}"), self.n_iter_[block]
-            if wanted < done:
+            if wanted != "auto" and wanted < done:
                 raise ValueError(
                     f"max_iter_{block}={wanted} is smaller than the {done} rounds already fitted; with warm_start=True "
                     "it is the total to reach, so raise it."

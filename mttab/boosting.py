@@ -22,11 +22,13 @@ from mttab._core.validation import Interval, StrOptions, fit_context
 class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     """Robust multi-task gradient boosting for regression.
 
-    Histogram gradient boosting in three blocks [1]_: trees shared by all tasks, then pairs of trees between which every
-    task finds its own mixture (so that a few odd tasks do not spoil the rest, and are found), then trees per task. The
-    score of a row x of task t is
+    Histogram gradient boosting in three blocks [1]_: trees shared by all tasks, then a tree for each of two or more
+    groups of tasks, between which every task finds its own mixture (so that a few odd tasks do not spoil the rest, and
+    are found), then trees per task. The score of a row x of task t is
 
-        F_t(x) = b + F_shared(x) + (1 - s_t) F_inlier(x) + s_t F_outlier(x) + F_task,t(x)
+        F_t(x) = b + F_shared(x) + w_t1 F_1(x) + ... + w_tK F_K(x) + F_task,t(x),    w_t1 + ... + w_tK = 1
+
+    By default a fit finds out by itself what tasks share, and so which of the blocks have trees (see ``sharing``).
 
     Parameters
     ----------
@@ -34,6 +36,22 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         Column of ``X`` that says which task a row belongs to, by name or position; a list makes composite ids. It is
         taken out before the features are read but counts in ``n_features_in_``. None: tasks come from
         ``fit(..., task=)`` or from the columns of a 2-D ``y``, or there is one task only.
+    sharing : {"auto", "blocks", "pooled", "category", "groups", "separate"}, default="auto"
+        What tasks share. Every way but "separate" may end with trees per task.
+
+        - "pooled": shared trees, which do not know the task;
+        - "category": shared trees, which may split on the task as well;
+        - "groups": trees for each group of tasks, which may split on the task as well; groups are tasks whose small
+          models serve each other's rows [2]_;
+        - "separate": trees per task alone;
+        - "blocks": all three blocks one after the other, as in [1]_;
+        - "auto": short fits of the first four on folds of the training rows decide, with "category" where none is
+          clearly better. "groups" takes part where groups are found, "separate" where tasks do not agree, see Notes.
+          The same as "blocks" where there are no validation rows, in paper mode, or where ``max_iter_...=0``,
+          ``theta_init`` or the task column in ``categorical_features`` say already what is wanted.
+    n_task_groups : int or "auto", default="auto"
+        Number of groups of tasks, at least 2. "auto": as many as there seem to be for "groups" (two if there seem to be
+        none), two for "blocks". More than two with "blocks", and "groups" with any number, are for at most 300 tasks.
     loss : {"squared_error", "absolute_error", "huber", "quantile", "poisson"}, default="squared_error"
         What is minimised. "poisson" has a log link and needs ``y >= 0``.
     quantile : float, default=0.5
@@ -42,12 +60,12 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         Error beyond which ``loss="huber"`` is linear, in the unit of ``y``: choose it for your data (or in units of the
         task's standard deviation, with ``target_scaling="task"``). Far below the typical error, leaves move by at most
         ``huber_delta`` and learning is slow.
-    learning_rate : float, default=0.1
+    learning_rate : float, default=0.07
         Factor on the values of every tree.
-    max_iter_shared, max_iter_partition, max_iter_task : int, default=200
-        Largest number of rounds of each block, 0 leaves it out. A round is one tree, a pair of trees, and one tree per
-        task. With one task, blocks 2 and 3 are skipped.
-    max_leaf_nodes : int, default=31
+    max_iter_shared, max_iter_partition, max_iter_task : int or "auto", default="auto"
+        Largest number of rounds of each block, 0 leaves it out. A round is one tree, a tree per group, and one tree per
+        task. With one task, blocks 2 and 3 are skipped. "auto" is 1000 where validation rows end a block, else 200.
+    max_leaf_nodes : int, default=15
         Largest number of leaves of a shared or partition tree.
     max_leaf_nodes_task : int or None, default=8
         The same for task trees; None takes ``max_leaf_nodes``.
@@ -61,10 +79,13 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         Added to the sum of second derivatives in a leaf.
     max_features : float, default=1.0
         Share of the features tried at each node, drawn at random.
-    subsample : float, default=1.0
-        Share of the rows that each round is fitted on, drawn at random.
-    max_bins : int, default=255
-        Bins per numeric feature, at most 255; missing values have one of their own.
+    subsample : float or "auto", default="auto"
+        Share of the rows that each round is fitted on. Which ones is decided by a random hash of what is in a row, so
+        equal rows are in or out together, and neither the order of rows nor the names of tasks matter. "auto" is 0.8
+        with validation rows, else 1.
+    max_bins : int or "auto", default="auto"
+        Bins per numeric feature, at most 255; missing values have one of their own. "auto" with validation rows is the
+        square root of the number of training rows, at least 64, else 255.
     categorical_features : "from_dtype", None or array-like, default="from_dtype"
         Features split by sets of levels: pandas categories, strings and objects; or a mask, names or positions over the
         columns of ``X``. Naming the task column here lets shared and partition trees split on the task; its levels are
@@ -78,12 +99,13 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     algorithm : {"newton", "paper"}, default="newton"
         "paper" is the published first-order algorithm, see Notes.
     theta_init : {"data", "normal"}, array-like or dict, default="data"
-        Where the mixing parameters θ start: from how far a task's own correction of the shared block improves it on
-        rows that the correction has not seen, from N(0, 0.1²) draws, or from one value per task.
+        Where the mixing parameters θ start with ``sharing="blocks"`` and two groups: from how far a task's own
+        correction of the shared block improves it on rows that the correction has not seen, from N(0, 0.1²) draws, or
+        from one value per task.
     theta_learning_rate : float, default=1.0
         Step size of θ.
     theta_penalty : float, default=0.001
-        Strength of the pull of θ to ``theta_center``; no effect in paper mode.
+        Strength of the pull of θ to ``theta_center``, or to its start where groups were found; no effect in paper mode.
     theta_center : float, default=-2.0
         Negative: tasks are inliers until shown otherwise.
     task_weight : {"balanced"}, dict or None, default=None
@@ -97,14 +119,18 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     validation : splitter, list of (train, test) positions or None, default=None
         Chooses the validation rows by its last split, where there is early stopping. A splitter that wants groups is
         given the task ids: whole tasks are then held out. For other groups pass ``list(splitter.split(X, y, groups))``.
-    validation_fraction : float or None, default=0.1
+    validation_fraction : float or None, default=0.15
         Otherwise, share of the rows of every task held out for validation. None watches the training loss.
-    n_iter_no_change : int, default=10
+    n_iter_no_change : int, default=15
         Patience of early stopping, in rounds.
     tol : float, default=1e-7
         Smallest decrease of the loss that counts as one.
+    refit : bool, default=True
+        Whether, after rows of the training data were held out for validation, the model is fitted once more on all
+        rows, with the sharing and the numbers of rounds found. Not with ``X_val``, whose rows are no training rows, and
+        not with ``warm_start=True``.
     warm_start : bool, default=False
-        Whether fit adds rounds, up to the new ``max_iter_...``, to the model it finds.
+        Whether fit adds rounds, up to the new ``max_iter_...``, to the blocks that the model it finds has.
     random_state : int, RandomState instance or None, default=None
         Seeds the validation rows, ``subsample``, ``max_features``, bin edges above 200,000 rows and
         ``theta_init="normal"``.
@@ -117,17 +143,21 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     ----------
     tasks_ : ndarray of shape (n_tasks,)
         Task labels, sorted; the columns of a 2-D ``y`` in their order.
+    sharing_ : str
+        What tasks share: ``sharing``, or what "auto" has come to.
+    task_group_ : ndarray of shape (n_tasks,)
+        Group with the largest weight in each task's score; 0 is the group of the most tasks.
     outlier_score_ : ndarray of shape (n_tasks,)
-        s_t between 0 and 1, higher = more of an outlier. Without a partition block (one task, or
-        ``max_iter_partition=0``) nothing is estimated and all are the sigmoid of ``theta_center``.
-    theta_ : ndarray of shape (n_tasks,)
-        Its log-odds.
+        1 - w_t1 between 0 and 1, higher = more of an outlier. Where there are no groups (one task, a ``sharing_``
+        without them, or ``max_iter_partition=0``) nothing is estimated and all are the sigmoid of ``theta_center``.
+    theta_ : ndarray of shape (n_tasks,) or (n_tasks, n_groups)
+        Log-odds of the second of two groups; of more, numbers whose softmax the weights are.
     n_iter_ : dict
         Rounds kept in each block, "shared", "partition" and "task".
     train_score_, validation_score_ : ndarray
         Minus the mean loss before the first round and after each one, block after block; the
-        second is empty without validation rows. Losses are ½ (y − F)², ½ |y − F| for "absolute_error", half the
-        deviance for "poisson".
+        second is empty without validation rows, and of the fit before the last with ``refit``. Losses are ½ (y − F)²,
+        ½ |y − F| for "absolute_error", half the deviance for "poisson".
     feature_importances_ : ndarray of shape (n_features_in_,)
         Gain of each column, summing to 1.
     task_feature_importances_ : ndarray of shape (n_tasks, n_features_in_)
@@ -138,13 +168,22 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
 
     Notes
     -----
-    The default departs from [1]_ in its Newton form, weighted branches, normalised θ steps and data-driven θ start.
-    ``RMTGBRegressor(**RMTGBRegressor.paper_parameters())`` is the published algorithm to the letter.
+    The default departs from [1]_ in its Newton form, weighted branches, normalised θ steps and data-driven θ start, and
+    in leaving out blocks. ``RMTGBRegressor(**RMTGBRegressor.paper_parameters())`` is the published algorithm to the
+    letter.
+
+    "auto" compares tasks by a small model of each: the agreement of two tasks is the correlation of one's model with
+    the other's labels. Average linkage on 1 - agreement makes groups if their mean silhouette is above 0.3 and
+    different groups agree less than 0.7 times as much as members of one; tasks are tried "separate" if their mean
+    agreement is below 0.1. The short fits use a third of (at most 10,000) rows in turn, and are chosen before
+    "category" if better by 1.64 standard errors ("groups" and "separate", which have that evidence already, by 1). The
+    folds are random ones whatever ``validation`` says.
 
     References
     ----------
     .. [1] S. Emami, G. Martínez-Muñoz, D. Hernández-Lobato. "Robust Multi-Task Gradient Boosting". 2025,
        arXiv:2507.11411.
+    .. [2] S. Emami, G. Martínez-Muñoz, D. Hernández-Lobato, on clustering tasks (RMB-CLE). 2026, arXiv:2602.14231.
 
     Examples
     --------
@@ -173,19 +212,21 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         loss: str = "squared_error",
         quantile: float = 0.5,
         huber_delta: float = 1.0,
-        learning_rate: float = 0.1,
-        max_iter_shared: int = 200,
-        max_iter_partition: int = 200,
-        max_iter_task: int = 200,
-        max_leaf_nodes: int = 31,
+        sharing: str = "auto",
+        n_task_groups: int | str = "auto",
+        learning_rate: float = 0.07,
+        max_iter_shared: int | str = "auto",
+        max_iter_partition: int | str = "auto",
+        max_iter_task: int | str = "auto",
+        max_leaf_nodes: int = 15,
         max_leaf_nodes_task: int | None = 8,
         max_depth: int | None = None,
         min_samples_leaf: float = 20,
         min_samples_leaf_task: float | None = 5,
         l2_regularization: float = 0.0,
         max_features: float = 1.0,
-        subsample: float = 1.0,
-        max_bins: int = 255,
+        subsample: float | str = "auto",
+        max_bins: int | str = "auto",
         categorical_features: Any = "from_dtype",
         monotonic_cst: Any = None,
         target_scaling: str | None = None,
@@ -198,9 +239,10 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         unseen_task: str = "shared",
         early_stopping: bool | str = "auto",
         validation: Any = None,
-        validation_fraction: float | None = 0.1,
-        n_iter_no_change: int = 10,
+        validation_fraction: float | None = 0.15,
+        n_iter_no_change: int = 15,
         tol: float = 1e-7,
+        refit: bool = True,
         warm_start: bool = False,
         random_state: Any = None,
         n_jobs: int | None = None,
@@ -210,6 +252,8 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         self.loss = loss
         self.quantile = quantile
         self.huber_delta = huber_delta
+        self.sharing = sharing
+        self.n_task_groups = n_task_groups
         self.learning_rate = learning_rate
         self.max_iter_shared = max_iter_shared
         self.max_iter_partition = max_iter_partition
@@ -238,6 +282,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
+        self.refit = refit
         self.warm_start = warm_start
         self.random_state = random_state
         self.n_jobs = n_jobs
@@ -314,7 +359,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
             With one column per task where ``y`` had several columns.
         """
         score, _ = self._score(X, task)
-        return self._layout(self._loss.link_inverse(score)[:, 0])
+        return self._layout(self._fitted.loss.link_inverse(score)[:, 0])
 
     def staged_predict(self, X: Any, task: Any = None) -> Iterator[np.ndarray]:
         """Yield the predictions after each round: shared rounds first, then partition and task rounds.
@@ -326,7 +371,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         ndarray of shape (n,) or (n, n_tasks)
         """
         for score in self._staged_scores(X, task):
-            yield self._layout(self._loss.link_inverse(score)[:, 0])
+            yield self._layout(self._fitted.loss.link_inverse(score)[:, 0])
 
     def score(self, X: Any, y: Any, sample_weight: Any = None, task: Any = None) -> float:
         """R² of the predictions; of several columns the mean over the columns, each on its observed rows.
@@ -370,8 +415,9 @@ def _is_single_target(estimator: Any) -> bool:
 class RMTGBClassifier(ClassifierMixin, BaseRMTGB):
     """Robust multi-task gradient boosting for classification.
 
-    Histogram gradient boosting in three blocks [1]_: trees shared by all tasks, then pairs of trees between which every
-    task finds its own mixture (so that a few odd tasks do not spoil the rest, and are found), then trees per task.
+    Histogram gradient boosting in three blocks [1]_: trees shared by all tasks, then a tree for each of two or more
+    groups of tasks, between which every task finds its own mixture (so that a few odd tasks do not spoil the rest, and
+    are found), then trees per task. By default a fit finds out by itself what tasks share.
 
     Parameters
     ----------
@@ -385,18 +431,19 @@ class RMTGBClassifier(ClassifierMixin, BaseRMTGB):
         leaf.
     class_weight : {"balanced"}, dict or None, default=None
         Factor on the weight of each class's rows; "balanced" gives every class the same total.
-    learning_rate, max_iter_shared, max_iter_partition, max_iter_task, max_leaf_nodes, max_leaf_nodes_task, max_depth, \
-min_samples_leaf, min_samples_leaf_task, l2_regularization, max_features, subsample, max_bins, categorical_features, \
-monotonic_cst, algorithm, theta_init, theta_learning_rate, theta_penalty, theta_center, task_weight, unseen_task, \
-early_stopping, validation, validation_fraction, n_iter_no_change, tol, warm_start, random_state, n_jobs, verbose
+    sharing, n_task_groups, learning_rate, max_iter_shared, max_iter_partition, max_iter_task, max_leaf_nodes, \
+max_leaf_nodes_task, max_depth, min_samples_leaf, min_samples_leaf_task, l2_regularization, max_features, subsample, \
+max_bins, categorical_features, monotonic_cst, algorithm, theta_init, theta_learning_rate, theta_penalty, theta_center, \
+task_weight, unseen_task, early_stopping, validation, validation_fraction, n_iter_no_change, tol, refit, warm_start, \
+random_state, n_jobs, verbose
         See `RMTGBRegressor`. Validation rows are stratified by task and class; ``monotonic_cst`` is for two classes.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
         Class labels, sorted; columns of a 2-D ``y`` share them.
-    tasks_, outlier_score_, theta_, n_iter_, train_score_, validation_score_, feature_importances_, \
-task_feature_importances_, n_tasks_, n_features_in_, feature_names_in_
+    tasks_, sharing_, task_group_, outlier_score_, theta_, n_iter_, train_score_, validation_score_, \
+feature_importances_, task_feature_importances_, n_tasks_, n_features_in_, feature_names_in_
         See `RMTGBRegressor`.
 
     References
@@ -431,19 +478,21 @@ task_feature_importances_, n_tasks_, n_features_in_, feature_names_in_
         loss: str = "log_loss",
         multi_strategy: str = "one_output_per_tree",
         class_weight: Any = None,
-        learning_rate: float = 0.1,
-        max_iter_shared: int = 200,
-        max_iter_partition: int = 200,
-        max_iter_task: int = 200,
-        max_leaf_nodes: int = 31,
+        sharing: str = "auto",
+        n_task_groups: int | str = "auto",
+        learning_rate: float = 0.07,
+        max_iter_shared: int | str = "auto",
+        max_iter_partition: int | str = "auto",
+        max_iter_task: int | str = "auto",
+        max_leaf_nodes: int = 15,
         max_leaf_nodes_task: int | None = 8,
         max_depth: int | None = None,
         min_samples_leaf: float = 20,
         min_samples_leaf_task: float | None = 5,
         l2_regularization: float = 0.0,
         max_features: float = 1.0,
-        subsample: float = 1.0,
-        max_bins: int = 255,
+        subsample: float | str = "auto",
+        max_bins: int | str = "auto",
         categorical_features: Any = "from_dtype",
         monotonic_cst: Any = None,
         algorithm: str = "newton",
@@ -455,9 +504,10 @@ task_feature_importances_, n_tasks_, n_features_in_, feature_names_in_
         unseen_task: str = "shared",
         early_stopping: bool | str = "auto",
         validation: Any = None,
-        validation_fraction: float | None = 0.1,
-        n_iter_no_change: int = 10,
+        validation_fraction: float | None = 0.15,
+        n_iter_no_change: int = 15,
         tol: float = 1e-7,
+        refit: bool = True,
         warm_start: bool = False,
         random_state: Any = None,
         n_jobs: int | None = None,
@@ -467,6 +517,8 @@ task_feature_importances_, n_tasks_, n_features_in_, feature_names_in_
         self.loss = loss
         self.multi_strategy = multi_strategy
         self.class_weight = class_weight
+        self.sharing = sharing
+        self.n_task_groups = n_task_groups
         self.learning_rate = learning_rate
         self.max_iter_shared = max_iter_shared
         self.max_iter_partition = max_iter_partition
@@ -494,6 +546,7 @@ task_feature_importances_, n_tasks_, n_features_in_, feature_names_in_
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
+        self.refit = refit
         self.warm_start = warm_start
         self.random_state = random_state
         self.n_jobs = n_jobs
@@ -562,13 +615,13 @@ task_feature_importances_, n_tasks_, n_features_in_, feature_names_in_
             Columns in the order of ``classes_``.
         """
         score, _ = self._score(X, task)
-        proba = self._layout(self._loss.link_inverse(score))
+        proba = self._layout(self._fitted.loss.link_inverse(score))
         return proba if proba.ndim == 2 else list(proba.swapaxes(0, 1))
 
     def predict(self, X: Any, task: Any = None) -> np.ndarray:
         """Most probable classes, (n,) or (n, n_tasks). Parameters as in `predict_proba`."""
         score, _ = self._score(X, task)
-        return self._layout(self.classes_[np.argmax(self._loss.link_inverse(score), axis=1)])
+        return self._layout(self.classes_[np.argmax(self._fitted.loss.link_inverse(score), axis=1)])
 
     @available_if(_is_single_target)
     def decision_function(self, X: Any, task: Any = None) -> np.ndarray:
@@ -584,12 +637,12 @@ task_feature_importances_, n_tasks_, n_features_in_, feature_names_in_
     def staged_predict(self, X: Any, task: Any = None) -> Iterator[np.ndarray]:
         """Yield the predicted classes after each round, see `RMTGBRegressor.staged_predict`."""
         for score in self._staged_scores(X, task):
-            yield self._layout(self.classes_[np.argmax(self._loss.link_inverse(score), axis=1)])
+            yield self._layout(self.classes_[np.argmax(self._fitted.loss.link_inverse(score), axis=1)])
 
     def staged_predict_proba(self, X: Any, task: Any = None) -> Iterator[Any]:
         """Yield the class probabilities after each round, shaped as in `predict_proba`."""
         for score in self._staged_scores(X, task):
-            proba = self._layout(self._loss.link_inverse(score))
+            proba = self._layout(self._fitted.loss.link_inverse(score))
             yield proba if proba.ndim == 2 else list(proba.swapaxes(0, 1))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None, task: Any = None) -> float:

@@ -254,17 +254,31 @@ def test_a_forest_goes_on_where_an_earlier_one_ended(fitted):
     assert len(list(longer.staged_block_scores(X, task))) == sum(n_rounds)
 
 
-def test_swapping_groups_swaps_their_scores_and_leaves_the_rest(fitted):
+def test_reordering_groups_reorders_their_scores_and_leaves_the_rest(fitted):
     forest, mapper = fitted
     X, task = raw_rows(100, 13)
     builder = ForestBuilder(mapper, N_TASKS)
     builder.append_forest(forest)
-    builder.swap_groups()
+    builder.reorder_groups(np.array([1, 0]))
     n_leaf_outputs = forest.nodes.value.shape[1]
     swapped = builder.build(forest.base, forest.mixing[:, ::-1].copy(), forest.n_rounds, n_leaf_outputs)
     np.testing.assert_array_equal(swapped.group_score(X, task, 0), forest.group_score(X, task, 1))
     np.testing.assert_array_equal(swapped.group_score(X, task, 1), forest.group_score(X, task, 0))
     np.testing.assert_allclose(swapped.block_scores(X, task), forest.block_scores(X, task), rtol=1e-12, atol=1e-14)
+
+
+def test_the_group_that_is_named_first_in_an_order_becomes_the_first_one():
+    builder, order = ForestBuilder(small_mapper(), 2), np.array([2, 0, 1])
+    for group in range(3):
+        builder.append(constant_tree([2.0**group]), PARTITION, np.array([group]), 0, 0, 1.0)
+    # More tasks than groups, and one group that no partition tree has: neither is renumbered.
+    builder.append(constant_tree([16.0, 32.0, 64.0, 128.0]), TASK, np.arange(4), 0, 0, 1.0)
+    builder.reorder_groups(order)
+    forest = constant_forest(builder, (0, 1, 1), np.eye(3)[[0, 1, 2, 0, 0]])
+    X, task = np.zeros((1, 4)), np.arange(4, dtype=np.int32)
+    for k, group in enumerate(order):
+        np.testing.assert_array_equal(forest.group_score(X, task, k), [[2.0**group]] * 4)
+    np.testing.assert_array_equal(forest.block_scores(X, task)[TASK, :, 0], [16.0, 32.0, 64.0, 128.0])
 
 
 def test_a_round_just_stored_adds_to_other_rows_what_the_forest_would():

@@ -38,7 +38,7 @@ ORDER = {
     "boosting": (
         *("jit", "threads", "quantile", "losses"),
         *("binning", "histogram", "splitting", "small_nodes", "leaves", "tree", "forest"),
-        *("rows", "theta", "growing", "rmtgb", "importance", "export"),
+        *("rows", "theta", "growing", "rmtgb", "similarity", "sharing", "importance", "export"),
     ),
     "neural": (
         *("device", "progress", "columns", "tokens", "attention", "network", "experts"),

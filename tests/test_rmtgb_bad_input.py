@@ -331,7 +331,13 @@ BAD = {
     ),
     # --- options ---
     "negative max_iter": Bad("'max_iter_shared' parameter.*in the range .0, inf.*Got -1", {"max_iter_shared": -1}),
-    "half a round": Bad("'max_iter_partition' parameter.*must be an int.*Got 2.5", {"max_iter_partition": 2.5}),
+    "half a round": Bad(
+        "'max_iter_partition' parameter.*must be.*'auto'.* or an int.*Got 2.5", {"max_iter_partition": 2.5}
+    ),
+    "unknown sharing": Bad("'sharing' parameter.*among.*'pooled'.*Got 'some'", {"sharing": "some"}),
+    "one group": Bad("'n_task_groups' parameter.*in the range .2, inf.*Got 1", {"n_task_groups": 1}),
+    "unknown refit": Bad("'refit' parameter.*Got 'auto'", {"refit": "auto"}),
+    "unknown subsample": Bad("'subsample' parameter.*'auto'.*Got 'half'", {"subsample": "half"}),
     "negative task rounds": Bad("'max_iter_task' parameter.*Got -3", {"max_iter_task": -3}),
     "one leaf": Bad("'max_leaf_nodes' parameter.*in the range .2, inf.*Got 1", {"max_leaf_nodes": 1}),
     "no depth": Bad("'max_depth' parameter.*Got 0", {"max_depth": 0}),

@@ -44,7 +44,7 @@ def test_task_weight_weighs_the_validation_rows_of_its_task():
 def test_an_unseen_task_gets_the_mixture_of_the_rows_whatever_the_task_weights():
     X, y = make_task_groups(60, group_sizes=(3, 1), random_state=0)
     model = RMTGBRegressor(task_column="task", task_weight={3: 1000.0}, early_stopping=False, max_iter_task=0).fit(X, y)
-    assert model._model.forest.mixing[-1, 1] == pytest.approx(model.outlier_score_.mean())
+    assert model._fitted.model.forest.mixing[-1, 1] == pytest.approx(model.outlier_score_.mean())
 
 
 @pytest.mark.parametrize("estimator_class", [RMTGBRegressor, RMTGBClassifier])

@@ -198,7 +198,8 @@ def test_min_samples_leaf_counts_weights(estimator_class):
     X, y, model = make(estimator_class, {"max_iter_partition": 0, "min_samples_leaf_task": 60})
     # Levels of a category are ordered with a prior that counts rows too.
     X = X.drop(columns="kind")
-    model.set_params(min_samples_leaf=60)
+    # A constant added to the sum of weights would tell half the weights from half the rows.
+    model.set_params(min_samples_leaf=60, l2_regularization=0.0)
     light, heavy = clone(model).fit(X, y, sample_weight=np.full(len(X), 0.5)), clone(model).fit(X, y)
     half = clone(model).set_params(min_samples_leaf=30, min_samples_leaf_task=30).fit(X, y, np.full(len(X), 0.5))
     assert_same(heavy, half, X)

@@ -56,6 +56,10 @@ def rounds(model, X, y, capsys):
     return tuple(model.fit(X, y).n_iter_.values())
 
 
+def groups(model, X, y, capsys):
+    return model.fit(X, y).task_group_.tolist()
+
+
 def theta(model, X, y, capsys):
     return model.fit(X, y).theta_
 
@@ -104,6 +108,8 @@ class Case:
 
 BOTH = {
     "task_column": Case("task", None, predictions_without_the_task),
+    "sharing": Case("blocks", "pooled", rounds),
+    "n_task_groups": Case(2, 3, groups, {"sharing": "groups"}),
     "learning_rate": Case(0.1, 0.3),
     "max_iter_shared": Case(8, 3, rounds),
     "max_iter_partition": Case(8, 3, rounds),
@@ -131,6 +137,7 @@ BOTH = {
     "validation_fraction": Case(0.1, 0.4, options=STOPPING),
     "n_iter_no_change": Case(1, 20, rounds, options=STOPPING),
     "tol": Case(1e-7, 0.1, rounds, options=STOPPING),
+    "refit": Case(True, False, options=STOPPING),
     "warm_start": Case(False, True, predictions_after_a_second_fit),
     "random_state": Case(0, 1, options={"subsample": 0.5}),
     "n_jobs": Case(1, 2, number_of_threads, {"max_iter_shared": 1, "max_iter_partition": 0, "max_iter_task": 0}),

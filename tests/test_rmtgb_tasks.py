@@ -943,7 +943,7 @@ def test_scaled_targets_have_their_losses_in_scaled_units():
 def test_a_splitter_validates_on_the_rows_of_its_last_split(estimator_class, splitter):
     X, y, task = task_rows(estimator_class)
     X, weight = X.assign(task=task), np.random.default_rng(0).uniform(0.5, 2, len(task))
-    options = SMALL | {"early_stopping": "auto", "task_column": "task"}
+    options = SMALL | {"early_stopping": "auto", "task_column": "task", "refit": False}
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of groups that the splitter has no use for, say
         model = estimator_class(validation=splitter, **options).fit(X, y, sample_weight=weight)
@@ -971,8 +971,8 @@ def test_a_splitter_validates_on_the_rows_of_its_last_split(estimator_class, spl
 def test_a_group_splitter_holds_out_whole_tasks_which_then_count_as_unseen(estimator_class):
     X, y, task = task_rows(estimator_class, n=400, n_tasks=8)
     splitter = GroupShuffleSplit(n_splits=1, test_size=2, random_state=0)
-    model = estimator_class(task_column="task", validation=splitter, **SMALL | {"early_stopping": True})
-    model.fit(X.assign(task=task), y)
+    options = SMALL | {"early_stopping": True, "refit": False}
+    model = estimator_class(task_column="task", validation=splitter, **options).fit(X.assign(task=task), y)
     train, test = next(splitter.split(X, y, task))
     assert model.tasks_.tolist() == sorted(set(task[train]))
     assert model.validation_score_[-1] == pytest.approx(
@@ -1039,7 +1039,8 @@ def test_held_out_rows_are_the_same_share_of_every_class_in_every_task(seed):
     options = SMALL | {"early_stopping": True, "validation_fraction": 0.25, "random_state": seed}
     rounds = {"max_iter_shared": 0, "max_iter_partition": 0, "max_iter_task": 1, "max_leaf_nodes_task": 2}
     # One leaf per task: the losses show the share of each class in each task, in both parts.
-    model = RMTGBClassifier(task_column="task", min_samples_leaf_task=1000, **options | rounds).fit(X, y)
+    options |= rounds | {"subsample": 1.0, "refit": False}
+    model = RMTGBClassifier(task_column="task", min_samples_leaf_task=1000, **options).fit(X, y)
     np.testing.assert_allclose(model.validation_score_, model.train_score_, rtol=1e-12)
     assert model.train_score_[0] == pytest.approx(-np.log(2), rel=1e-12)
 
@@ -1172,6 +1173,7 @@ def test_without_warm_start_a_second_fit_starts_anew(estimator_class):
 def test_verbose_prints_a_line_per_ten_rounds_or_per_round_with_the_losses(estimator_class, capsys):
     X, y, task = task_rows(estimator_class)
     X, options = X.assign(task=task), SMALL | {"task_column": "task", "max_iter_shared": 20, "early_stopping": True}
+    options |= {"sharing": "blocks", "refit": False}
     estimator_class(**options | {"n_iter_no_change": 50}).fit(X, y)
     assert capsys.readouterr().out == ""
     lines = {}

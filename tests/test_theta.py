@@ -9,7 +9,15 @@ from scipy.special import expit
 
 from boosting_inputs import run_boosting, training_rows
 from mttab._core.boosting.losses import CLASSIFICATION_LOSSES, REGRESSION_LOSSES
-from mttab._core.boosting.theta import START_LIMIT, mixing_weights, orientation, start_from_disagreement
+from mttab._core.boosting.theta import (
+    OWN_SHARE,
+    START_LIMIT,
+    group_order,
+    mixing_weights,
+    orientation,
+    start_from_disagreement,
+    start_from_groups,
+)
 
 CENTER = -2.0
 thetas = npst.arrays(np.float64, st.integers(1, 12), elements=st.floats(-50, 50) | st.just(0.0))
@@ -41,6 +49,18 @@ def test_branch_weights_of_extreme_theta_are_zero_and_one():
     np.testing.assert_array_equal(mixing, [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
 
 
+@given(st.integers(1, 12), st.integers(3, 6), st.integers(0, 2**32 - 1))
+def test_weights_of_more_than_two_branches_sum_to_one_and_unseen_tasks_have_their_mean(n_tasks, n_groups, seed):
+    rng = np.random.default_rng(seed)
+    theta, row_weight = 10.0 * rng.standard_normal((n_tasks, n_groups)), rng.uniform(0.1, 100.0, n_tasks)
+    mixing = mixing_weights(theta, row_weight)
+    assert mixing.shape == (n_tasks + 1, n_groups) and np.all((mixing >= 0) & (mixing <= 1))
+    np.testing.assert_allclose(mixing.sum(axis=1), 1.0, rtol=1e-12)
+    # Ratios of weights are differences of θ.
+    np.testing.assert_allclose(np.log(mixing[:-1, :1] / mixing[:-1]), theta[:, :1] - theta, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(mixing[-1], np.average(mixing[:-1], axis=0, weights=row_weight), rtol=1e-12)
+
+
 # --- orientation ------------------------------------------------------------------------------------------------------
 
 
@@ -69,6 +89,34 @@ def test_once_turned_theta_stays(theta, seed):
     assert orientation(turned, row_weight) == 1.0
     order = rng.permutation(len(theta))
     assert orientation(theta[order], row_weight[order]) == orientation(theta, row_weight)
+
+
+@pytest.mark.parametrize(
+    ("favourite", "row_weight", "expected"),
+    [
+        ([1, 1, 0], [1, 1, 99], [1, 0, 2]),  # one vote per task, however many rows
+        ([2, 2, 0, 0, 1], [5, 5, 9, 9, 99], [0, 2, 1]),  # ties by rows
+        ([0, 1, 2], [1, 1, 1], [0, 1, 2]),  # nothing to go by: as it is
+    ],
+)
+def test_groups_are_ordered_by_the_tasks_that_lean_to_them(favourite, row_weight, expected):
+    weights = np.full((len(favourite), 3), 0.3)
+    weights[np.arange(len(favourite)), favourite] = 0.4
+    assert group_order(weights, np.array(row_weight, dtype=float)).tolist() == expected
+
+
+@given(st.integers(2, 6), st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_a_start_from_groups_gives_every_task_its_own_group_and_strangers_all_alike(n_groups, n_tasks, seed):
+    group = np.random.default_rng(seed).integers(-1, n_groups, n_tasks)
+    theta = start_from_groups(group, n_groups)
+    assert theta.shape == ((n_tasks,) if n_groups == 2 else (n_tasks, n_groups))
+    mixing = mixing_weights(theta, np.ones(n_tasks))[:-1]
+    for weights, own in zip(mixing, group, strict=True):
+        rest = (1.0 - OWN_SHARE) / (n_groups - 1)
+        expected = np.full(n_groups, 1.0 / n_groups) if own < 0 else np.full(n_groups, rest)
+        if own >= 0:
+            expected[own] = OWN_SHARE
+        np.testing.assert_allclose(weights, expected, rtol=1e-9)
 
 
 # --- start ------------------------------------------------------------------------------------------------------------
@@ -214,3 +262,62 @@ def test_halves_are_about_equal_and_do_not_follow_the_target(kind):
     assert abs(np.corrcoef(half, y)[0, 1]) < 0.06
     for column in codes:
         assert abs(np.corrcoef(half, column)[0, 1]) < 0.06
+
+
+# --- samples of rows ------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 200), st.floats(0.0, 1.0), st.integers(0, 2**32 - 1))
+def test_equal_rows_are_drawn_together_in_any_order_and_the_seed_draws_others(n, share, seed):
+    rng = np.random.default_rng(seed)
+    codes, y = rng.integers(0, 4, (2, n)), rng.integers(0, 3, n).astype(float)
+    drawn = training_rows(codes, np.zeros(n), y).content_share(share, seed)
+    for row in range(n):
+        same = np.all(codes == codes[:, [row]], axis=0) & (y == y[row])
+        assert len(set(drawn[same])) == 1
+    order = rng.permutation(n)
+    again = training_rows(codes[:, order], np.zeros(n), y[order]).content_share(share, seed)
+    np.testing.assert_array_equal(again, drawn[order])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6, 1.0])
+def test_the_share_that_is_drawn_is_the_share_asked_for_and_draws_do_not_follow_each_other_or_the_target(share):
+    rng = np.random.default_rng(0)
+    n = 4000
+    y = rng.standard_normal(n)
+    rows = training_rows(rng.integers(0, 255, (3, n)), np.zeros(n), y)
+    draws = np.array([rows.content_share(share, seed) for seed in range(20)])
+    np.testing.assert_allclose(draws.mean(axis=1), share, atol=0.04)
+    if share == 1.0:
+        assert draws.all()
+        return
+    for seed in range(3):
+        np.testing.assert_allclose(np.bincount(rows.content_folds(4, seed)) / n, 0.25, atol=0.04)
+    correlation = np.corrcoef(np.vstack([draws, y, rows.content_halves()]))
+    assert np.abs(correlation[~np.eye(22, dtype=bool)]).max() < 0.08
+
+
+@given(npst.arrays(np.int64, st.integers(1, 40), elements=st.integers(0, 4)), st.integers(0, 2**32 - 1))
+def test_rows_within_a_sample_are_those_that_are_in_both_and_the_rest_is_left_out(task, seed):
+    rng = np.random.default_rng(seed)
+    rows = training_rows(np.zeros((1, len(task))), task, n_tasks=5)
+    is_in, is_member = rng.random(len(task)) < 0.6, rng.random(len(task)) < 0.6
+    got, expected = rows.sample(is_in).within(is_member), rows.sample(is_in & is_member)
+    for name in ("rows", "row_start", "out_rows", "out_start"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(expected, name))
+        assert getattr(got, name).dtype == getattr(expected, name).dtype
+
+
+@given(npst.arrays(np.int64, st.integers(1, 40), elements=st.integers(0, 4)), st.integers(0, 2**32 - 1))
+def test_rows_taken_are_those_rows_with_all_tasks_kept(task, seed):
+    rng = np.random.default_rng(seed)
+    n = len(task)
+    codes, y, weight = rng.integers(0, 9, (2, n)), rng.standard_normal(n), rng.uniform(0.5, 2.0, n)
+    rows = training_rows(codes, task, y, weight, n_tasks=5)
+    is_in = rng.random(n) < 0.6
+    taken = rows.take(is_in)
+    expected = training_rows(rows.codes[:, is_in], rows.task[is_in], rows.y[is_in], rows.weight[is_in], n_tasks=5)
+    for name in ("codes", "task", "task_start", "y", "weight"):
+        np.testing.assert_array_equal(getattr(taken, name), getattr(expected, name))
+    assert taken.n_tasks == 5 and taken.codes.flags.c_contiguous
+    np.testing.assert_array_equal(taken.position, rows.position[is_in])

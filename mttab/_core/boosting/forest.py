@@ -13,7 +13,7 @@ and the three sums are kept apart, as `BLOCKS` names them. The last row of ``mix
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange
@@ -157,7 +157,10 @@ class ForestBuilder:
     ) -> tuple[Nodes, Trees]:
         """Add a stack of trees of one round and return it; ``group`` (n_trees,) is the partition group or the task."""
         width = grown.feature.shape[1]
-        keep = np.arange(width) < grown.n_nodes[:, None]
+        # Of one tree a slice is enough, which spares the boolean indexing of every array.
+        keep: Any = (0, slice(0, int(grown.n_nodes[0])))
+        if len(grown.n_nodes) > 1:
+            keep = np.arange(width) < grown.n_nodes[:, None]
         root = np.concatenate([[0], np.cumsum(grown.n_nodes)[:-1]])
         shift = np.repeat(root, grown.n_nodes).astype(np.int32)
         feature = grown.feature[keep]
@@ -200,12 +203,14 @@ class ForestBuilder:
             if not np.all((trees.block == block) & (trees.round >= n_rounds))
         ]
 
-    def swap_groups(self) -> None:
-        """Exchange the two groups of the partition block."""
-        self._chunks = [
-            (nodes, trees._replace(group=np.where(trees.block == PARTITION, 1 - trees.group, trees.group)))
-            for nodes, trees in self._chunks
-        ]
+    def reorder_groups(self, order: np.ndarray) -> None:
+        """Renumber the groups of the partition block: group ``order[k]`` becomes group k."""
+        place = np.empty(len(order), dtype=np.int32)
+        place[order] = np.arange(len(order))
+        for i, (nodes, trees) in enumerate(self._chunks):
+            is_branch = trees.block == PARTITION
+            group = np.where(is_branch, place[np.where(is_branch, trees.group, 0)], trees.group)
+            self._chunks[i] = (nodes, trees._replace(group=group))
 
     def build(
         self, base: np.ndarray, mixing: np.ndarray, n_rounds: tuple[int, int, int], n_leaf_outputs: int
@@ -222,6 +227,9 @@ class ForestBuilder:
         n_bins = np.append(self._mapper.n_bins, self._n_tasks)
         is_categorical = np.append(self._mapper.is_categorical, True)
         is_split = (feature >= 0) & is_categorical[feature]
+        if not is_split.any():
+            none = np.zeros(len(feature), dtype=np.int32)
+            return none - 1, none, np.empty(0, dtype=np.uint32)
         n_levels = np.where(is_split, n_bins[feature], 0)
         n_words = (n_levels + 31) // 32
         start = np.where(is_split, np.cumsum(n_words) - n_words, -1)

@@ -27,6 +27,8 @@ class Loss:
         K, scores per row.
     constant_hessian : bool
         The second derivative is 1 everywhere (times the sample weight).
+    is_location : bool
+        A shift of y shifts the best score by as much.
     renewal_quantile : float or None
         Leaf values are this quantile of the residuals in the leaf instead of a Newton step.
     """
@@ -35,6 +37,7 @@ class Loss:
     constant_hessian: ClassVar[bool] = False
     renewal_quantile: float | None = None
     supports_target_scaling: ClassVar[bool] = True
+    is_location: ClassVar[bool] = False
     _derivatives: ClassVar[tuple[Any, Any]]
     _values: ClassVar[tuple[Any, Any]]
     _parameter: float = 0.0
@@ -81,6 +84,7 @@ def _squared_error_values(y, score, parameter, out):  # type: ignore[no-untyped-
 class SquaredError(Loss):
     """½ (y − F)²."""
 
+    is_location = True
     constant_hessian = True
     _derivatives = serial_and_parallel(_squared_error_derivatives)
     _values = serial_and_parallel(_squared_error_values)
@@ -104,6 +108,7 @@ def _quantile_values(y, score, quantile, out):  # type: ignore[no-untyped-def]
 class Quantile(Loss):
     """Pinball loss: max(q (y − F), (q − 1) (y − F)); leaves hold the q-quantile of their residuals."""
 
+    is_location = True
     constant_hessian = True
     _derivatives = serial_and_parallel(_quantile_derivatives)
     _values = serial_and_parallel(_quantile_values)
@@ -137,6 +142,7 @@ def _huber_values(y, score, delta, out):  # type: ignore[no-untyped-def]
 class Huber(Loss):
     """½ e² up to |e| = δ, linear beyond. The second derivative is taken as 1 everywhere, an upper bound."""
 
+    is_location = True
     constant_hessian = True
     _derivatives = serial_and_parallel(_huber_derivatives)
     _values = serial_and_parallel(_huber_values)

@@ -18,7 +18,7 @@ from .forest import PARTITION, SHARED, TASK, Forest, ForestBuilder, add_round
 from .growing import Grower, GrownTrees
 from .losses import Loss
 from .rows import RowSample, Scores, TrainingRows, ValidationRows
-from .theta import mixing_weights, orientation, start_from_disagreement
+from .theta import group_order, mixing_weights, orientation, start_from_disagreement
 
 # Learning rate of the shared blocks that are fitted only to see which tasks disagree with them.
 CROSS_FIT_RATE = 0.3
@@ -41,19 +41,24 @@ class BoostingOptions:
     """What `boost` needs to know besides data and loss.
 
     blocks : BlockOptions of shared, partition and task
+    n_groups : branches of the partition block
+    least_share : a branch's tree leaves out the rows of tasks that give it less weight than this
     newton : False gives the published first-order algorithm, see `partition_round`
     vector_leaves : one tree for all outputs instead of one tree per output
-    theta_* : start ("data", "normal" or values), learning rate, strength and centre of the penalty
+    theta_* : start ("data", "normal" or values), learning rate, strength and centre of the penalty; more than two
+        groups need values
     patience : rounds without improvement (by more than ``tol``) that end a block; None keeps every round
     """
 
     blocks: tuple[BlockOptions, BlockOptions, BlockOptions]
+    n_groups: int = 2
+    least_share: float = 0.0
     newton: bool = True
     vector_leaves: bool = False
     theta_init: str | np.ndarray = "data"
     theta_learning_rate: float = 1.0
     theta_penalty: float = 0.001
-    theta_center: float = -2.0
+    theta_center: float | np.ndarray = -2.0
     subsample: float = 1.0
     patience: int | None = None
     tol: float = 1e-7
@@ -61,12 +66,16 @@ class BoostingOptions:
 
 @dataclass
 class BoostedModel:
-    """What `boost` returns: the forest, θ, and mean losses after each round of each block (entry 0: before it)."""
+    """What `boost` returns: the forest, θ, and mean losses after each round of each block (entry 0: before it).
+
+    group_order : int (n_groups,), the branch, as numbered at the start, that each one of the forest is
+    """
 
     forest: Forest
     theta: np.ndarray
     train_loss: Histories
     validation_loss: Histories
+    group_order: np.ndarray
 
 
 Progress = Callable[[int, int, int, float, float | None], None]
@@ -107,16 +116,23 @@ class _Run:
         self.rows, self.validation, self.loss, self.grower, self.builder = rows, validation, loss, grower, builder
         self.options, self.base, self.rng, self.progress = options, base, rng, progress
         self.task_weight = rows.sum_by_task(rows.weight)
+        self.total_weight = float(rows.weight.sum())
+        self.validation_weight = 1.0 if validation is None else float(validation.weight.sum())
         self.task_mass = self.task_weight if rows.task_mass is None else rows.task_mass
         self.gradient = np.empty((loss.n_outputs, rows.n_rows))
         self.hessian = np.ones((loss.n_outputs, rows.n_rows))  # not written where the hessian is constant
         self.residual = np.empty(0)
+        self.last_mixing: tuple[np.ndarray, np.ndarray] | None = None
         self.buffer = np.empty(rows.n_rows)
         if start is None:
-            self.scores = Scores.zeros(base, rows.task)
-            self.validation_scores = None if validation is None else Scores.zeros(base, validation.task)
+            n_groups = options.n_groups
+            self.scores = Scores.zeros(base, rows.task, n_groups)
+            self.validation_scores = None if validation is None else Scores.zeros(base, validation.task, n_groups)
             self.n_rounds = [0, 0, 0]
-            self.theta = np.full(rows.n_tasks, options.theta_center)
+            if isinstance(options.theta_init, np.ndarray):
+                self.theta = options.theta_init.astype(np.float64)
+            else:
+                self.theta = np.full(rows.n_tasks, options.theta_center)
             self.train_loss: Histories = ([], [], [])
             self.validation_loss: Histories = ([], [], [])
         else:
@@ -140,7 +156,7 @@ class _Run:
             self.keep(grown, self.rows.weight, SHARED, 0, r, k)
 
     def partition_round(self, r: int) -> None:
-        """One inlier and one outlier tree on the score at the start of the round, then a step of θ."""
+        """A tree per branch, inlier and outlier or more, on the score at the start of the round, then a step of θ."""
         mixing = self.mixing()
         self.update_derivatives(self.scores.total(mixing))
         theta_gradient = self.theta_gradient(mixing)
@@ -148,14 +164,15 @@ class _Run:
         sample = self.draw_sample()
         for k, outputs in self.tree_outputs():
             seed = self.draw_seed()
-            for group in range(2):
+            for group in range(self.options.n_groups):
                 s = share[:, group]
                 # DEVIATION(block 2): gradients, hessians and row counts are weighted by s and 1 - s, so that two trees
                 # fitted at once cannot overshoot. The paper scales the residual alone and fits it unweighted.
                 gradient, hessian, weight = self.gradient[outputs] * s, self.hessian[outputs], self.rows.weight
                 if self.options.newton:
                     hessian, weight = hessian * s, weight * s
-                grown = self.grower.grow_shared(gradient, hessian, weight, sample, seed)
+                members = sample if self.options.least_share == 0.0 else sample.within(s >= self.options.least_share)
+                grown = self.grower.grow_shared(gradient, hessian, weight, members, seed)
                 self.keep(grown, weight, PARTITION, group, r, k)
         self.theta = self.theta - self.options.theta_learning_rate * theta_gradient
 
@@ -186,7 +203,10 @@ class _Run:
     # --- θ ---------------------------------------------------------------------------------------------------------
 
     def mixing(self) -> np.ndarray:
-        return mixing_weights(self.theta, self.task_mass)
+        """Weights (n_tasks + 1, n_groups) under θ, computed anew only where that is another array."""
+        if self.last_mixing is None or self.last_mixing[0] is not self.theta:
+            self.last_mixing = self.theta, mixing_weights(self.theta, self.task_mass)
+        return self.last_mixing[1]
 
     def start_theta(self) -> None:
         """θ before the first partition round."""
@@ -194,11 +214,11 @@ class _Run:
         if self.n_rounds[PARTITION] > 0 or self.options.blocks[PARTITION].max_iter == 0:
             return
         if isinstance(init, np.ndarray):
-            self.theta = init.astype(np.float64)
-        elif init == "normal":
+            return
+        if init == "normal":
             self.theta = self.rng.normal(0.0, 0.1, self.rows.n_tasks)
         else:
-            self.theta = start_from_disagreement(*self.disagreement(), self.options.theta_center)
+            self.theta = start_from_disagreement(*self.disagreement(), float(self.options.theta_center))
 
     def disagreement(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean loss (n_tasks,) under the shared block, what each task would save alone, and the error of that.
@@ -232,16 +252,21 @@ class _Run:
         return out
 
     def theta_gradient(self, mixing: np.ndarray) -> np.ndarray:
-        """∂L/∂θ (n_tasks,) with the branches as they stand, penalty included."""
-        difference = self.scores.groups[1] - self.scores.groups[0]
-        slope = self.rows.sum_by_task(np.einsum("ki,ik->i", self.gradient, difference))
-        slope *= mixing[:-1, 0] * mixing[:-1, 1]
+        """∂L/∂θ, in the shape of θ, with the branches as they stand, penalty included."""
+        slope = [np.einsum("ki,ik->i", self.gradient, branch) for branch in self.scores.groups]
+        if self.theta.ndim == 1:
+            step = self.rows.sum_by_task(slope[1] - slope[0]) * mixing[:-1, 0] * mixing[:-1, 1]
+        else:
+            by_group = np.column_stack([self.rows.sum_by_task(values) for values in slope])
+            mean = np.sum(mixing[:-1] * by_group, axis=1, keepdims=True)
+            step = mixing[:-1] * (by_group - mean)
         if self.options.newton:
             # DEVIATION(block 2): the mean over a task's rows instead of the sum, in units of the loss before the first
             # tree: steps depend neither on the size of a task nor on the unit of y.
-            slope /= self.task_weight * max(self.loss_unit, 1e-300)
-            slope += self.options.theta_penalty * (self.theta - self.options.theta_center)
-        return slope
+            unit = np.maximum(self.task_weight * max(self.loss_unit, 1e-300), 1e-300)
+            step /= unit if step.ndim == 1 else unit[:, None]
+            step += self.options.theta_penalty * (self.theta - self.options.theta_center)
+        return step
 
     @cached_property
     def loss_unit(self) -> float:
@@ -294,12 +319,12 @@ class _Run:
         """Mean training loss and, where there are validation rows, theirs; early stopping watches the last."""
         mixing, n_threads = self.mixing(), self.grower.n_threads
         values = self.loss.values(self.rows.y, self.scores.total(mixing), self.buffer, n_threads)
-        train = float(np.average(values, weights=self.rows.weight))
+        train = float(values @ self.rows.weight / self.total_weight)
         if self.validation is None or self.validation_scores is None:
             return (train,)
         total = self.validation_scores.total(mixing)
         values = self.loss.values(self.validation.y, total, np.empty(len(total)), n_threads)
-        return train, float(np.average(values, weights=self.validation.weight))
+        return train, float(values @ self.validation.weight / self.validation_weight)
 
     def record(self, block: int, losses: tuple[float, ...]) -> None:
         for history, loss in zip((self.train_loss[block], self.validation_loss[block]), losses, strict=False):
@@ -324,24 +349,29 @@ class _Run:
     def draw_sample(self) -> RowSample:
         if self.options.subsample >= 1.0:
             return self.rows.all_rows()
-        # Drawn in the caller's order, so that renaming tasks, which re-sorts the rows, draws the same ones.
-        is_in = (self.rng.random(self.rows.n_rows) < self.options.subsample)[self.rows.rank]
-        return self.rows.sample(is_in)
+        return self.rows.sample(self.rows.content_share(self.options.subsample, self.draw_seed()))
 
     def draw_seed(self) -> int:
         return int(self.rng.integers(2**63))
 
     def draw_task_seeds(self) -> np.ndarray:
         """A seed per task that depends on where the task's first row stands, not on the task's name."""
-        first = self.rows.position[self.rows.task_start[:-1]].astype(np.uint64)
+        first_row = np.minimum(self.rows.task_start[:-1], self.rows.n_rows - 1)  # the last tasks may have no row here
+        first = self.rows.position[first_row].astype(np.uint64)
         return np.uint64(self.draw_seed()) ^ (first * np.uint64(0x9E3779B97F4A7C15))
 
     def model(self) -> BoostedModel:
         """The fitted model, turned so that the inlier branch is the one that most tasks lean to."""
-        if orientation(self.theta, self.task_mass) < 0:
+        order = np.arange(self.mixing().shape[1])
+        if self.theta.ndim == 2:
+            order = group_order(self.mixing()[:-1], self.task_mass)
+            self.theta = self.theta[:, order]
+            self.builder.reorder_groups(order)
+        elif orientation(self.theta, self.task_mass) < 0:
+            order = order[::-1]
             self.theta = -self.theta
-            self.builder.swap_groups()
+            self.builder.reorder_groups(order)
         n_leaf_outputs = self.loss.n_outputs if self.options.vector_leaves else 1
         rounds = (self.n_rounds[0], self.n_rounds[1], self.n_rounds[2])
         forest = self.builder.build(self.base, self.mixing(), rounds, n_leaf_outputs)
-        return BoostedModel(forest, self.theta, self.train_loss, self.validation_loss)
+        return BoostedModel(forest, self.theta, self.train_loss, self.validation_loss, order)

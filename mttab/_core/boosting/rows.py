@@ -23,6 +23,16 @@ class RowSample:
     out_rows: np.ndarray
     out_start: np.ndarray
 
+    def within(self, is_member: np.ndarray) -> RowSample:
+        """The same with the rows left out, too, where ``is_member`` (n_rows,) does not hold."""
+        keep = is_member[self.rows]
+        if keep.all():
+            return self
+        counted = np.concatenate([[0], np.cumsum(keep)])
+        start = counted[self.row_start].astype(np.int64)
+        out_rows = np.sort(np.concatenate([self.out_rows, self.rows[~keep]]))
+        return RowSample(self.rows[keep], start, out_rows, self.out_start + self.row_start - start)
+
 
 @dataclass
 class TrainingRows:
@@ -49,13 +59,6 @@ class TrainingRows:
     def n_tasks(self) -> int:
         return len(self.task_start) - 1
 
-    @cached_property
-    def rank(self) -> np.ndarray:
-        """Place of each row among the training rows in the caller's order."""
-        rank = np.empty(self.n_rows, dtype=np.int64)
-        rank[np.argsort(self.position, kind="stable")] = np.arange(self.n_rows)
-        return rank
-
     def sum_by_task(self, values: np.ndarray) -> np.ndarray:
         """Sums (n_tasks,) of a per-row array."""
         return np.bincount(self.task, weights=values, minlength=self.n_tasks)
@@ -71,11 +74,12 @@ class TrainingRows:
         rows, out_rows = np.flatnonzero(is_in), np.flatnonzero(~is_in)
         return RowSample(rows.astype(np.uint32), row_start, out_rows.astype(np.uint32), self.task_start - row_start)
 
-    def content_halves(self) -> np.ndarray:
-        """Two halves of the rows by what is in them, bool (n_rows,): the same for any order, seed and task names.
+    @cached_property
+    def content_key(self) -> np.ndarray:
+        """Random bits uint64 (n_rows,) from what is in a row: the same for any order, seed and task names.
 
         What counts is a row's bins and the rank of its y among the values of its task, so that the unit of y does not
-        matter. Equal rows fall into the same half, so that a weight of 2 and a row that is there twice agree.
+        matter. Equal rows have equal keys, so that a weight of 2 and a row that is there twice agree.
         """
         order = np.lexsort((self.y, self.task))
         is_next = np.append(False, (np.diff(self.y[order]) != 0) & (np.diff(self.task[order]) == 0))
@@ -85,8 +89,33 @@ class TrainingRows:
         mixed = rank * np.uint64(0x9E3779B97F4A7C15)
         for column in self.codes:
             mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) + column
-        mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0x94D049BB133111EB)
-        return (mixed >> np.uint64(63)).astype(bool)
+        return (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0x94D049BB133111EB)
+
+    def content_halves(self) -> np.ndarray:
+        """Two halves of the rows by what is in them, bool (n_rows,)."""
+        return (self.content_key >> np.uint64(63)).astype(bool)
+
+    def content_share(self, share: float, seed: int) -> np.ndarray:
+        """About that share of the rows, bool (n_rows,), drawn by what is in them."""
+        return self._uniform(seed) < share
+
+    def content_folds(self, n_folds: int, seed: int) -> np.ndarray:
+        """Fold int (n_rows,) of every row, by what is in it; folds are of about equal size."""
+        return (self._uniform(seed) * n_folds).astype(np.int64)
+
+    def _uniform(self, seed: int) -> np.ndarray:
+        """Numbers (n_rows,) in [0, 1), the same for equal rows."""
+        mixed = self.content_key ^ np.uint64(seed)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+    def take(self, is_in: np.ndarray) -> TrainingRows:
+        """The rows where ``is_in`` (n_rows,) holds, all tasks kept."""
+        start = np.concatenate([[0], np.cumsum(is_in)])[self.task_start].astype(np.int64)
+        codes = np.ascontiguousarray(self.codes[:, is_in])
+        y, weight, position = self.y[is_in], self.weight[is_in], self.position[is_in]
+        return TrainingRows(codes, self.task[is_in], start, y, weight, position, self.task_mass)
 
 
 @dataclass
@@ -103,7 +132,7 @@ class ValidationRows:
 class Scores:
     """Additive score of a set of rows: what is fixed, and each partition group apart, because θ re-weights those.
 
-    fixed : float64 (n_rows, n_outputs); groups : float64 (2, n_rows, n_outputs); task : int32 (n_rows,)
+    fixed : float64 (n_rows, n_outputs); groups : float64 (n_groups, n_rows, n_outputs); task : int32 (n_rows,)
     """
 
     fixed: np.ndarray
@@ -112,15 +141,16 @@ class Scores:
     has_groups: bool = False
 
     @classmethod
-    def zeros(cls, base: np.ndarray, task: np.ndarray) -> Scores:
+    def zeros(cls, base: np.ndarray, task: np.ndarray, n_groups: int = 2) -> Scores:
         shape = (len(task), len(base))
-        return cls(np.broadcast_to(base, shape).copy(), np.zeros((2, *shape)), task)
+        return cls(np.broadcast_to(base, shape).copy(), np.zeros((n_groups, *shape)), task)
 
     def part(self, block: int, group: int | np.ndarray) -> np.ndarray:
         """The array that trees of ``block`` (and ``group``) add to."""
         if block != PARTITION:
             return self.fixed
-        self.has_groups = True
+        if not self.has_groups:
+            self.has_groups, self.groups = True, np.zeros_like(self.groups)  # copies share the empty array
         return self.groups[group]
 
     def total(self, mixing: np.ndarray) -> np.ndarray:
@@ -128,7 +158,11 @@ class Scores:
         if not self.has_groups:
             return self.fixed
         share = mixing[self.task]
-        return self.fixed + share[:, :1] * self.groups[0] + share[:, 1:2] * self.groups[1]
+        out = self.fixed
+        for k, group in enumerate(self.groups):
+            out = out + share[:, k : k + 1] * group
+        return out
 
     def copy(self) -> Scores:
-        return Scores(self.fixed.copy(), self.groups.copy(), self.task, self.has_groups)
+        groups = self.groups.copy() if self.has_groups else self.groups
+        return Scores(self.fixed.copy(), groups, self.task, self.has_groups)

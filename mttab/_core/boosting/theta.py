@@ -7,22 +7,50 @@ al. 2025, arXiv 2507.11411).
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, softmax
 
 # Bounds of a start that is derived from data: s between 0.05 and 0.95, where θ can still move.
 START_LIMIT = 3.0
 # Share of the typical task's loss that a task must save alone, beyond chance and beyond the others, to start at θ = 0.
 OUTLIER_EXCESS = 0.2
+# Weight of its own group with which a task starts, where groups have been found.
+OWN_SHARE = 0.98
 
 
 def mixing_weights(theta: np.ndarray, row_weight: np.ndarray) -> np.ndarray:
-    """Weights (n_tasks + 1, 2) of the inlier and outlier branch; the last row, for unseen tasks, has the mean s.
+    """Weights (n_tasks + 1, n_groups) of the branches; the last row, for unseen tasks, has their means.
 
+    theta : (n_tasks,) for an inlier and an outlier branch, or (n_tasks, n_groups), whose softmax the weights are
     row_weight : (n_tasks,), sum of the sample weights of each task's rows
     """
+    if theta.ndim == 2:
+        weights = softmax(theta, axis=1)
+        return np.vstack([weights, np.average(weights, axis=0, weights=row_weight)])
     s = expit(theta)
     s = np.append(s, np.average(s, weights=row_weight) if len(s) else 0.0)
     return np.column_stack([1.0 - s, s])
+
+
+def start_from_groups(group: np.ndarray, n_groups: int) -> np.ndarray:
+    """θ, in the shape that `mixing_weights` takes, that gives each task's own group the weight `OWN_SHARE`.
+
+    group : int (n_tasks,)
+    """
+    # The others share what is left; for two groups the logit of the outlier branch is the difference of the two.
+    logit = np.log(OWN_SHARE / ((1.0 - OWN_SHARE) / (n_groups - 1)))
+    theta = np.where(group[:, None] == np.arange(n_groups), logit, 0.0)
+    return theta if n_groups > 2 else theta[:, 1] - theta[:, 0]
+
+
+def group_order(weights: np.ndarray, row_weight: np.ndarray) -> np.ndarray:
+    """Groups (n_groups,) from the one that most tasks lean to down; ties are decided by rows.
+
+    weights : (n_tasks, n_groups), of each branch
+    """
+    favourite = weights.argmax(axis=1)
+    votes = np.bincount(favourite, minlength=weights.shape[1])
+    rows = np.bincount(favourite, weights=row_weight, minlength=weights.shape[1])
+    return np.lexsort((-rows, -votes))
 
 
 def start_from_disagreement(

@@ -1,0 +1,180 @@
+"""How much tasks share, found out before the fit: a race between four ways to spend the rounds of the three blocks.
+
+    name        rounds of            the task id is
+                shared  partition  task   a category
+    pooled        x                 x         no
+    category      x                 x         yes      of the shared trees
+    groups                 x        x         yes      of the trees of each group of tasks that `similarity` finds
+    separate                        x         –
+
+Each is fitted with few and large steps and judged on rows that it has not seen. "category" is taken unless another one
+is better by more than chance; where trees of single tasks do not help clearly, the fit itself goes without. "groups"
+needs groups to begin with, "separate" tasks that do not agree. `blocks`, all three blocks in the order of the paper,
+does not take part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .forest import PARTITION, SHARED, TASK, ForestBuilder
+from .growing import Grower
+from .losses import Loss
+from .rmtgb import BlockOptions, BoostingOptions, boost
+from .rows import TrainingRows, ValidationRows
+from .theta import start_from_groups
+
+# Name -> the blocks that have rounds, and whether the task id is a category of shared and partition trees.
+STRUCTURES: dict[str, tuple[tuple[int, ...], bool]] = {
+    "pooled": ((SHARED, TASK), False),
+    "category": ((SHARED, TASK), True),
+    "groups": ((PARTITION, TASK), True),
+    "separate": ((TASK,), False),
+}
+# Trees of a group leave out the rows of tasks that give it less weight than this.
+LEAST_SHARE = 0.05
+# The race: rounds of the first block and of the task block after it, step size, patience, and rows that are enough.
+FIRST_ROUNDS, TASK_ROUNDS, LEARNING_RATE, PATIENCE = 40, 15, 0.2, 4
+MAX_ROWS = 10_000
+# Every model is judged on one fold of so many, or, of few rows, on each of them.
+N_FOLDS, FEW_ROWS = 3, 4000
+# Standard errors by which another way must beat "category" on the rows judged, and task trees nothing. The two that
+# take part only where tasks look like it need less.
+MARGIN = {"category": 0.0, "pooled": 1.64, "groups": 1.0, "separate": 1.0, "task trees": 1.25}
+# Mean agreement of different tasks (see `similarity`) from which on keeping them apart is not tried.
+MAX_AGREEMENT = 0.1
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """What tasks share.
+
+    name : a key of `STRUCTURES`, or "blocks"
+    group : int (n_tasks,), the group of each task, from the largest down; None where no groups were found
+    has_task_block : False leaves the trees of single tasks out
+    """
+
+    name: str
+    group: np.ndarray | None = None
+    has_task_block: bool = True
+
+    @property
+    def n_groups(self) -> int:
+        return 2 if self.group is None else max(2, int(self.group.max()) + 1)
+
+    def renumbered(self, order: np.ndarray) -> Sharing:
+        """The same with group ``order[k]`` called k."""
+        if self.group is None:
+            return self
+        place = np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order))
+        return replace(self, group=place[self.group])
+
+    def is_category(self, named_by_user: bool) -> bool:
+        """Whether shared and partition trees may split on the task id."""
+        return STRUCTURES[self.name][1] if self.name in STRUCTURES else named_by_user
+
+    def apply(self, options: BoostingOptions) -> BoostingOptions:
+        """The options with the rounds of the blocks that are left out set to 0, and θ by the groups."""
+        if self.group is not None:
+            theta = start_from_groups(self.group, self.n_groups)
+            options = replace(options, n_groups=self.n_groups, theta_init=theta, theta_center=theta)
+        if self.name not in STRUCTURES:
+            return options
+        used = set(STRUCTURES[self.name][0])
+        if not self.has_task_block:
+            used.remove(TASK)
+        blocks = [b if i in used else replace(b, max_iter=0) for i, b in enumerate(options.blocks)]
+        least_share = LEAST_SHARE if self.name == "groups" else options.least_share
+        return replace(options, blocks=(blocks[0], blocks[1], blocks[2]), least_share=least_share)
+
+
+def choose_sharing(
+    rows: TrainingRows,
+    X: np.ndarray,
+    loss: Loss,
+    make_grower: Callable[[TrainingRows, bool], Grower],
+    make_builder: Callable[[], ForestBuilder],
+    options: BoostingOptions,
+    base: np.ndarray,
+    agreement: np.ndarray | None,
+    group: np.ndarray | None,
+    seed: int,
+) -> Sharing:
+    """Run the race on folds of the training rows.
+
+    X : float64 (n_features, n_rows), raw values of the rows
+    make_grower : grower for given rows, with or without the task id as a category
+    agreement : (n_tasks, n_tasks) or None where there are too many tasks; group : (n_tasks,) or None, from that
+    """
+    out = {"groups"} if group is None else set()
+    if agreement is None or np.mean(agreement[~np.eye(len(agreement), dtype=bool)]) > MAX_AGREEMENT:
+        out.add("separate")
+    names = [name for name in STRUCTURES if name not in out]
+    n_rows = rows.weight.sum()  # a weight of 2 is a row that is there twice
+    if n_rows > MAX_ROWS:
+        keep = rows.content_share(MAX_ROWS / n_rows, seed)
+        rows, X = rows.take(keep), X[:, keep]
+    losses: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    losses_without: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    fold, weight = rows.content_folds(N_FOLDS, seed + 1), []  # another seed than that of the share
+    for held in range(N_FOLDS if n_rows < FEW_ROWS else 1):
+        is_held = fold == held
+        if is_held.all() or not is_held.any():
+            continue  # few different rows: equal ones are in one fold
+        training = rows.take(~is_held)
+        judged = ValidationRows(
+            np.ascontiguousarray(X[:, is_held]), rows.task[is_held], rows.y[is_held], rows.weight[is_held]
+        )
+        weight.append(judged.weight)
+        for name in names:
+            sharing = Sharing(name, group)
+            grower, builder = make_grower(training, sharing.is_category(False)), make_builder()
+            short = _shortened(sharing.apply(options))
+            model = boost(training, judged, loss, grower, builder, short, base, np.random.default_rng([seed, 2]))
+            parts = model.forest.block_scores(judged.X, judged.task, grower.n_threads)
+            score = model.forest.base + parts[SHARED] + parts[PARTITION]
+            losses_without[name].append(loss.values(judged.y, score, np.empty(len(score))))
+            losses[name].append(loss.values(judged.y, score + parts[TASK], np.empty(len(score))))
+    if not weight:
+        return Sharing("category", group)
+    all_losses, all_weight = {name: np.concatenate(parts) for name, parts in losses.items()}, np.concatenate(weight)
+    name = pick(all_losses, all_weight)
+    gain = np.concatenate(losses_without[name]) - all_losses[name]
+    return Sharing(name, group, name == "separate" or is_gain(gain, all_weight, MARGIN["task trees"]))
+
+
+def with_rounds(options: BoostingOptions, n_rounds: tuple[int, int, int]) -> BoostingOptions:
+    """The options with just that many rounds in each block."""
+    blocks = [replace(block, max_iter=n) for block, n in zip(options.blocks, n_rounds, strict=True)]
+    return replace(options, blocks=(blocks[0], blocks[1], blocks[2]), patience=None)
+
+
+def _shortened(options: BoostingOptions) -> BoostingOptions:
+    """Few rounds and large steps: more for the first block that has rounds than for task trees after it."""
+    is_first = [True, True, options.blocks[SHARED].max_iter + options.blocks[PARTITION].max_iter == 0]
+    short = [
+        BlockOptions(min(block.max_iter, FIRST_ROUNDS if first else TASK_ROUNDS), LEARNING_RATE)
+        for block, first in zip(options.blocks, is_first, strict=True)
+    ]
+    return replace(options, blocks=(short[0], short[1], short[2]), patience=PATIENCE)
+
+
+def is_gain(gain: np.ndarray, weight: np.ndarray, margin: float) -> bool:
+    """Whether the weighted mean of paired differences (n_rows,) is above 0 by more than so many standard errors."""
+    mean = np.average(gain, weights=weight)
+    error = np.sqrt(np.sum(weight * (gain - mean) ** 2)) / weight.sum()  # weights count rows
+    return bool(mean > margin * error)
+
+
+def pick(losses: dict[str, np.ndarray], weight: np.ndarray) -> str:
+    """Of the names that beat "category" by their margin, the one with the least weighted mean loss; else "category".
+
+    losses : name -> (n_rows,)
+    """
+    usual = losses["category"]
+    better = [name for name in losses if is_gain(usual - losses[name], weight, MARGIN[name])]
+    return min(better, key=lambda name: float(np.average(losses[name], weights=weight)), default="category")

@@ -1,0 +1,169 @@
+"""Which tasks are alike: models of single tasks judged on the rows of the others, and groups of tasks from that.
+
+A small forest f_j is grown on the rows of each task j. The agreement of task i with task j is the correlation, over
+rows of task i, of f_j with what a constant leaves of the labels of i:
+
+    tasks of two groups    [1 1 0 0]        no task like another    [. 0 0 0]        all alike    [. 1 1 1]
+                           [1 1 0 0]                                [0 . 0 0]                     [1 . 1 1]
+                           [0 0 1 1]                                [0 0 . 0]                     [1 1 . 1]
+                           [0 0 1 1]                                [0 0 0 .]                     [1 1 1 .]
+
+Unlike an error it does not change with the unit or the level of a task's labels. The idea to cluster tasks by how well
+their models serve each other is that of Emami et al. 2026 (arXiv 2602.14231), who compare errors.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+from sklearn.metrics import silhouette_score
+
+from .forest import TASK, Forest, ForestBuilder, find_leaf
+from .growing import Grower
+from .jit import serial_and_parallel
+from .losses import Loss
+from .rows import Scores, TrainingRows
+
+# The forest of a task: few rounds with large steps.
+N_ROUNDS, LEARNING_RATE = 10, 0.4
+# Rows of a task on which the models of the others are judged, and of all tasks together as far as that leaves ten each.
+MAX_JUDGED_ROWS, MAX_JUDGED_IN_ALL, MIN_JUDGED_ROWS = 40, 2000, 10
+# More tasks than this are not compared: the matrix, and the time for it, grow with their square.
+MAX_TASKS = 300
+# Largest number of groups that is looked for, and least mean silhouette that makes them groups.
+MAX_GROUPS, MIN_SILHOUETTE = 10, 0.3
+# Tasks of different groups agree at most by this share of what tasks of one group do.
+MAX_RATIO = 0.7
+
+
+def task_agreement(
+    rows: TrainingRows, X: np.ndarray, loss: Loss, grower: Grower, builder: ForestBuilder, base: np.ndarray
+) -> np.ndarray:
+    """Agreement (n_tasks, n_tasks) of the task of a row with that of a column, −1 to 1, not symmetric.
+
+    The diagonal is on rows that the models were grown on, and so too good.
+
+    X : float64 (n_features, n_rows), raw values of the training rows; base : float64 (n_outputs,)
+    """
+    score = _level_of_each_task(rows, loss, base)
+    gradient, hessian = np.empty((loss.n_outputs, rows.n_rows)), np.ones((loss.n_outputs, rows.n_rows))
+    loss.derivatives(rows.y, score, rows.weight, gradient, hessian, grower.n_threads)
+    left_over = -gradient / np.maximum(rows.weight, 1e-300)
+    for r in range(N_ROUNDS):
+        if r > 0:
+            loss.derivatives(rows.y, score, rows.weight, gradient, hessian, grower.n_threads)
+        for k in range(loss.n_outputs):
+            part = slice(k, k + 1)
+            grown = grower.grow_alone(gradient[part], hessian[part], rows.weight, rows.all_rows(), 0)
+            builder.append(grown.trees, TASK, np.arange(rows.n_tasks), r, k, LEARNING_RATE)
+            grown.add_to(score, LEARNING_RATE, k, grower.n_threads)
+    mixing = np.zeros((rows.n_tasks + 1, 2))
+    forest = builder.build(base, mixing, (0, 0, N_ROUNDS), 1)
+    n_each = int(np.clip(MAX_JUDGED_IN_ALL // rows.n_tasks, MIN_JUDGED_ROWS, MAX_JUDGED_ROWS))
+    judged, weight = _first_by_content(rows, n_each)
+    start = np.searchsorted(rows.task[judged], np.arange(rows.n_tasks + 1))
+    predicted = _predict_by_every_task(forest, np.ascontiguousarray(X[:, judged]), rows.n_tasks, grower.n_threads)
+    out = np.zeros((rows.n_tasks, rows.n_tasks))
+    for i in range(rows.n_tasks):
+        of_task = slice(start[i], start[i + 1])
+        out[i] = _correlation(predicted[:, of_task], left_over[:, judged[of_task]].T, weight[of_task])
+    return out
+
+
+def _level_of_each_task(rows: TrainingRows, loss: Loss, base: np.ndarray) -> np.ndarray:
+    """Score (n_rows, n_outputs) to start from: the best constant of each task where labels may differ in level."""
+    score = Scores.zeros(base, rows.task).fixed
+    if loss.is_location:
+        for first, last in zip(rows.task_start[:-1], rows.task_start[1:], strict=True):
+            if last > first:
+                score[first:last] = loss.base_score(rows.y[first:last], rows.weight[first:last])
+    return score
+
+
+def _correlation(predicted: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Weighted correlation (n_models,) of predictions (n_models, n, K) with the truth (n, K), centred per output."""
+    share = weight[:, None] / weight.sum()
+    truth = truth - (truth * share).sum(axis=0)
+    predicted = predicted - (predicted * share).sum(axis=1, keepdims=True)
+    product = np.einsum("jnk,nk->j", predicted, truth * share)
+    norm = np.sqrt(np.einsum("jnk,jnk->j", predicted, predicted * share) * np.sum(truth**2 * share))
+    return np.divide(product, norm, out=np.zeros(len(product)), where=norm > 1e-300)
+
+
+def _first_by_content(rows: TrainingRows, n_each: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of every task up to a weight of ``n_each``, chosen by what is in them, in task order, and their weights."""
+    order = np.lexsort((rows.content_key, rows.task))
+    weight = rows.weight[order]
+    before = np.concatenate([[0.0], np.cumsum(weight)])
+    before = before[:-1] - before[rows.task_start[rows.task[order]]]
+    left = np.minimum(weight, n_each - before)
+    return order[left > 0], left[left > 0]
+
+
+def _walk_every_task(X, nodes, root, output, first, out):  # type: ignore[no-untyped-def]
+    """out (n_tasks, n_rows, K) += the trees ``first[j]:first[j + 1]`` of every task j on all rows."""
+    for j in prange(len(first) - 1):
+        task = np.zeros(X.shape[1], dtype=np.int32)  # the trees of one task never ask for it
+        for tree in range(first[j], first[j + 1]):
+            for i in range(X.shape[1]):
+                out[j, i, output[tree]] += nodes.value[find_leaf(nodes, root[tree], X, task, np.int64(1), i), 0]
+
+
+_walk_every_task_serial, _walk_every_task_parallel = serial_and_parallel(_walk_every_task)
+
+
+def _predict_by_every_task(forest: Forest, X: np.ndarray, n_tasks: int, n_threads: int) -> np.ndarray:
+    """Score (n_tasks, n_rows, n_outputs) of every row by the trees of every task."""
+    out = np.zeros((n_tasks, X.shape[1], forest.n_outputs))
+    first = np.searchsorted(forest.trees.group, np.arange(n_tasks + 1)).astype(np.int64)
+    kernel = _walk_every_task_parallel if n_threads > 1 else _walk_every_task_serial
+    kernel(X, forest.nodes, forest.trees.root, forest.trees.output, first, out)
+    return out
+
+
+def cluster_tasks(agreement: np.ndarray, n_groups: int | None = None) -> np.ndarray | None:
+    """Group int (n_tasks,) of every task by average linkage, numbered from the largest; None if there are no groups.
+
+    Parameters
+    ----------
+    agreement : (n_tasks, n_tasks)
+    n_groups : int or None
+        None takes the number with the largest mean silhouette, and finds no groups if that is below `MIN_SILHOUETTE`
+        or the groups agree nearly as much with each other as within. A number is obeyed as far as there are as many
+        tasks.
+    """
+    n_tasks = len(agreement)
+    distance = np.clip(1.0 - 0.5 * (agreement + agreement.T), 0.0, 2.0)
+    np.fill_diagonal(distance, 0.0)
+    if n_tasks < 2 or (n_groups is None and n_tasks < 3):
+        return None
+    tree = linkage(squareform(distance, checks=False), "average")
+    if n_groups is not None:
+        return _by_size(fcluster(tree, min(n_groups, n_tasks), "maxclust"))
+    best, found = MIN_SILHOUETTE, None
+    for k in range(2, min(MAX_GROUPS, n_tasks - 1) + 1):
+        group = fcluster(tree, k, "maxclust")
+        if len(np.unique(group)) != k:
+            continue  # ties in the distances
+        silhouette = silhouette_score(distance, group, metric="precomputed")
+        if silhouette > best and _are_apart(agreement, group):
+            best, found = silhouette, group
+    return None if found is None else _by_size(found)
+
+
+def _are_apart(agreement: np.ndarray, group: np.ndarray) -> bool:
+    """Whether tasks of different groups agree much less than tasks of one group; the silhouette has no scale."""
+    is_same = group[:, None] == group
+    is_other_task = ~np.eye(len(group), dtype=bool)
+    within, between = agreement[is_same & is_other_task], agreement[~is_same]
+    return len(within) > 0 and bool(between.mean() < MAX_RATIO * within.mean())
+
+
+def _by_size(group: np.ndarray) -> np.ndarray:
+    """Groups renumbered from the one with the most tasks down, ties by their first task."""
+    _, first, index, counts = np.unique(group, return_index=True, return_inverse=True, return_counts=True)
+    place = np.empty(len(counts), dtype=np.int64)
+    place[np.lexsort((first, -counts))] = np.arange(len(counts))
+    return place[index]
