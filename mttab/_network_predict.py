@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,39 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mttab._core.neural.members import Place, average_predictions
 from mttab._core.validation import check_cell_weight, check_same_length, check_table, require_task, split_task_column
+
+
+class ScoredColumn:
+    """The labels of one column that have a weight, beside what was predicted.
+
+    Parameters
+    ----------
+    is_number : bool
+    truth, predicted, weight : ndarray of shape (n,)
+        Numbers, or indices of classes; entries of weight 0 are left out, whatever they are.
+    """
+
+    def __init__(self, is_number: bool, truth: np.ndarray, predicted: np.ndarray, weight: np.ndarray) -> None:
+        self.is_number, self._all = is_number, (truth, predicted, weight)
+        self.truth, self.predicted, self.weight = (part[weight > 0] for part in self._all)
+
+    def take(self, keep: np.ndarray) -> ScoredColumn:
+        """Some of the rows, (n,) bool."""
+        return ScoredColumn(self.is_number, *(part[keep] for part in self._all))
+
+    @property
+    def metric(self) -> str:
+        """Name of the figure."""
+        return "r2" if self.is_number else "accuracy"
+
+    def score(self) -> float:
+        """R² or accuracy of one label or more."""
+        measure: Callable[..., float] = r2_score if self.is_number else accuracy_score
+        return measure(self.truth, self.predicted, sample_weight=self.weight)
+
+    def score_if_defined(self) -> float:
+        """NaN where there is no label, or R² would divide by zero."""
+        return self.score() if len(np.unique(self.truth)) > self.is_number else np.nan
 
 
 class NetworkPredictions:
@@ -48,8 +81,8 @@ class NetworkPredictions:
         columns = self._encoding.encode_features(features)
         return average_predictions(self._networks, place, columns, row_task), row_task, index
 
-    def _predict_values(self, X: Any, task: Any) -> tuple[np.ndarray, Any]:
-        """Numbers, or indices of the likeliest classes, (n, n_tasks)."""
+    def _predict_values(self, X: Any, task: Any) -> tuple[np.ndarray, np.ndarray | None, Any]:
+        """Numbers, or indices of the likeliest classes, (n, n_tasks); row tasks, and the index of X."""
         out, row_task, index = self._predictions(X, task)
         unscaled = self._encoding.unscale(out[:, :, 0], row_task)
         values = np.empty(out.shape[:2])
@@ -60,7 +93,7 @@ class NetworkPredictions:
                 values[:, t] = out[:, t, 0] > 0.5
             else:
                 values[:, t] = out[:, t, : target.n_outputs].argmax(axis=1)
-        return values, index
+        return values, row_task, index
 
     def _probabilities(self, X: Any, task: Any) -> list[np.ndarray | None]:
         """Probabilities (n, n_classes) of each task; None for regression."""
@@ -91,7 +124,7 @@ class NetworkPredictions:
         ndarray of shape (n,) or (n, n_tasks), or DataFrame
             In the shape and with the labels of the ``y`` of fit; a DataFrame where that was one.
         """
-        values, index = self._predict_values(X, task)
+        values, _, index = self._predict_values(X, task)
         return self._encoding.targets.decode(values, index)
 
     def task_scores(self, X: Any, y: Any, sample_weight: Any = None, task: Any = None) -> pd.DataFrame:
@@ -111,35 +144,25 @@ class NetworkPredictions:
         DataFrame
             A row per task with "n", its number of labels, "metric" and "score"; NaN where R² is not defined.
         """
-        predicted, _ = self._predict_values(X, task)
-        truth = self._encode_for_scores(y, sample_weight)
-        check_same_length(X=predicted, y=truth)
-        weight = np.where(np.isnan(truth), 0.0, check_cell_weight(sample_weight, truth.shape))
-        rows = []
-        for label, mask, t in self._score_groups(X, task, truth.shape):
-            target = self._encoding.targets.columns[t]
-            use = mask & (weight[:, t] > 0)
-            score = np.nan
-            if target.classes is not None and use.any():
-                score = accuracy_score(truth[use, t], predicted[use, t], sample_weight=weight[use, t])
-            elif target.classes is None and np.unique(truth[use, t]).size > 1:
-                score = r2_score(truth[use, t], predicted[use, t], sample_weight=weight[use, t])
-            metric = "r2" if target.classes is None else "accuracy"
-            rows.append({"task": label, "n": int(use.sum()), "metric": metric, "score": score})
+        columns, row_task = self._scored_columns(X, y, sample_weight, task)
+        labels = self.tasks_.tolist()
+        if self._encoding.row_tasks is not None:
+            columns = [columns[0].take(row_task == i) for i in range(len(labels))]
+        rows = [
+            {"task": label, "n": len(group.truth), "metric": group.metric, "score": group.score_if_defined()}
+            for label, group in zip(labels, columns, strict=True)
+        ]
         return pd.DataFrame(rows).set_index("task")
 
-    def _encode_for_scores(self, y: Any, sample_weight: Any) -> np.ndarray:
-        return self._encoding.targets.encode(y, sample_weight, known_only=False)
-
-    def _score_groups(self, X: Any, task: Any, shape: tuple[int, int]) -> Iterator[tuple[Any, Any, int]]:
-        """Label, rows and column of every task."""
-        if self._encoding.row_tasks is None:
-            for t, target in enumerate(self._encoding.targets.columns):
-                yield target.label, np.ones(shape[0], dtype=bool), t
-            return
-        _, row_task, _ = self._read_rows(X, task)
-        for i, label in enumerate(self._encoding.row_tasks.labels.tolist()):
-            yield label, row_task == i, 0
+    def _scored_columns(self, X: Any, y: Any, sample_weight: Any, task: Any) -> tuple[list[ScoredColumn], Any]:
+        """Every column of y beside its prediction, and the row tasks; labels that do not count have weight 0."""
+        predicted, row_task, _ = self._predict_values(X, task)
+        targets = self._encoding.targets
+        truth = targets.encode(y, sample_weight, known_only=False)
+        check_same_length(X=predicted, y=truth)
+        weight = np.where(np.isnan(truth), 0.0, check_cell_weight(sample_weight, truth.shape))
+        parts = zip(targets.columns, truth.T, predicted.T, weight.T, strict=True)
+        return [ScoredColumn(column.classes is None, *arrays) for column, *arrays in parts], row_task
 
     def score(self, X: Any, y: Any, sample_weight: Any = None, task: Any = None) -> float:
         """Mean over the columns of ``y`` of R² (regression) and accuracy (classes), each on its observed labels.
@@ -153,16 +176,8 @@ class NetworkPredictions:
         -------
         float
         """
-        predicted, _ = self._predict_values(X, task)
-        truth = self._encode_for_scores(y, sample_weight)
-        check_same_length(X=predicted, y=truth)
-        weight = np.where(np.isnan(truth), 0.0, check_cell_weight(sample_weight, truth.shape))
-        scores = []
-        for t, target in enumerate(self._encoding.targets.columns):
-            use = weight[:, t] > 0
-            if use.any():
-                measure: Callable[..., float] = r2_score if target.classes is None else accuracy_score
-                scores.append(measure(truth[use, t], predicted[use, t], sample_weight=weight[use, t]))
+        columns, _ = self._scored_columns(X, y, sample_weight, task)
+        scores = [column.score() for column in columns if len(column.truth)]
         if not scores:
             raise ValueError("y has no label with a positive weight, so there is nothing to score; pass some labels.")
         defined = [score for score in scores if not np.isnan(score)]  # R² of a single label is not
