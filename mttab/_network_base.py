@@ -104,14 +104,16 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
         encoding, rows, keep, ids = self._read_training(X, y, sample_weight, task, previous)
         is_stopped = stops_early(self.early_stopping, len(rows.values), explicit, self.validation)
         explicit_rows = self._explicit_rows(encoding, explicit)
+        encoded = self._encoded_rows(encoding, rows)
+        explicit_held = None if explicit_rows is None else self._encoded_rows(encoding, explicit_rows)
         jobs = []
         for member in range(self.n_members):
             is_held = np.zeros(len(rows.values), dtype=bool)
             if is_stopped and explicit_rows is None:
                 is_held = self._held_out(encoding, rows, keep, X, y, ids, np.random.default_rng([seed, member]))
-            held = rows.take(is_held) if is_held.any() else explicit_rows
+            held = encoded.take(is_held) if is_held.any() else explicit_held
             start = previous._networks[member] if previous and member < len(previous._networks) else None
-            training = rows.take(~is_held) if is_held.any() else rows
+            training = encoded.take(~is_held) if is_held.any() else encoded
             jobs.append(self._prepare(encoding, training, held, place, (seed, member), start))
         done = run_side_by_side(jobs, place.device, self.n_jobs)
         self._take_over(done, encoding, place, seed, previous)
@@ -142,9 +144,10 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
         place = Place.resolve(self.device, self.precision)
         encoding, rows, _, _ = self._read_training(X, y, sample_weight, task, previous, classes)
         starts: list[Any] = previous._networks if previous else [None] * self.n_members
+        encoded = self._encoded_rows(encoding, rows)
         once = {"max_epochs": 1, "schedule": "constant", "warmup_fraction": 0.0, "patience": None}
         jobs = [
-            self._prepare(encoding, rows, None, place, (seed, member), start, **once)
+            self._prepare(encoding, encoded, None, place, (seed, member), start, **once)
             for member, start in enumerate(starts)
         ]
         done = run_side_by_side(jobs, place.device, self.n_jobs)
@@ -197,17 +200,17 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
     def _prepare(
         self,
         encoding: Encoding,
-        rows: Rows,
-        held: Rows | None,
+        training: EncodedRows,
+        held: EncodedRows | None,
         place: Place,
         seeds: tuple[int, int],
         start: TrainedNetwork | None,
         **overrides: Any,
     ) -> Job:
         """The training of one network, ready to run."""
-        training = self._encoded_rows(encoding, rows)
-        validation = None if held is None else self._encoded_rows(encoding, held)
-        options = self._training_options(len(rows.values), held is not None, place.bf16)._replace(**overrides)
+        training = training.with_weight_of_1()
+        validation = None if held is None else held.with_weight_of_1()
+        options = self._training_options(len(training.y), held is not None, place.bf16)._replace(**overrides)
 
         def make() -> TrainedNetwork:
             return self._new_network(encoding, training)
@@ -254,8 +257,6 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
         if row_task is not None:
             factors = np.append(self._task_factors(encoding.targets, encoding.row_tasks), 1.0)
             weight = weight * factors[row_task, None]
-        if weight.any():  # any unit fits into single precision; a power of two, so that no digit changes
-            weight = weight / 2.0 ** np.floor(np.log2(weight.max()))
         y = np.nan_to_num(encoding.scale(rows.values, row_task))
         return EncodedRows(encoding.encode_features(rows.features), row_task, y, weight)
 

@@ -40,6 +40,17 @@ class EncodedRows(NamedTuple):
     y: np.ndarray
     weight: np.ndarray
 
+    def take(self, keep: np.ndarray) -> EncodedRows:
+        """Some rows."""
+        columns = Columns(*(part[keep] for part in self.columns))
+        return EncodedRows(columns, None if self.task is None else self.task[keep], self.y[keep], self.weight[keep])
+
+    def with_weight_of_1(self) -> EncodedRows:
+        """The same with the largest weight near 1, so that any unit fits into single precision."""
+        if not self.weight.any():
+            return self
+        return self._replace(weight=self.weight / 2.0 ** np.floor(np.log2(self.weight.max())))  # changes no digit
+
 
 class Place(NamedTuple):
     """Where and in which numbers to compute."""
