@@ -25,6 +25,8 @@ from mttab._core.validation import (
     split_task_column,
 )
 
+LARGEST_TARGET = 1e100  # of a number in y; its square, times weights, is far from the largest float64
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -176,6 +178,13 @@ class NetworkFitSteps:
         n = row_tasks.n_tasks if row_tasks is not None else len(is_number)
         if not is_number.any():
             return TargetScaling.identity(n)
+        for target, values, weight in zip(targets.columns, rows.values.T, rows.weight.T, strict=True):
+            peak = np.abs(values[weight > 0]).max() if target.classes is None else 0.0
+            if peak > LARGEST_TARGET:
+                raise ValueError(
+                    f"column {target.label!r} of y holds numbers as large as {peak:g}, whose squares overflow; divide "
+                    f"it by a power of ten, so that none is beyond {LARGEST_TARGET:g}."
+                )
         if row_tasks is None:
             row, column = np.nonzero(rows.weight)
             scaling = TargetScaling.standard(rows.values[row, column], column, rows.weight[row, column], n)

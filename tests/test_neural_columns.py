@@ -93,6 +93,17 @@ def test_standard_scaling_takes_mean_and_deviation_and_ends_at_four_deviations()
     np.testing.assert_allclose(got, [-1 / sd, 0, 1 / sd, 4, -4], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("unit", [1e-290, 1e290])
+def test_numbers_of_any_size_are_scaled_like_others(scaling, unit):
+    x = np.random.default_rng(0).normal(2.0, 3.0, size=50)
+    scaled = fit(x * unit, scaling=scaling).transform(x[None] * unit).numeric
+    np.testing.assert_allclose(scaled, fit(x, scaling=scaling).transform(x[None]).numeric, rtol=1e-5, atol=1e-6)
+    ends = np.array([-1.7e308, 0.0, 1.0, 1.7e308])
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        assert np.isfinite(fit(ends, scaling=scaling).transform(ends[None]).numeric).all()
+
+
 def test_a_row_that_weighs_next_to_nothing_leaves_no_infinity():
     encoder = fit([0.0, 1.0, 2.0], weight=[1e-300, 1.0, 1e-300])
     assert np.isfinite(encoder.transform(np.array([[-1.0, 0.0, 1.0, 2.0, 3.0]])).numeric).all()

@@ -12,6 +12,7 @@ SCALINGS = ("quantile", "standard")
 _N_KNOTS = 1000  # points of the map from a number to its quantile
 _BEND = 3.0  # where the linear scale levels off
 _MAX_SCORE = 4.0  # of a scaled number, in standard deviations: nothing beyond is told apart
+_LARGEST = 1e300  # of a number: nothing beyond is told apart, and differences and slopes stay finite
 
 
 class Columns(NamedTuple):
@@ -71,8 +72,9 @@ class ColumnEncoder:
         """
         self.numeric, self.categorical = np.flatnonzero(~is_categorical), np.flatnonzero(is_categorical)
         self.scaling = scaling
-        self._maps = [_fit_map(values[j], weight, scaling) for j in self.numeric]
-        self._lines = [_fit_line(values[j], weight) for j in self.numeric] if scaling == "quantile" else []
+        numbers = [_within_limits(values[j]) for j in self.numeric]
+        self._maps = [_fit_map(x, weight, scaling) for x in numbers]
+        self._lines = [_fit_line(x, weight) for x in numbers] if scaling == "quantile" else []
         self.offset = np.concatenate([[0], np.cumsum(n_categories[self.categorical] + 2)]).astype(np.int64)
         codes = self.transform(values).codes
         self.level_frequency = np.zeros(self.offset[-1])
@@ -97,9 +99,10 @@ class ColumnEncoder:
         numeric = np.empty((n, len(self.numeric), self.n_scales), dtype=np.float32)
         missing = np.isnan(values[self.numeric]).T
         for i, j in enumerate(self.numeric):
-            numeric[:, i, 0] = np.interp(values[j], *self._maps[i])
+            x = _within_limits(values[j])
+            numeric[:, i, 0] = np.interp(x, *self._maps[i])
             if self._lines:
-                numeric[:, i, 1] = _apply_line(values[j], *self._lines[i])
+                numeric[:, i, 1] = _apply_line(x, *self._lines[i])
         numeric[missing] = 0.0
         codes = np.empty((len(self.categorical), n), dtype=np.int64)
         for i, j in enumerate(self.categorical):
@@ -127,6 +130,10 @@ class ColumnEncoder:
         return edges
 
 
+def _within_limits(x: np.ndarray) -> np.ndarray:
+    return np.clip(x, -_LARGEST, _LARGEST)
+
+
 def _mid_ranks(x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distinct values and the share of the weight below each, half its own included."""
     value, place = np.unique(x, return_inverse=True)
@@ -147,9 +154,11 @@ def _fit_map(x: np.ndarray, weight: np.ndarray, scaling: str) -> tuple[np.ndarra
             value, rank = np.interp(at, rank, value), at
         return value, np.clip(ndtri(rank), -_MAX_SCORE, _MAX_SCORE)
     mass = weight[is_there]
-    mean = np.average(x[is_there], weights=mass)
-    sd = np.sqrt(np.average((x[is_there] - mean) ** 2, weights=mass))
-    return mean + sd * np.array([-_MAX_SCORE, _MAX_SCORE]), np.array([-_MAX_SCORE, _MAX_SCORE])
+    unit = 2.0 ** np.floor(np.log2(np.abs(value).max()))  # a power of two changes no digit, and squares cannot overflow
+    mean = np.average(x[is_there] / unit, weights=mass)
+    sd = np.sqrt(np.average((x[is_there] / unit - mean) ** 2, weights=mass))
+    ends = np.array([-_MAX_SCORE, _MAX_SCORE])
+    return (mean + sd * ends) * unit, ends
 
 
 def _fit_line(x: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
