@@ -114,6 +114,13 @@ NETWORK: dict[str, Option] = {
         "Training rows that predicted rows attend to; all, if there are fewer. Also how many rows of a batch attend "
         "to each other in training: a larger batch is cut into groups.",
     ),
+    "direct_dim": _count(
+        0,
+        "Hidden units in each of the two layers of an MLP from all features straight to the scores, beside the "
+        "attention; 0 = none. With 256 and little ``dropout``, smooth functions of many numbers are learned more "
+        "exactly.",
+        0,
+    ),
     "dropout": _number(0.1, 0.0, 1.0, "left", "Share of hidden units left out in training."),
 }
 
@@ -199,7 +206,7 @@ TRAINING: dict[str, Option] = {
     ),
     "n_jobs": Option(
         None,
-        [Integral, None],
+        [Interval(Integral, 1, None, closed="left"), Interval(Integral, None, -1, closed="right"), None],
         "int or None",
         "Threads for training on the CPU; members are trained side by side. None and -1: as many as torch has. Sums "
         "that several threads share may differ in their last digits.",

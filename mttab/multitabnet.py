@@ -23,6 +23,7 @@ _PAPER_PARAMETERS = {
     "n_heads": 4,
     "mlp_dim": 256,
     "head_dim": 64,
+    "direct_dim": 0,
     "mask": "task_to_task",
     "sample_attention": True,
     "sample_attention_dim": None,
@@ -77,7 +78,8 @@ class BaseMultiTabNet(BaseNetwork):
         -------
         dict of DataFrame of shape (n_blocks, n_features + n_tasks)
             By column of ``y``. Columns are the features and then the tasks; every row sums to 1. With row tasks all
-            rows are taken together and the last column is their own task.
+            rows are taken together and the last column is their own task. A task that is called like a feature is
+            "task ..." here. What goes past the attention, through ``direct_dim``, does not show.
         """
         features, row_task, _ = self._read_rows(X, task)
         encoding = self._encoding
@@ -85,7 +87,8 @@ class BaseMultiTabNet(BaseNetwork):
         weights = average_attention(self._networks, place, encoding.encode_features(features), row_task)
         order = np.concatenate([encoding.columns.numeric, encoding.columns.categorical])
         labels = [target.label for target in self._fitted_targets()]
-        names = [encoding.layout.feature_names[j] for j in order] + labels
+        names = [encoding.layout.feature_names[j] for j in order]
+        names += _told_apart(labels, names)
         back = np.concatenate([np.argsort(order), np.arange(len(order), len(names))])
         index = pd.RangeIndex(len(weights), name="block")
         return {
@@ -125,6 +128,7 @@ class BaseMultiTabNet(BaseNetwork):
             sample_attention=self.sample_attention,
             sample_attention_width=self.sample_attention_dim or row_width,
             context_size=self.context_size,
+            direct_width=self.direct_dim,
             dropout=self.dropout,
         )
         return MultiTabModule(tokens, options)
@@ -138,6 +142,17 @@ class BaseMultiTabNet(BaseNetwork):
                     f"{name}={width} is no multiple of n_heads={self.n_heads}, which share it; pass for example "
                     f"{name}={self.n_heads * max(1, round(width / self.n_heads))}."
                 )
+
+
+def _told_apart(labels: list[Any], features: list[str]) -> list[Any]:
+    """Names of the tasks, with "task " before those that a feature has, too."""
+    names: list[Any] = []
+    for label in labels:
+        name = label
+        while name in features or (name is not label and name in labels):
+            name = f"task {name}"
+        names.append(name)
+    return names
 
 
 OPTIONS = {**TASKS, **FEATURES, **NETWORK, **TRAINING}

@@ -35,6 +35,7 @@ SMALL = {
     "n_blocks": 1,
     "mlp_dim": 16,
     "head_dim": 8,
+    "direct_dim": 8,
     "n_bins": 4,
     "sample_attention_dim": 8,
     "n_members": 1,
@@ -256,8 +257,8 @@ def test_a_label_of_weight_0_may_be_anything_wherever_labels_are_read():
     net.fit(X, odd, weight, X_val=X, y_val=odd, sample_weight_val=weight).fit(X, odd, weight).partial_fit(
         X, odd, weight
     )
-    assert net.score(X, odd, weight) == net.score(X[1:], odd[1:])
-    assert net.task_scores(X, odd, weight).equals(net.task_scores(X[1:], odd[1:]))
+    assert net.score(X, odd, weight) == pytest.approx(net.score(X[1:], odd[1:]), rel=1e-6)
+    pd.testing.assert_frame_equal(net.task_scores(X, odd, weight), net.task_scores(X[1:], odd[1:]))
 
 
 def test_labels_that_contradict_each_other_are_averaged_by_the_weights_of_their_cells():
@@ -468,6 +469,7 @@ OTHER_VALUES = {
     "n_heads": (4, {}),
     "mlp_dim": (20, {}),
     "head_dim": (12, {}),
+    "direct_dim": (0, {}),
     "mask": ("both", {"n_blocks": 2}),
     "sample_attention": (True, {}),
     "sample_attention_dim": (None, {"sample_attention": True}),
@@ -530,6 +532,7 @@ def test_the_parameters_of_the_paper_make_its_network():
     assert net.attention(X)[0].shape == (1, 4 + 2)
     assert (net.embedding_dim, net.n_heads, net.mask, net.sample_attention) == (16, 4, "task_to_task", True)
     assert net.history_["learning_rate"].tolist() == [1e-3] * 2
+    assert net._networks[0].module.direct is None
 
 
 def test_it_learns():
@@ -537,6 +540,18 @@ def test_it_learns():
     options = {"mlp_dim": 32, "head_dim": 32, "max_epochs": 40, "learning_rate": 0.02, "dropout": 0.0}
     net = MultiTabNetRegressor(**SMALL | options, numerical_embedding="linear").fit(X[:1000], Y[:1000])
     assert (net.task_scores(X[1000:], Y[1000:])["score"] >= 0.95).all()
+
+
+def test_smooth_functions_of_many_numbers_are_learned_more_exactly_past_the_attention():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(700, 12))
+    Y = np.tanh(X @ rng.normal(size=(12, 4)) / 3.0) @ rng.normal(size=(4, 2))
+    options = SMALL | {"max_epochs": 60, "early_stopping": True, "dropout": 0.1}
+    loss = {}
+    for width in (0, 32):
+        net = MultiTabNetRegressor(**options | {"direct_dim": width}).fit(X[:500], Y[:500])
+        loss[width] = 1.0 - net.score(X[500:], Y[500:])
+    assert loss[32] < 0.5 * loss[0]
 
 
 # --- tables of features -----------------------------------------------------------------------------------------------
@@ -764,6 +779,8 @@ def test_by_default_small_tables_are_trained_on_as_a_whole():
     ("options", "held", "message"),
     [
         ({}, {"X_val": True}, "X_val passed without both X_val and y_val"),
+        ({"early_stopping": "auto"}, {"X_val": True}, "X_val passed without both X_val and y_val"),
+        ({"early_stopping": "auto"}, {"y_val": True}, "y_val passed without both X_val and y_val"),
         ({"early_stopping": False}, {"X_val": True, "y_val": True}, "early_stopping=False, which has no use for it"),
         ({"validation": KFold(2)}, {"X_val": True, "y_val": True}, "X_val was passed besides validation="),
         ({}, {"X_val": "narrow", "y_val": True}, "X_val has 3 columns, but X has 4; pass the same columns"),
@@ -956,6 +973,15 @@ def test_the_columns_of_attention_are_the_features_they_are_called(moved):
     assert after[moved] / after[one] != pytest.approx(before[moved] / before[one], rel=1e-3)
 
 
+def test_a_task_that_is_called_like_a_feature_is_told_apart_in_attention():
+    X, Y = table(n=60)
+    X, Y = X.assign(price=1.0), Y.assign(**{"task price": 2.0 * X["a"]})
+    weights = MultiTabNet(**SMALL).fit(X, Y).attention(X)
+    assert list(weights) == list(Y)
+    for frame in weights.values():
+        assert frame.columns.tolist() == [*X, "task task price", "sold", "colour", "task price"]
+
+
 # --- scikit-learn -----------------------------------------------------------------------------------------------------
 
 
@@ -1013,6 +1039,24 @@ def test_compile_is_passed_on_to_torch(monkeypatch):
     net = MultiTabNet(**SMALL | {"n_members": 2}, compile=True).fit(X, Y)
     assert compiled == [network.module for network in net._networks]
     assert_same(net, plain, X)
+
+
+def test_where_torch_cannot_compile_the_error_names_the_remedy(monkeypatch):
+    def refuse(*_):
+        raise torch._inductor.exc.InvalidCxxCompiler()
+
+    monkeypatch.setattr(torch, "compile", lambda module: refuse)
+    with pytest.raises(RuntimeError, match=r"compile=True, but .* install one \(g\+\+ or clang.*pass compile=False"):
+        MultiTabNet(**SMALL, compile=True).fit(*table(n=60))
+
+
+def test_an_error_that_is_not_of_the_compiler_stays_what_it_is(monkeypatch):
+    def refuse(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "compile", lambda module: refuse)
+    with pytest.raises(MemoryError):
+        MultiTabNet(**SMALL, compile=True).fit(*table(n=60))
 
 
 def test_the_network_is_the_same_for_any_number_of_threads(monkeypatch):
@@ -1094,6 +1138,11 @@ BAD_INPUT = {
         "sample_attention_dim=13 is no multiple of n_heads=2",
     ),
     "option": (MultiTabNet, {"mask": "all"}, lambda X, Y: (X, Y), "The 'mask' parameter of MultiTabNet must be a str"),
+    "no thread": (MultiTabNet, {"n_jobs": 0}, lambda X, Y: (X, Y), "The 'n_jobs' parameter of MultiTabNet must be"),
+    "huge numbers": (
+        MultiTabNet, {}, lambda X, Y: (X, Y * [1.0, 1e300]),
+        r"column 1 of y holds numbers as large as .*e\+300, whose squares overflow; divide it by a power of ten",
+    ),
     "device": (MultiTabNet, {"device": "toaster"}, lambda X, Y: (X, Y), "device='toaster' is no device of torch; pass"),
     "categories": (
         MultiTabNet, {"categorical_features": ["colour"]},

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
@@ -38,6 +39,7 @@ def untrained(n_tasks=N_TASKS, n_rows=6, **options):
         "n_heads": N_HEADS,
         "mlp_dim": 16,
         "head_dim": 8,
+        "direct_dim": 12,
         "n_members": 1,
         "max_epochs": 0,
         "early_stopping": False,
@@ -313,7 +315,7 @@ def plain_encoder(module, tokens):
 @each_mask
 @pytest.mark.parametrize("n_blocks", [1, 2])
 def test_with_one_task_the_network_is_a_plain_encoder_with_one_more_token(mask, n_blocks):
-    network, inputs = untrained(n_tasks=1, mask=mask, n_blocks=n_blocks, numerical_embedding="linear")
+    network, inputs = untrained(n_tasks=1, mask=mask, n_blocks=n_blocks, numerical_embedding="linear", direct_dim=0)
     module = network.module
     with torch.no_grad():  # off their start of ones and zeros
         for parameter in module.parameters():
@@ -326,3 +328,47 @@ def test_with_one_task_the_network_is_a_plain_encoder_with_one_more_token(mask, 
         torch.testing.assert_close(module(inputs)[0][:, 0], expected)
     else:  # features that may not see the task token are another network, from the second block on
         assert not torch.allclose(module(inputs)[0][:, 0], expected)
+
+
+# --- past the attention -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_row_task", [False, True], ids=["targets", "row tasks"])
+def test_an_mlp_of_all_that_is_known_of_a_row_is_added_to_the_scores_of_the_heads(is_row_task):
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(rng.normal(size=(30, 2)), columns=["a", "b"]).assign(kind=rng.choice(["oak", "fir"], 30))
+    X.loc[::4, "a"] = np.nan
+    y, tasks = rng.normal(size=(30, 1 if is_row_task else 3)), rng.integers(0, 4, 30) if is_row_task else None
+    options = {"n_members": 1, "max_epochs": 0, "precision": "float64", "device": "cpu", "random_state": 0}
+    net = MultiTabNet(**options, direct_dim=7, embedding_dim=WIDTH).fit(X, y, task=tasks)
+    columns, module = net._encoding.encode_features(X), net._networks[0].module
+    inputs = Place.resolve("cpu", "float64").inputs(columns, tasks)
+    before = module(inputs)[0]
+    layers = [layer for layer in module.direct if isinstance(layer, nn.Linear)]
+    with torch.no_grad():  # off its start, from which it says nothing
+        for parameter in module.direct.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    known = [inputs.numeric.flatten(1), inputs.missing.double(), module.features.table[inputs.codes[:, 0]]]
+    if is_row_task:
+        known.append(module.task_tokens[inputs.task])
+    x = torch.cat(known, dim=1)
+    for layer in layers[:-1]:
+        x = nn.functional.gelu(x @ layer.weight.T + layer.bias)
+    expected = x @ layers[-1].weight.T + layers[-1].bias
+    torch.testing.assert_close(module(inputs)[0] - before, expected[:, :, None])
+
+
+def test_a_gap_that_training_has_not_seen_has_no_effect_of_its_own_past_the_attention():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 3))
+    options = {
+        "n_members": 1,
+        "direct_dim": 8,
+        "max_epochs": 5,
+        "early_stopping": False,
+        "device": "cpu",
+        "random_state": 0,
+    }
+    module = MultiTabNet(**options, n_jobs=1).fit(X, X[:, :2])._networks[0].module
+    of_gaps = module.direct[0].weight[:, 3 * 2 : 3 * 2 + 3]
+    assert (of_gaps == 0).all()

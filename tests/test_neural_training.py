@@ -23,6 +23,7 @@ from mttab._core.neural import members
 from mttab._core.neural.averaging import WeightAverage
 from mttab._core.neural.device import run_side_by_side
 from mttab._core.neural.losses import TaskOutputs, explained
+from mttab._core.neural.network import TokenDropout
 from mttab._core.neural.weighting import AGGREGATORS, WEIGHTINGS, make_weighting
 
 SMALL = {
@@ -31,6 +32,7 @@ SMALL = {
     "n_blocks": 1,
     "mlp_dim": 16,
     "head_dim": 8,
+    "direct_dim": 8,
     "n_bins": 4,
     "n_members": 1,
     "max_epochs": 4,
@@ -211,12 +213,22 @@ def test_a_gradient_is_never_longer_than_gradient_clip():
 def test_the_weights_of_the_best_epoch_are_kept_and_training_ends_when_patience_does():
     X, Y = regression_data(n=400)
     options = SMALL | {"early_stopping": True, "learning_rate": 0.1, "max_epochs": 60, "patience": 4}
+    options |= {"schedule": "constant"}  # steps that stay large lead away from the best weights
     net = MultiTabNetRegressor(**options).fit(X[:200], Y[:200], X_val=X[200:], y_val=Y[200:])
     scores = net.history_["validation_score"]
     assert scores.idxmax() < len(scores) - 1  # not the last epoch, or this shows nothing
     assert net.score(X[200:], Y[200:]) == pytest.approx(scores.max(), abs=1e-5)
     assert len(scores) < 60
     assert len(scores) - 1 - scores.idxmax() in (4, 5)
+
+
+def test_dropout_leaves_out_its_share_of_the_channels_of_a_row_and_keeps_the_mean():
+    dropout = TokenDropout(0.2).train()
+    x = dropout(torch.ones(400, 3, 50))
+    assert float((x == 0).float().mean()) == pytest.approx(0.2, abs=0.02)
+    assert torch.equal(x[:, 0], x[:, 2]) and not torch.equal(x[0], x[1])
+    torch.testing.assert_close(x[x > 0], torch.full_like(x[x > 0], 1 / 0.8))
+    assert torch.equal(dropout.eval()(x), x)
 
 
 def test_what_early_stopping_watches_is_the_mean_of_the_figures_of_the_tasks():

@@ -67,7 +67,7 @@ def run_side_by_side(
     list
         A result per job. After KeyboardInterrupt those of the jobs that had begun.
     """
-    n_threads = torch.get_num_threads() if n_jobs is None or n_jobs < 0 else max(n_jobs, 1)
+    n_threads = torch.get_num_threads() if n_jobs is None or n_jobs < 0 else n_jobs
     n_workers = min(len(jobs), n_threads) if device.type == "cpu" else 1
     stop, results = Event(), {}
 

@@ -64,6 +64,7 @@ class NetworkOptions(NamedTuple):
     sample_attention: bool
     sample_attention_width: int
     context_size: int
+    direct_width: int
     dropout: float
 
 
@@ -165,6 +166,34 @@ class Heads(nn.Module):
         return torch.baddbmm(self.bias_out, hidden, self.weight_out).transpose(0, 1)
 
 
+class Direct(nn.Sequential):
+    """MLP with two hidden layers from all features of a row at once to its scores, beside the attention.
+
+    Attention takes means over tokens of fixed length, from which a smooth function of many numbers is hard to build up
+    exactly; here it is a few products.
+
+    Parameters
+    ----------
+    n_numeric, n_scales : int
+        Numeric features, and the numbers that each of them brings.
+    n_others : int
+        Numbers that levels and, with row tasks, the task bring.
+    hidden, out : int
+    dropout : float
+    """
+
+    def __init__(self, n_numeric: int, n_scales: int, n_others: int, hidden: int, out: int, dropout: float) -> None:
+        n_numbers = n_numeric * n_scales
+        first, last = nn.Linear(n_numbers + n_numeric + n_others, hidden), nn.Linear(hidden, out)
+        with torch.no_grad():
+            # A number that is missing for the first time in prediction has no effect.
+            first.weight[:, n_numbers : n_numbers + n_numeric] = 0.0
+            last.weight.zero_()
+            last.bias.zero_()
+        dropouts = (TokenDropout(dropout), TokenDropout(dropout))
+        super().__init__(first, nn.GELU(), dropouts[0], nn.Linear(hidden, hidden), nn.GELU(), dropouts[1], last)
+
+
 class MultiTabModule(nn.Module):
     """The network of MultiTab-Net [1]_.
 
@@ -183,6 +212,17 @@ class MultiTabModule(nn.Module):
         n_blocks = options.n_blocks
         self.blocks: Any = nn.ModuleList([Block(options, is_last=i == n_blocks - 1) for i in range(n_blocks)])
         self.heads = Heads(options.n_tasks, options.width, options.head_width, options.n_outputs, options.dropout)
+        self.direct = None
+        if options.direct_width:  # DEVIATION: the paper has attention only.
+            n_levels = options.n_features - features.n_numeric
+            self.direct = Direct(
+                features.n_numeric,
+                features.n_scales,
+                options.width * (n_levels + bool(options.n_row_tasks)),
+                options.direct_width,
+                options.n_tasks * options.n_outputs,
+                options.dropout,
+            )
 
     def first_tokens(self, inputs: Inputs) -> Tensor:
         """Tokens before the first block, (n, d + t, width)."""
@@ -214,13 +254,22 @@ class MultiTabModule(nn.Module):
         made : list of RowMemory
             What these rows are to others, block by block; empty without row attention, or where `memory` was given.
         """
-        tokens = self.first_tokens(inputs)
+        first = tokens = self.first_tokens(inputs)
         made = []
         for i, block in enumerate(self.blocks):
             tokens, own = block(tokens, memory[i] if memory else None, log_weight)
             if own is not None:
                 made.append(own)
-        return self.heads(tokens), made
+        scores = self.heads(tokens)
+        if self.direct is not None:
+            scores = scores + self.direct(self._flat(inputs, first)).unflatten(1, scores.shape[1:])
+        return scores, made
+
+    def _flat(self, inputs: Inputs, tokens: Tensor) -> Tensor:
+        """All that is known of each row, side by side: numbers, what is missing, tokens of levels and of a row task."""
+        end = tokens.shape[1] if self.options.n_row_tasks else self.options.n_features
+        others = tokens[:, self.features.n_numeric : end].flatten(1)
+        return torch.cat([inputs.numeric.flatten(1), inputs.missing.to(others.dtype), others], dim=1)
 
     def attention(self, inputs: Inputs, memory: list[RowMemory] | None = None) -> Tensor:
         """Attention of every task token to all tokens, mean over heads, in each block: (n_blocks, n, t, d + t)."""

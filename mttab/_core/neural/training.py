@@ -193,7 +193,7 @@ class _Run:
         self.network, self.training, self.validation = network, training, validation
         self.weighting, self.options, self.generator = network.weighting, options, generator
         module = network.module
-        self.forward = torch.compile(module) if options.compile else module
+        self.forward = _compiled(module) if options.compile else module
         self.n = len(training.y)
         self.mean_weight = training.weight.mean(dim=0).clamp_min(1e-12)
         row_weight = training.weight.amax(dim=1)
@@ -311,6 +311,24 @@ class _Run:
         self.network.module.eval()
         self.network.remember()
         self.network.optimizer_state = self.optimizer.state_dict()
+
+
+def _compiled(module: nn.Module) -> Callable[..., Any]:
+    """The network through `torch.compile`, which compiles in its first call."""
+    forward = torch.compile(module)
+
+    def run(*inputs: Any) -> Any:
+        try:
+            return forward(*inputs)
+        except Exception as err:
+            if not type(err).__module__.startswith(("torch._inductor", "torch._dynamo")):
+                raise
+            raise RuntimeError(
+                "compile=True, but torch.compile failed here, often for want of a compiler; install one (g++ or clang, "
+                f"on a GPU triton as well), or pass compile=False. Torch says: {str(err).strip().splitlines()[0]}"
+            ) from err
+
+    return run
 
 
 def _optimizer(module: nn.Module, weighting: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
