@@ -11,7 +11,6 @@ import row_task_peers
 from row_task_peers import Problem, spread
 from target_task_peers import (
     ONLY_SHARED,
-    SINGLE_BLOCK_ROUNDS,
     Peer,
     TargetProblem,
     estimator_settings,
@@ -22,7 +21,7 @@ from target_task_peers import (
 from target_task_peers import PEERS as TARGET_PEERS
 
 TASK_AS_CATEGORY: dict[str, Any] = {"categorical_features": ["task"]}
-ONLY_TASK: dict[str, Any] = {"max_iter_shared": 0, "max_iter_partition": 0, "max_iter_task": SINGLE_BLOCK_ROUNDS}
+ONLY_TASK: dict[str, Any] = {"max_iter_shared": 0, "max_iter_partition": 0}
 PAPER_ROUNDS: dict[str, Any] = {"max_iter_shared": 50, "max_iter_partition": 50, "max_iter_task": 100}
 
 
@@ -74,7 +73,7 @@ def lightgbm_approach(peer: str) -> Approach:
 OURS = "R-MTGB"
 ROW_TASK_APPROACHES: dict[str, Approach] = {
     OURS: estimator_approach(),
-    "R-MTGB + category": estimator_approach(**TASK_AS_CATEGORY),
+    "R-MTGB blocks": estimator_approach(sharing="blocks"),
     "R-MTGB paper mode": estimator_approach(algorithm="paper", **PAPER_ROUNDS),
     "pooled": estimator_approach(knows_task=False, **ONLY_SHARED),
     "category": estimator_approach(**ONLY_SHARED, **TASK_AS_CATEGORY),

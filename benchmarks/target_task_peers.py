@@ -23,10 +23,8 @@ from row_task_peers import categories_as_text, fit_lightgbm, run_lightgbm, sprea
 
 Predictions = dict[str, np.ndarray | Exception]
 
-# Rounds of a model that has one block only: as many as the three blocks of R-MTGB have together by default.
-BLOCK_ROUNDS = ("max_iter_shared", "max_iter_partition", "max_iter_task")
-SINGLE_BLOCK_ROUNDS = sum(mttab.RMTGBRegressor().get_params()[rounds] for rounds in BLOCK_ROUNDS)
-ONLY_SHARED: dict[str, Any] = {"max_iter_shared": SINGLE_BLOCK_ROUNDS, "max_iter_partition": 0, "max_iter_task": 0}
+# A model of our engine with the shared block only.
+ONLY_SHARED: dict[str, Any] = {"max_iter_partition": 0, "max_iter_task": 0}
 
 
 @dataclass(frozen=True)

@@ -289,6 +289,22 @@ def test_accuracy_runs_and_shows_a_peer_that_fails(script, folder, tmp_path, cap
 # options -------------------------------------------------------------------------------------------------------------
 
 
+def test_sharing_compares_structures_and_ingredients(script, folder, tmp_path, capsys, monkeypatch):
+    bench = script("bench_sharing")
+    monkeypatch.setattr(bench, "N_TRAIN", 20)
+    monkeypatch.setattr(bench, "STRUCTURES", {"5 groups": {"group_sizes": (2, 2, 1, 1, 1)}})
+    monkeypatch.setattr(bench, "ABLATION", {"31 leaves": {"max_leaf_nodes": 31, "min_samples_leaf": 2}})
+    output = tmp_path / "sharing.json"
+    bench.main(
+        ["--folder", str(folder), "--draws", "1", "--ablation-draws", "1", "--seeds", "1", "--output", str(output)]
+    )
+    shown, runs = capsys.readouterr().out, json.loads(output.read_text())
+    assert {run["approach"] for run in runs["structures"]} == {"R-MTGB", *bench.FIXED, "groups found"}
+    assert all(np.isfinite(run["loss"]) for run in runs["structures"] if run["approach"] != "groups found")
+    assert {(run["kind"], run["problem"]) for run in runs["ablation"]} == {("made-up", "5 groups"), ("views", "shops")}
+    assert "R-MTGB / best" in shown and "31 leaves" in shown and "geometric mean" in shown
+
+
 @pytest.mark.parametrize(("name", "other"), [("bench_accuracy", "target_tasks"), ("bench_neural", "row_tasks")])
 def test_a_folder_without_a_view_for_the_script_is_refused(script, folder, name, other):
     records = [r for r in json.loads((folder / "manifest.json").read_text()) if r["layout"] == other]
