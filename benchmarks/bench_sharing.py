@@ -52,7 +52,7 @@ ABLATION: dict[str, dict[str, Any]] = {
 
 def draw_structure(name: str, draw: int) -> tuple[Problem, np.ndarray]:
     """One draw with noise of a tenth of the labels' deviation, and the group of each task."""
-    options = {"noise": 0.1, "noise_unit": "label_sd", "random_state": draw, "return_bunch": True}
+    options: dict[str, Any] = {"noise": 0.1, "noise_unit": "label_sd", "random_state": draw, "return_bunch": True}
     tasks = make_task_groups(N_TRAIN, **STRUCTURES[name], **options)
     X_test, y_test = tasks.sample(N_TEST, random_state=draw + 1000)
     parts = (tasks.data, tasks.target.to_numpy(), X_test, y_test.to_numpy())

@@ -1,0 +1,109 @@
+"""How many rows does a new task need?
+
+Nine tasks are known well, a tenth has only a few rows so far. Three approaches see the same rows: one model that
+ignores the task (pooled), one model of the new task alone, and R-MTGB. The figure shows the error on new rows of the
+tenth task against the number of its rows that were there to learn from.
+
+    python examples/new_task.py
+    python examples/new_task.py --draws 3 --quick       # a minute less
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mttab import RMTGBRegressor
+from mttab.datasets import make_task_groups
+
+N_ROWS = (2, 5, 10, 20, 50, 100, 200)
+N_OTHERS = 200  # rows of every other task
+NEW = 4  # the task that is new
+ONE_BLOCK = {"max_iter_partition": 0, "max_iter_task": 0}  # shared trees only
+
+
+def draw(seed: int, share: float) -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame, np.ndarray]:
+    """Ten tasks that share part of a function, each with noise; new rows of the tenth task to test on."""
+    options = {"noise": 0.1, "noise_unit": "label_sd", "return_bunch": True, "random_state": seed}
+    tasks = make_task_groups(N_OTHERS, group_sizes=(10,), shared_share=share, **options)
+    X_test, y_test = tasks.sample(1000, random_state=seed + 1)
+    is_new = (X_test["task"] == NEW).to_numpy()
+    return tasks.data, tasks.target.to_numpy(), X_test[is_new], y_test.to_numpy()[is_new]
+
+
+def errors(seed: int, share: float, sizes: tuple[int, ...]) -> list[dict]:
+    """Test RMSE of the new task for every approach and number of its rows."""
+    X, y, X_test, y_test = draw(seed, share)
+    place = X.groupby("task").cumcount().to_numpy()
+    known = {"random_state": seed}
+    rows = []
+    for n in sizes:
+        use = ((X["task"] != NEW) | (place < n)).to_numpy()
+        is_new = ((X["task"] == NEW) & (place < n)).to_numpy()
+        found = {
+            "R-MTGB": RMTGBRegressor(task_column="task", **known).fit(X[use], y[use]).predict(X_test),
+            "pooled": RMTGBRegressor(**ONE_BLOCK, **known)
+            .fit(X[use].drop(columns="task"), y[use])
+            .predict(X_test.drop(columns="task")),
+            "the new task alone": RMTGBRegressor(min_samples_leaf=5, **ONE_BLOCK, **known)
+            .fit(X[is_new].drop(columns="task"), y[is_new])
+            .predict(X_test.drop(columns="task")),
+        }
+        for approach, predicted in found.items():
+            error = float(np.sqrt(np.mean((y_test - predicted) ** 2)))
+            rows.append({"draw": seed, "rows of the new task": n, "approach": approach, "RMSE": error})
+    return rows
+
+
+def draw_figure(table: pd.DataFrame, spread: pd.DataFrame, path: Path) -> None:
+    """One line per approach with its standard error over draws."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    styles = {
+        "R-MTGB": ("#0b6e4f", "o", "-"),
+        "pooled": ("#6c757d", "s", "--"),
+        "the new task alone": ("#c1440e", "^", ":"),
+    }
+    figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for approach, (colour, marker, line) in styles.items():
+        mean, error = table[approach], spread[approach]
+        axis.plot(mean.index, mean, color=colour, marker=marker, linestyle=line, label=approach)
+        axis.fill_between(mean.index, mean - error, mean + error, color=colour, alpha=0.15, linewidth=0)
+    axis.set_xscale("log")
+    axis.set_xticks(table.index, [str(n) for n in table.index])
+    axis.minorticks_off()
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel(f"rows of the new task (the nine others have {N_OTHERS} each)")
+    axis.set_ylabel("RMSE on new rows of the new task")
+    axis.set_title("A new task borrows from the others until its own rows suffice", loc="left", fontsize=11)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+    print(f"\nfigure: {path}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=20, help="draws of ten tasks to average over")
+    parser.add_argument("--share", type=float, default=0.7, help="share of the common function in a task's own, 0 to 1")
+    parser.add_argument("--quick", action="store_true", help="three numbers of rows only")
+    parser.add_argument("--figure", type=Path, default=Path("new_task.png"))
+    options = parser.parse_args()
+    sizes = N_ROWS[::3] if options.quick else N_ROWS
+    runs = pd.DataFrame([row for seed in range(options.draws) for row in errors(seed, options.share, sizes)])
+    groups = runs.groupby(["rows of the new task", "approach"])["RMSE"]
+    table, spread = groups.mean().unstack(), groups.sem().unstack().fillna(0.0)
+    table = table[["R-MTGB", "pooled", "the new task alone"]]
+    print(f"test RMSE of the new task, mean of {options.draws} draws\n\n{table.round(3).to_string()}")
+    try:
+        draw_figure(table, spread, options.figure)
+    except ImportError:
+        print("no figure: matplotlib is not installed; pip install 'mttab[plot]'")
+
+
+if __name__ == "__main__":
+    main()
