@@ -4,7 +4,8 @@
     python benchmarks/bench_sharing.py --folder FOLDER --draws 20 --seeds 5
 
 structures: made-up tasks whose best way to share is known; the default beside each fixed way, same engine.
-ablation: the default with one ingredient off or changed at a time, on these and on the row-task views of a folder.
+ablation: the default with one ingredient off or one setting changed at a time, on these and on the row-task views of a
+folder. Without a race nothing chooses "groups" or "separate"; they are not switched off one by one.
 """
 
 import argparse

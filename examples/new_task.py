@@ -5,7 +5,7 @@ ignores the task (pooled), one model of the new task alone, and R-MTGB. The figu
 tenth task against the number of its rows that were there to learn from.
 
     python examples/new_task.py
-    python examples/new_task.py --draws 3 --quick       # a minute less
+    python examples/new_task.py --draws 3 --quick       # three of the seven numbers of rows
 """
 
 import argparse
@@ -79,7 +79,7 @@ def draw_figure(table: pd.DataFrame, spread: pd.DataFrame, path: Path) -> None:
     axis.set_ylim(bottom=0)
     axis.set_xlabel(f"rows of the new task (the nine others have {N_OTHERS} each)")
     axis.set_ylabel("RMSE on new rows of the new task")
-    axis.set_title("A new task borrows from the others until its own rows suffice", loc="left", fontsize=11)
+    axis.set_title("A task with few rows gains from the others", loc="left", fontsize=11)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     figure.savefig(path, dpi=150)

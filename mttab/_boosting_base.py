@@ -114,7 +114,10 @@ class BaseRMTGB(FitSteps, BaseEstimator):
             fitted = self._fit_entries(
                 inputs, long, held_out, explicit, loss, is_stopped, seed, n_threads, tasks, previous
             )
-            if is_refitted:
+            # What two tasks share cannot be learned from one of them.
+            if is_refitted and (fitted.labels.n_tasks > 1 or tasks.n_tasks == 1):
+                if self.verbose:
+                    print("once more on all rows")
                 again = self._fit_entries(
                     inputs, everything, None, {}, loss, False, seed, n_threads, tasks, chosen=fitted
                 )
@@ -157,7 +160,7 @@ class BaseRMTGB(FitSteps, BaseEstimator):
             validation = validation_rows(values[:, held_out.row_idx], held_out, labels, scaling)
         elif explicit and explicit["X_val"] is not None:
             validation = self._explicit_validation(explicit, inputs, encoder, labels, scaling, factors)
-        options = self._boosting_options(loss, labels, is_stopped, has_validation, tasks)
+        options = self._boosting_options(loss, labels, is_stopped, has_validation, tasks, rows.n_different)
         start = _scores_under(previous.model, values[:, order], rows, validation, n_threads) if previous else None
         if previous:
             base = previous.model.forest.base
@@ -187,6 +190,8 @@ class BaseRMTGB(FitSteps, BaseEstimator):
                 inputs.task_is_category, seed,
             )  # fmt: skip
             options = sharing.apply(options)
+            if self.verbose and sharing.name != self.sharing:
+                print(f"sharing: {sharing.name}")
         model = boost(
             rows,
             validation,

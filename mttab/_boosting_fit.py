@@ -18,7 +18,7 @@ from mttab._core.boosting.growing import Grower
 from mttab._core.boosting.losses import Loss
 from mttab._core.boosting.rmtgb import BlockOptions, BoostedModel, BoostingOptions
 from mttab._core.boosting.rows import TrainingRows, ValidationRows
-from mttab._core.boosting.sharing import Sharing, choose_sharing
+from mttab._core.boosting.sharing import STRUCTURES, Sharing, choose_sharing
 from mttab._core.boosting.similarity import MAX_TASKS, cluster_tasks, task_agreement
 from mttab._core.boosting.splitting import MIN_HESSIAN, SplitOptions
 from mttab._core.boosting.tree import GrowthOptions
@@ -42,6 +42,8 @@ CATEGORICAL_MIN_ROWS = 20.0
 AUTO_ROUNDS_STOPPED, AUTO_ROUNDS = 1000, 200
 # Share of the rows of each round with subsample="auto" and validation rows.
 AUTO_SUBSAMPLE = 0.8
+# ... unless there are fewer different rows than this: equal ones are drawn together, and a round would miss a lot.
+AUTO_SUBSAMPLE_MIN_ROWS = 100
 # Bins with max_bins="auto" and validation rows: the root of the number of rows, but not fewer than these.
 AUTO_MIN_BINS = 64
 
@@ -61,7 +63,7 @@ class Fitted:
 
 
 class FitSteps:
-    """Mixin with one method per step, in the order in which `BaseRMTGB._fit` calls them; none sets an attribute."""
+    """Mixin with one method per step of `BaseRMTGB._fit` and `_fit_entries`; none sets an attribute."""
 
     if TYPE_CHECKING:  # parameters and fitted attributes of the estimators
 
@@ -242,13 +244,23 @@ class FitSteps:
                 name = "blocks"
         if rows.n_tasks == 1:
             return Sharing("blocks" if name == "blocks" else "pooled")
+        may_separate = validation is None or bool(np.any(validation.task < rows.n_tasks))
+        if name == "separate" and not may_separate:
+            raise ValueError(
+                "sharing='separate' has a model per task, but no validation row is of a task that has training rows, "
+                "so nothing says when to stop; hold out rows of every task, or pass early_stopping=False."
+            )
+        if name in STRUCTURES and not any(options.blocks[block].max_iter for block in STRUCTURES[name][0]):
+            used = " and ".join(f"max_iter_{BLOCKS[block]}=0" for block in STRUCTURES[name][0])
+            raise ValueError(f"sharing={name!r} with {used} leaves no round; raise one of them, or use sharing='auto'.")
         is_grouped = name in ("auto", "groups") or (name == "blocks" and (n_groups or 2) > 2)
         if not is_grouped:
             return Sharing(name)
         if name != "auto" and not (isinstance(self.theta_init, str) and self.theta_init == "data"):
             raise ValueError(
-                f"theta_init was passed with sharing={name!r} and n_task_groups={self.n_task_groups!r}, which start θ "
-                "from the groups that they find; leave theta_init='data', or use sharing='blocks' with two groups."
+                f"theta_init was passed with sharing={self.sharing!r} and n_task_groups={self.n_task_groups!r}, which "
+                "start θ from the groups that they find; leave theta_init='data', or n_task_groups='auto' with "
+                "sharing='blocks'."
             )
         agreement = group = None
         if rows.n_tasks <= MAX_TASKS:
@@ -258,12 +270,15 @@ class FitSteps:
                 group = cluster_tasks(agreement, 2)
         elif name != "auto":
             raise ValueError(
-                f"sharing={name!r} with n_task_groups={self.n_task_groups!r} compares every task with every other, "
-                f"which is done for at most {MAX_TASKS} tasks, but there are {rows.n_tasks}; use another sharing."
+                f"sharing={self.sharing!r} with n_task_groups={self.n_task_groups!r} compares every task with every "
+                f"other, which is done for at most {MAX_TASKS} tasks, but there are {rows.n_tasks}; use "
+                "sharing='category' or n_task_groups='auto'."
             )
         if name != "auto":
             return Sharing(name, group)
-        sharing = choose_sharing(rows, X, loss, make_grower, make_builder, options, base, agreement, group, seed)
+        sharing = choose_sharing(
+            rows, X, loss, make_grower, make_builder, options, base, agreement, group, may_separate, seed
+        )
         # Groups that were not asked for and do not help are not reported.
         return sharing if sharing.name == "groups" or n_groups is not None else replace(sharing, group=None)
 
@@ -310,7 +325,13 @@ class FitSteps:
         )
 
     def _boosting_options(
-        self, loss: Loss, labels: TaskLabels, stops_early: bool, has_validation: bool, tasks: TaskLabels
+        self,
+        loss: Loss,
+        labels: TaskLabels,
+        stops_early: bool,
+        has_validation: bool,
+        tasks: TaskLabels,
+        n_different: int,
     ) -> BoostingOptions:
         """``labels`` are the tasks that have rows here, ``tasks`` those that ``theta_init`` has values for."""
         shared, partition, task = (
@@ -324,7 +345,7 @@ class FitSteps:
                 theta_init = "data"  # without a partition block nothing is estimated
         subsample = self.subsample
         if subsample == "auto":
-            subsample = AUTO_SUBSAMPLE if has_validation else 1.0
+            subsample = AUTO_SUBSAMPLE if has_validation and n_different >= AUTO_SUBSAMPLE_MIN_ROWS else 1.0
         return BoostingOptions(
             blocks=(shared, partition, task),
             newton=self.algorithm == "newton",

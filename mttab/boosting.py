@@ -52,6 +52,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     n_task_groups : int or "auto", default="auto"
         Number of groups of tasks, at least 2. "auto": as many as there seem to be for "groups" (two if there seem to be
         none), two for "blocks". More than two with "blocks", and "groups" with any number, are for at most 300 tasks.
+        No effect with "pooled", "category" and "separate".
     loss : {"squared_error", "absolute_error", "huber", "quantile", "poisson"}, default="squared_error"
         What is minimised. "poisson" has a log link and needs ``y >= 0``.
     quantile : float, default=0.5
@@ -82,7 +83,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     subsample : float or "auto", default="auto"
         Share of the rows that each round is fitted on. Which ones is decided by a random hash of what is in a row, so
         equal rows are in or out together, and neither the order of rows nor the names of tasks matter. "auto" is 0.8
-        with validation rows, else 1.
+        with validation rows and at least 100 different training rows, else 1.
     max_bins : int or "auto", default="auto"
         Bins per numeric feature, at most 255; missing values have one of their own. "auto" with validation rows is the
         square root of the number of training rows, at least 64, else 255.
@@ -132,8 +133,8 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     warm_start : bool, default=False
         Whether fit adds rounds, up to the new ``max_iter_...``, to the blocks that the model it finds has.
     random_state : int, RandomState instance or None, default=None
-        Seeds the validation rows, ``subsample``, ``max_features``, bin edges above 200,000 rows and
-        ``theta_init="normal"``.
+        Seeds the validation rows, the rows that ``sharing="auto"`` judges on, ``subsample``, ``max_features``, bin
+        edges above 200,000 rows and ``theta_init="normal"``.
     n_jobs : int or None, default=None
         Threads; None and -1 use all. The model does not depend on it.
     verbose : int, default=0
@@ -144,12 +145,12 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     tasks_ : ndarray of shape (n_tasks,)
         Task labels, sorted; the columns of a 2-D ``y`` in their order.
     sharing_ : str
-        What tasks share: ``sharing``, or what "auto" has come to.
+        What tasks share: ``sharing``, or what "auto" has come to; "pooled" where there is one task.
     task_group_ : ndarray of shape (n_tasks,)
         Group with the largest weight in each task's score; 0 is the group of the most tasks.
     outlier_score_ : ndarray of shape (n_tasks,)
-        1 - w_t1 between 0 and 1, higher = more of an outlier. Where there are no groups (one task, a ``sharing_``
-        without them, or ``max_iter_partition=0``) nothing is estimated and all are the sigmoid of ``theta_center``.
+        1 - w_t1 between 0 and 1, higher = more of an outlier. Where there are no groups (one task; or no partition
+        block and no ``n_task_groups``) nothing is estimated and all are the sigmoid of ``theta_center``.
     theta_ : ndarray of shape (n_tasks,) or (n_tasks, n_groups)
         Log-odds of the second of two groups; of more, numbers whose softmax the weights are.
     n_iter_ : dict
@@ -175,9 +176,10 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     "auto" compares tasks by a small model of each: the agreement of two tasks is the correlation of one's model with
     the other's labels. Average linkage on 1 - agreement makes groups if their mean silhouette is above 0.3 and
     different groups agree less than 0.7 times as much as members of one; tasks are tried "separate" if their mean
-    agreement is below 0.1. The short fits use a third of (at most 10,000) rows in turn, and are chosen before
-    "category" if better by 1.64 standard errors ("groups" and "separate", which have that evidence already, by 1). The
-    folds are random ones whatever ``validation`` says.
+    agreement is below 0.1. The short fits are on two thirds of (at most 10,000) training rows and judged on the other
+    third, each third in turn below 4000 rows. They are chosen before "category" if better by 1.64 standard errors
+    ("groups" and "separate", which have that evidence already, by 1), and end with trees per task if these are better
+    than none by 1.25. The folds are random ones whatever ``validation`` says.
 
     References
     ----------

@@ -422,7 +422,7 @@ def test_there_is_no_refit_with_rows_of_the_users_or_a_warm_start(estimator_clas
     np.testing.assert_array_equal(models[0].train_score_, models[1].train_score_)
 
 
-@pytest.mark.parametrize("sharing", ["auto", "blocks", "groups", "category", "separate"])
+@pytest.mark.parametrize("sharing", ["auto", "blocks", "groups", "category"])
 def test_whole_tasks_that_were_held_out_are_known_after_the_refit(sharing):
     X, y, _ = three_groups(RMTGBRegressor)
     splitter = GroupShuffleSplit(1, test_size=2, random_state=0)
@@ -542,3 +542,50 @@ def test_with_default_options_the_number_of_threads_changes_no_bit(estimator_cla
     assert max(counts) == 2
     assert_same(model, other, X, exact=True)
     np.testing.assert_array_equal(other.theta_, model.theta_)
+
+
+# --- weights of any scale, few different rows, contradictions ---------------------------------------------------------
+
+
+def test_the_scale_of_the_weights_does_not_decide_what_is_shared():
+    X, _, y, _ = default_table(RMTGBRegressor, (4, 2))
+    model = RMTGBRegressor(**AUTO).fit(X, y)
+    assert model.sharing_ == "groups"
+    for scale in (8.0, 1024.0):  # leaves may be smaller then, and what is chance is judged by the sum of the weights
+        other = RMTGBRegressor(**AUTO).fit(X, y, sample_weight=np.full(len(y), scale))
+        assert other.sharing_ == "groups"
+        np.testing.assert_array_equal(other.task_group_, model.task_group_)
+
+
+def test_tables_of_few_different_rows_use_all_rows_in_every_round():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"a": rng.integers(0, 2, 600), "b": rng.integers(0, 2, 600), "task": np.arange(600) % 3})
+    y = (rng.random(600) < 0.2 + 0.5 * X["a"]).astype(int)
+    default, every = (RMTGBClassifier(**AUTO, **options).fit(X, y) for options in ({}, {"subsample": 1.0}))
+    assert_same(default, every, X)
+    assert not np.array_equal(
+        RMTGBClassifier(**AUTO, subsample=0.8).fit(X, y).predict_proba(X), default.predict_proba(X)
+    )
+
+
+@pytest.mark.parametrize(
+    ("sharing", "left_out"),
+    [
+        ("pooled", ["shared", "task"]),
+        ("category", ["shared", "task"]),
+        ("groups", ["partition", "task"]),
+        ("separate", ["task"]),
+    ],
+)
+def test_a_sharing_whose_blocks_are_left_out_is_refused(sharing, left_out):
+    X, _, y, _ = default_table(RMTGBRegressor, (2, 2))
+    options = {"sharing": sharing} | {f"max_iter_{block}": 0 for block in left_out}
+    with pytest.raises(ValueError, match=rf"sharing='{sharing}' with max_iter_{left_out[0]}=0.* leaves no round"):
+        RMTGBRegressor(**AUTO | options).fit(X, y)
+
+
+def test_separate_tasks_are_refused_where_whole_tasks_validate():
+    X, y, _ = three_groups(RMTGBRegressor)
+    options = AUTO | {"sharing": "separate", "validation": GroupShuffleSplit(1, test_size=2, random_state=0)}
+    with pytest.raises(ValueError, match=r"sharing='separate' .* hold out rows of every task"):
+        RMTGBRegressor(**options).fit(X, y)

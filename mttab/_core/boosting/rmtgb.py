@@ -8,8 +8,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -62,6 +62,11 @@ class BoostingOptions:
     subsample: float = 1.0
     patience: int | None = None
     tol: float = 1e-7
+
+    def with_blocks(self, blocks: Iterable[BlockOptions]) -> BoostingOptions:
+        """The same with other rounds and step sizes of the three blocks."""
+        shared, partition, task = blocks
+        return replace(self, blocks=(shared, partition, task))
 
 
 @dataclass

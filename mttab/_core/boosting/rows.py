@@ -91,6 +91,11 @@ class TrainingRows:
             mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) + column
         return (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0x94D049BB133111EB)
 
+    @cached_property
+    def n_different(self) -> int:
+        """Number of different rows: the same whatever the weights, and however often a row is there."""
+        return len(np.unique(self.content_key))
+
     def content_halves(self) -> np.ndarray:
         """Two halves of the rows by what is in them, bool (n_rows,)."""
         return (self.content_key >> np.uint64(63)).astype(bool)

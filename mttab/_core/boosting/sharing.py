@@ -42,7 +42,8 @@ MAX_ROWS = 10_000
 # Every model is judged on one fold of so many, or, of few rows, on each of them.
 N_FOLDS, FEW_ROWS = 3, 4000
 # Standard errors by which another way must beat "category" on the rows judged, and task trees nothing. The two that
-# take part only where tasks look like it need less.
+# take part only where tasks look like it need less. The same rows say how many rounds a model has, which flatters all
+# alike, and trees per task, which can only gain by it: chance alone must not be enough.
 MARGIN = {"category": 0.0, "pooled": 1.64, "groups": 1.0, "separate": 1.0, "task trees": 1.25}
 # Mean agreement of different tasks (see `similarity`) from which on keeping them apart is not tried.
 MAX_AGREEMENT = 0.1
@@ -87,9 +88,10 @@ class Sharing:
         used = set(STRUCTURES[self.name][0])
         if not self.has_task_block:
             used.remove(TASK)
-        blocks = [b if i in used else replace(b, max_iter=0) for i, b in enumerate(options.blocks)]
-        least_share = LEAST_SHARE if self.name == "groups" else options.least_share
-        return replace(options, blocks=(blocks[0], blocks[1], blocks[2]), least_share=least_share)
+        options = options.with_blocks(b if i in used else replace(b, max_iter=0) for i, b in enumerate(options.blocks))
+        if self.group is None and options.blocks[PARTITION].max_iter == 0:
+            return replace(options, theta_init="data")  # without a partition block there is nothing to start
+        return replace(options, least_share=LEAST_SHARE) if self.name == "groups" else options
 
 
 def choose_sharing(
@@ -102,6 +104,7 @@ def choose_sharing(
     base: np.ndarray,
     agreement: np.ndarray | None,
     group: np.ndarray | None,
+    may_separate: bool,
     seed: int,
 ) -> Sharing:
     """Run the race on folds of the training rows.
@@ -109,12 +112,13 @@ def choose_sharing(
     X : float64 (n_features, n_rows), raw values of the rows
     make_grower : grower for given rows, with or without the task id as a category
     agreement : (n_tasks, n_tasks) or None where there are too many tasks; group : (n_tasks,) or None, from that
+    may_separate : False where the validation rows are of other tasks, so that they cannot tell how many rounds to take
     """
     out = {"groups"} if group is None else set()
-    if agreement is None or np.mean(agreement[~np.eye(len(agreement), dtype=bool)]) > MAX_AGREEMENT:
+    if not may_separate or agreement is None or np.mean(agreement[~np.eye(len(agreement), dtype=bool)]) > MAX_AGREEMENT:
         out.add("separate")
     names = [name for name in STRUCTURES if name not in out]
-    n_rows = rows.weight.sum()  # a weight of 2 is a row that is there twice
+    n_rows = rows.n_different
     if n_rows > MAX_ROWS:
         keep = rows.content_share(MAX_ROWS / n_rows, seed)
         rows, X = rows.take(keep), X[:, keep]
@@ -149,18 +153,18 @@ def choose_sharing(
 
 def with_rounds(options: BoostingOptions, n_rounds: tuple[int, int, int]) -> BoostingOptions:
     """The options with just that many rounds in each block."""
-    blocks = [replace(block, max_iter=n) for block, n in zip(options.blocks, n_rounds, strict=True)]
-    return replace(options, blocks=(blocks[0], blocks[1], blocks[2]), patience=None)
+    blocks = (replace(block, max_iter=n) for block, n in zip(options.blocks, n_rounds, strict=True))
+    return replace(options.with_blocks(blocks), patience=None)
 
 
 def _shortened(options: BoostingOptions) -> BoostingOptions:
     """Few rounds and large steps: more for the first block that has rounds than for task trees after it."""
     is_first = [True, True, options.blocks[SHARED].max_iter + options.blocks[PARTITION].max_iter == 0]
-    short = [
+    short = (
         BlockOptions(min(block.max_iter, FIRST_ROUNDS if first else TASK_ROUNDS), LEARNING_RATE)
         for block, first in zip(options.blocks, is_first, strict=True)
-    ]
-    return replace(options, blocks=(short[0], short[1], short[2]), patience=PATIENCE)
+    )
+    return replace(options.with_blocks(short), patience=PATIENCE)
 
 
 def is_gain(gain: np.ndarray, weight: np.ndarray, margin: float) -> bool:

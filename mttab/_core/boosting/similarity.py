@@ -62,7 +62,8 @@ def task_agreement(
     mixing = np.zeros((rows.n_tasks + 1, 2))
     forest = builder.build(base, mixing, (0, 0, N_ROUNDS), 1)
     n_each = int(np.clip(MAX_JUDGED_IN_ALL // rows.n_tasks, MIN_JUDGED_ROWS, MAX_JUDGED_ROWS))
-    judged, weight = _first_by_content(rows, n_each)
+    judged = _first_by_content(rows, n_each)
+    weight = rows.weight[judged]
     start = np.searchsorted(rows.task[judged], np.arange(rows.n_tasks + 1))
     predicted = _predict_by_every_task(forest, np.ascontiguousarray(X[:, judged]), rows.n_tasks, grower.n_threads)
     out = np.zeros((rows.n_tasks, rows.n_tasks))
@@ -85,21 +86,27 @@ def _level_of_each_task(rows: TrainingRows, loss: Loss, base: np.ndarray) -> np.
 def _correlation(predicted: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Weighted correlation (n_models,) of predictions (n_models, n, K) with the truth (n, K), centred per output."""
     share = weight[:, None] / weight.sum()
-    truth = truth - (truth * share).sum(axis=0)
-    predicted = predicted - (predicted * share).sum(axis=1, keepdims=True)
+    truth, predicted = _centred(truth[None], share)[0], _centred(predicted, share)
     product = np.einsum("jnk,nk->j", predicted, truth * share)
     norm = np.sqrt(np.einsum("jnk,jnk->j", predicted, predicted * share) * np.sum(truth**2 * share))
     return np.divide(product, norm, out=np.zeros(len(product)), where=norm > 1e-300)
 
 
-def _first_by_content(rows: TrainingRows, n_each: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of every task up to a weight of ``n_each``, chosen by what is in them, in task order, and their weights."""
+def _centred(values: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Values (m, n, K) less their weighted means; exactly 0 for a constant, of which rounding leaves some noise."""
+    centred = values - (values * share).sum(axis=1, keepdims=True)
+    left = (centred**2 * share).sum(axis=1, keepdims=True)
+    return np.where(left > 1e-20 * (values**2 * share).sum(axis=1, keepdims=True), centred, 0.0)
+
+
+def _first_by_content(rows: TrainingRows, n_each: int) -> np.ndarray:
+    """Up to ``n_each`` different rows of every task, chosen by what is in them, in task order; equal ones together."""
     order = np.lexsort((rows.content_key, rows.task))
-    weight = rows.weight[order]
-    before = np.concatenate([[0.0], np.cumsum(weight)])
-    before = before[:-1] - before[rows.task_start[rows.task[order]]]
-    left = np.minimum(weight, n_each - before)
-    return order[left > 0], left[left > 0]
+    key, task = rows.content_key[order], rows.task[order]
+    is_new = np.append(True, (key[1:] != key[:-1]) | (task[1:] != task[:-1]))
+    place = np.cumsum(is_new)
+    first = np.append(place, 0)[rows.task_start[:-1]]  # of each task; the last ones may have no row
+    return order[place - first[task] < n_each]
 
 
 def _walk_every_task(X, nodes, root, output, first, out):  # type: ignore[no-untyped-def]
