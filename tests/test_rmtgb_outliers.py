@@ -19,7 +19,8 @@ MANY = pytest.param(N_MANY, id="many draws", marks=pytest.mark.slow)
 def outlier_scores(task_type, group_sizes, seed):
     """Score of each task of one draw, the planted ones last. The task block comes after them and is left out."""
     X, y = make_task_groups(300, n_features=5, group_sizes=group_sizes, task_type=task_type, random_state=seed)
-    model = ESTIMATORS[task_type](task_column="task", max_iter_task=0, random_state=0).fit(X, y)
+    rounds = {"max_iter_shared": 200, "max_iter_partition": 200, "max_iter_task": 0}
+    model = ESTIMATORS[task_type](task_column="task", random_state=0, **rounds).fit(X, y)
     assert model.tasks_.tolist() == list(range(10))
     return model.outlier_score_
 
