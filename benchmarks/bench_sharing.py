@@ -63,8 +63,6 @@ def draw_structure(name: str, draw: int) -> tuple[Problem, np.ndarray]:
 def fit(problem: Problem, options: dict[str, Any]) -> Any:
     kind = mttab.RMTGBClassifier if problem.n_classes else mttab.RMTGBRegressor
     known: dict[str, Any] = {"task_column": problem.task, "random_state": problem.seed, "n_jobs": problem.n_jobs}
-    if options.get("categorical_features") == ["task"]:
-        options = {**options, "categorical_features": [problem.task]}
     return kind(**known, **options).fit(problem.X_train, problem.y_train)
 
 

@@ -150,7 +150,7 @@ class BaseRMTGB(FitSteps, BaseEstimator):
         long = long.weighted(labels, *factors)
         encoder = previous.encoder if previous else self._fit_encoder(inputs, long)
         values = encoder.transform(inputs.features)
-        has_validation = held_out is not None or bool(explicit and explicit["X_val"] is not None) or chosen is not None
+        has_validation = held_out is not None or explicit.get("X_val") is not None or chosen is not None
         mapper = previous.mapper if previous else self._fit_mapper(encoder, values, long, has_validation, seed)
         scaling = previous.scaling if previous else self._fit_scaling(long, labels, loss)
         rows, order = training_rows(mapper, values, long, labels, scaling, n_threads)
@@ -158,7 +158,7 @@ class BaseRMTGB(FitSteps, BaseEstimator):
         if held_out is not None:
             held_out = held_out.weighted(labels, *factors)
             validation = validation_rows(values[:, held_out.row_idx], held_out, labels, scaling)
-        elif explicit and explicit["X_val"] is not None:
+        elif explicit:
             validation = self._explicit_validation(explicit, inputs, encoder, labels, scaling, factors)
         options = self._boosting_options(loss, labels, is_stopped, has_validation, tasks, rows.n_different)
         start = _scores_under(previous.model, values[:, order], rows, validation, n_threads) if previous else None
