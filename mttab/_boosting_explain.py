@@ -2,78 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-import json
-import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
-from mttab._core.boosting.export import Column, lightgbm_text
+from mttab._boosting_export import LightGBMExport, booster_of_codes, export_task
 from mttab._core.boosting.forest import BLOCKS
 from mttab._core.boosting.importance import block_importances, task_importances
 from mttab._core.boosting.threads import resolve_n_threads
-from mttab._core.features import FeatureEncoder
 from mttab._core.tasks import did_you_mean, some_of
-from mttab._core.validation import check_table, split_task_column
-
-# A categorical column of an array is split by its numbers themselves, one bit each: this is 128 kB a split.
-MAX_NUMBER_AS_CATEGORY = 2**20
-# Characters that LightGBM refuses in names, or that would break its files: white space, JSON and control characters.
-_REFUSED = re.compile(r'[\s",:\[\]{}\\\x00-\x1f\x7f-\x9f]')
-
-
-@dataclass(frozen=True)
-class LightGBMExport:
-    """A booster, as it acts for one task, as a LightGBM model; made by ``to_lightgbm``.
-
-    Attributes
-    ----------
-    booster : lightgbm.Booster
-        Its ``predict`` takes ``X`` without the task column, with the columns of ``categories`` as pandas categories,
-        or the array that `encode` makes. It returns what the estimator predicts; of classes the probability of the
-        second of two, or one column per class.
-    feature_names : dict
-        Name of each feature in the booster -> column of ``X``, a position where ``X`` had no names.
-    categories : dict
-        Categorical column of ``X`` -> its levels, in the order of the codes 0, 1, … that the booster knows them by.
-        Empty where ``X`` had no names: numbers are then their own codes.
-    """
-
-    booster: Any
-    feature_names: dict[str, Any]
-    categories: dict[Any, np.ndarray]
-    _encoder: FeatureEncoder
-
-    def encode(self, X: Any) -> np.ndarray:
-        """Features as the numbers that the booster, and whatever it is converted to, reads.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_features)
-            As in fit, without the task column; strings and pandas categories of any order are welcome.
-
-        Returns
-        -------
-        ndarray of shape (n, n_features), float64
-            Codes where a column is categorical; NaN for missing values and for levels that fit did not see.
-
-        Raises
-        ------
-        ValueError
-            If ``X`` does not have the columns of fit.
-        """
-        table = check_table(X)
-        wanted = list(self.feature_names.values())
-        if isinstance(table, pd.DataFrame) and isinstance(wanted[0], str) and list(table.columns) != wanted:
-            raise ValueError(
-                f"X has the columns {some_of(list(table.columns))}, but the model reads {some_of(wanted)}; pass them in "
-                "that order, without the task column."
-            )
-        return np.ascontiguousarray(self._encoder.transform(table).T)
 
 
 class ShapValues(NamedTuple):
@@ -133,7 +72,7 @@ class Explaining:
         >>> from mttab import RMTGBRegressor
         >>> from mttab.datasets import make_task_groups
         >>> X, y = make_task_groups(n_samples=50, random_state=0)
-        >>> model = RMTGBRegressor(task_column="task", max_iter_shared=10).fit(X, y)
+        >>> model = RMTGBRegressor(task_column="task", sharing="category", max_iter_shared=10).fit(X, y)
         >>> booster = model.to_lightgbm(task=3).booster
         >>> of_task = X[X["task"] == 3]
         >>> ours, theirs = model.predict(of_task), booster.predict(of_task.drop(columns="task"))
@@ -141,26 +80,10 @@ class Explaining:
         True
         """
         check_is_fitted(self)
-        index = self._task_index(task)
-        encoder = copy.copy(self._fitted.encoder)
+        index, positions = self._task_index(task), self._feature_positions()
         has_names = hasattr(self, "feature_names_in_")
-        wheres = [f"column {name!r} of X" for name in encoder.names]
-        encoder.level_codes = [
-            None if levels is None else _lightgbm_codes(levels, where, has_names)
-            for levels, where in zip(encoder.categories, wheres, strict=True)
-        ]
-        positions = self._feature_positions()
-        columns_of_X = self.feature_names_in_[positions].tolist() if has_names else positions.tolist()
-        names = lightgbm_names(encoder.names)
-        categories = [
-            None if codes is None else [codes[ours == code] for code in range(int(ours.max(initial=-1)) + 1)]
-            for ours, codes in zip(self._fitted.encoder.level_codes, encoder.level_codes, strict=True)
-        ]
-        levels = {c: known for c, known in zip(columns_of_X, encoder.categories, strict=True) if known is not None}
-        if not has_names:
-            levels = {}
-        booster = self._make_booster(index, names, wheres, categories, [known.tolist() for known in levels.values()])
-        return LightGBMExport(booster, dict(zip(names, columns_of_X, strict=True)), levels, encoder)
+        columns = self.feature_names_in_[positions] if has_names else positions
+        return export_task(self._fitted, index, columns.tolist(), has_names)
 
     def shap_values(self, X: Any, task: Any = None) -> ShapValues:
         """What each feature adds to the score of each row: LightGBM's TreeSHAP values [1]_ of `to_lightgbm`'s models.
@@ -194,26 +117,21 @@ class Explaining:
         >>> from mttab import RMTGBRegressor
         >>> from mttab.datasets import make_task_groups
         >>> X, y = make_task_groups(n_samples=50, random_state=0)
-        >>> model = RMTGBRegressor(task_column="task", max_iter_shared=10).fit(X, y)
+        >>> model = RMTGBRegressor(task_column="task", sharing="category", max_iter_shared=10).fit(X, y)
         >>> shap = model.shap_values(X)
         >>> bool(abs(shap.values.sum(axis=1) + shap.base_values - model.predict(X)).max() < 1e-9)
         True
         """
         values, encoded = self._read_rows(X, task)
-        fitted, n_rows, n_outputs = self._fitted, values.shape[1], self._fitted.model.forest.n_outputs
-        names = [f"x{j}" for j in range(len(values))]
-        codes = [
-            [np.array([code]) for code in range(n)] if is_categorical else None
-            for n, is_categorical in zip(fitted.encoder.n_categories, fitted.encoder.is_categorical, strict=True)
-        ]
-        wheres = [f"column {name!r} of X" for name in fitted.encoder.names]
+        n_rows, n_outputs = len(encoded), self._fitted.model.forest.n_outputs
         n_threads = resolve_n_threads(self.n_jobs)
         out = np.zeros((n_rows, n_outputs, self.n_features_in_ + 1))
         places = np.append(self._feature_positions(), self.n_features_in_)
         for index in np.unique(encoded):
             rows = np.flatnonzero(encoded == index)
-            booster = self._make_booster(int(index), names, wheres, codes, [])
-            parts = booster.predict(values[:, rows].T, pred_contrib=True, num_threads=n_threads)
+            parts = booster_of_codes(self._fitted, int(index)).predict(
+                values[:, rows].T, pred_contrib=True, num_threads=n_threads
+            )
             out[np.ix_(rows, np.arange(n_outputs), places)] = parts.reshape(len(rows), n_outputs, -1)
         contributions, base = out[:, :, :-1].swapaxes(1, 2), out[:, :, -1]
         if n_outputs == 1:
@@ -256,7 +174,7 @@ class Explaining:
         >>> from mttab import RMTGBRegressor
         >>> from mttab.datasets import make_task_groups
         >>> X, y = make_task_groups(n_samples=50, random_state=0)
-        >>> model = RMTGBRegressor(task_column="task", max_iter_shared=10).fit(X, y)
+        >>> model = RMTGBRegressor(task_column="task", sharing="category", max_iter_shared=10).fit(X, y)
         >>> model.feature_importance().shape, model.feature_importance("split", by="task").shape
         ((6, 3), (6, 10))
         """
@@ -295,9 +213,9 @@ class Explaining:
         agreement = self._fitted.sharing.agreement
         if agreement is None:
             raise AttributeError(
-                f"task_similarity_ is there only where fit compares the tasks, which it has not done with sharing="
-                f"{self.sharing!r} and {self.n_tasks_} task(s); use sharing='groups', or 'auto' with early stopping, and "
-                "2 to 300 tasks."
+                "task_similarity_ is there only where fit compares the tasks, which it has not done with "
+                f"sharing={self.sharing!r} and {self.n_tasks_} task(s); use sharing='groups', or 'auto' with early "
+                "stopping, and 2 to 300 tasks."
             )
         out = np.full((self.n_tasks_, self.n_tasks_), np.nan)
         out[: len(agreement), : len(agreement)] = agreement
@@ -334,33 +252,6 @@ class Explaining:
         """Where the features stand in X."""
         return np.delete(np.arange(self.n_features_in_), list(self._fitted.task_positions))
 
-    def _make_booster(
-        self,
-        index: int,
-        names: list[str],
-        wheres: list[str],
-        categories: list[list[np.ndarray] | None],
-        pandas_categories: list[list],
-    ) -> Any:
-        """The booster of a task; ``categories`` are LightGBM's, by feature and by code of our trees."""
-        from lightgbm import Booster  # takes a while to load
-
-        fitted = self._fitted
-        columns = [
-            Column(name, where, _feature_info(fitted.mapper.lows[j], fitted.mapper.highs[j], of_codes), of_codes)
-            for j, (name, where, of_codes) in enumerate(zip(names, wheres, categories, strict=True))
-        ]
-        text = lightgbm_text(
-            fitted.model.forest,
-            index,
-            columns,
-            fitted.loss.lightgbm_objective,
-            float(fitted.scaling.scale[index]),
-            float(fitted.scaling.center[index]),
-        )
-        # An empty list, unlike null, makes LightGBM refuse a table with categories that the model does not have.
-        return Booster(model_str=f"{text}\npandas_categorical:{json.dumps(pandas_categories)}\n")
-
     def _by_column_of_X(self, parts: np.ndarray) -> np.ndarray:
         """From (…, n_features + 1), the task id last, to the rows of the table."""
         out = np.zeros((len(parts), self.n_features_in_))
@@ -375,47 +266,6 @@ class Explaining:
         names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(self.n_features_in_)])
         has_own_row = self.n_tasks_ > 1 and not self._fitted.task_positions
         return pd.Index([*names, *(["(task)"] if has_own_row else [])], name="feature")
-
-
-def lightgbm_names(names: list[str]) -> list[str]:
-    """Names without characters that LightGBM refuses, none twice."""
-    taken: set[str] = set()
-    out = []
-    for name in names:
-        base = _REFUSED.sub("_", name) or "_"
-        new, n = base, 1
-        while new in taken or (new != name and new in names):
-            new, n = f"{base}_{n}", n + 1
-        taken.add(new)
-        out.append(new)
-    return out
-
-
-def _lightgbm_codes(levels: np.ndarray, where: str, has_names: bool) -> np.ndarray:
-    """LightGBM's category of each level: its place, as pandas codes them; of an array, the number that it is."""
-    known = levels.tolist()
-    if has_names:
-        refused = [level for level in known if not isinstance(level, (str, bool, int, float))]
-        if refused:
-            raise ValueError(
-                f"{where} has the level {refused[0]!r}, but LightGBM's files hold text, numbers and bools only; turn "
-                "its levels into strings and fit again."
-            )
-        return np.arange(len(known))
-    refused = [k for k in known if not isinstance(k, (bool, int)) or not 0 <= k < MAX_NUMBER_AS_CATEGORY]
-    if refused:
-        raise ValueError(
-            f"{where} has the level {refused[0]!r}, but categories of an array are whole numbers from 0 to "
-            f"{MAX_NUMBER_AS_CATEGORY - 1} in LightGBM; fit on a DataFrame, whose levels are coded."
-        )
-    return np.array(known, dtype=np.int64)
-
-
-def _feature_info(low: np.ndarray, high: np.ndarray, categories: list[np.ndarray] | None) -> str:
-    """Range of a feature's values as LightGBM notes it."""
-    if categories is not None:
-        return ":".join(str(c) for of_code in categories for c in of_code) or "none"
-    return "none" if len(low) == 0 or np.isnan(low[0]) else f"[{float(low[0])!r}:{float(high[-1])!r}]"
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

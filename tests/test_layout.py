@@ -21,6 +21,7 @@ SUPPORT = {"datasets", "metrics", "model_selection", "plotting"}
 SIDEWAYS = {
     "boosting": {"_boosting_base"},
     "_boosting_base": {"_boosting_explain", "_boosting_fit"},
+    "_boosting_explain": {"_boosting_export"},
     "experts": {"_network_base"},
     "multitabnet": {"_network_base", "_network_options"},
     "_network_base": {"_network_fit", "_network_predict"},

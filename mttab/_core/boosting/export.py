@@ -117,7 +117,7 @@ def _trees(forest: Forest, task: int, columns: list[Column], scale: float, cente
         else:
             of_output.append((no_split, {}, first[k : k + 1]))
     n_rounds = max(len(of_output) for of_output in trees)
-    nothing = (no_split, {}, np.zeros(1))
+    nothing: tuple = (no_split, {}, np.zeros(1))
     return [of_output[r] if r < len(of_output) else nothing for r in range(n_rounds) for of_output in trees]
 
 
