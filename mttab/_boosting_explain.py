@@ -51,8 +51,8 @@ class Explaining:
         Returns
         -------
         LightGBMExport
-            The ``booster``; ``feature_names``, because spaces and the characters ``" , : [ ] { }`` are replaced by
-            underscores; ``categories``; and ``encode``, which makes an array of a table.
+            The ``booster``; ``feature_names``, because spaces, brackets and other characters that LightGBM refuses are
+            replaced by underscores; ``categories``; and ``encode``, which makes an array of a table.
 
         Raises
         ------
@@ -64,8 +64,8 @@ class Explaining:
         Notes
         -----
         Missing values, and levels that fit did not see, go where they go here. Row counts in the trees are rounded
-        sums of weights, over all tasks in shared trees. LightGBM reads numbers below 1e-35 as 0, and a Booster that
-        was saved caps thresholds at 1e300.
+        sums of weights, over all tasks in shared trees. LightGBM reads numbers below 1e-35 as 0, cuts fractions off
+        numbers that are categories, and caps thresholds at 1e300 when it saves a model.
 
         Examples
         --------

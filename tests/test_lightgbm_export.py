@@ -122,6 +122,7 @@ def test_ids_of_several_columns_name_a_task():
         exported = model.to_lightgbm(task)
         features = exported.encode(rows.drop(columns=["school", "part"]))
         np.testing.assert_allclose(exported.booster.predict(features), model.predict(rows), rtol=1e-9)
+    assert list(model.feature_importance(by="task")) == model.tasks_.tolist()
 
 
 def test_a_model_without_tasks_is_exported_as_it_is():
@@ -230,7 +231,7 @@ def random_forest(seed, draw_threshold):
 FINITE = st.floats(allow_nan=False, allow_infinity=False).filter(lambda x: x == 0.0 or abs(x) > 1e-35)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32 - 1), thresholds=st.lists(FINITE, min_size=1, max_size=5), task=st.integers(0, N_TASKS)
 )
