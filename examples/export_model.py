@@ -1,6 +1,8 @@
-"""From a fitted model to what runs elsewhere: one LightGBM model per task, and SHAP values, treelite and ONNX from it.
+"""From a fitted model to what runs elsewhere: one LightGBM model per task, and what else takes such a model.
 
-    pip install "mttab[export]"
+Treelite and ONNX predict with it, LightGBM draws it, and SHAP values come from it.
+
+    pip install "mttab[export,plot]"
     python examples/export_model.py
 
 LightGBM is there in any case; what else is not installed is left out.
@@ -54,6 +56,19 @@ def with_onnx(booster: lightgbm.Booster, features: np.ndarray) -> np.ndarray:
     return session.run(None, {"features": features.astype(np.float32)})[0].ravel()
 
 
+def draw(booster: lightgbm.Booster, path: Path) -> None:
+    """LightGBM's own picture of what the task's trees use."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    options = {"importance_type": "split", "figsize": (6, 2.5), "height": 0.5, "grid": False}
+    axis = lightgbm.plot_importance(booster, title=f"Features of the model of {REGION!r}", **options)
+    axis.set_xlabel("splits")
+    axis.set_ylabel("")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.figure.savefig(path, dpi=150, bbox_inches="tight")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path(f"{REGION}.txt"), help="file to write the model to")
@@ -78,6 +93,12 @@ def main() -> None:
             print(f"  {name:<25} {np.abs(predicted - ours).max():.0e}")
         except ImportError as err:
             print(f"  {name:<25} not installed ({err.name}); pip install 'mttab[export]'")
+
+    try:
+        draw(exported.booster, options.model.with_suffix(".png"))
+        print(f"\nfigure: {options.model.with_suffix('.png')}")
+    except ImportError:
+        print("\nno figure: matplotlib is not installed; pip install 'mttab[plot]'")
 
     values, _ = model.shap_values(X)
     size = pd.DataFrame(np.abs(values), columns=X.columns).groupby(X["region"]).mean().drop(columns="region")

@@ -25,8 +25,8 @@ def test_a_new_task_is_compared_and_drawn(tmp_path, monkeypatch, capsys):
 
 
 def test_a_model_is_exported_and_predicts_the_same(tmp_path, monkeypatch, capsys):
-    for package in ("treelite", "onnxmltools", "onnxruntime"):
-        pytest.importorskip(package, reason="the example shows what the extra 'export' is for")
+    for package in ("treelite", "onnxmltools", "onnxruntime", "matplotlib"):
+        pytest.importorskip(package, reason="the example needs the extras 'export' and 'plot'")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["export_model.py"])
     runpy.run_path(str(EXAMPLES / "export_model.py"), run_name="__main__")
@@ -36,6 +36,7 @@ def test_a_model_is_exported_and_predicts_the_same(tmp_path, monkeypatch, capsys
     assert max(float(difference[name]) for name in ("LightGBM, from the file", "treelite")) < 1e-9
     assert float(difference["ONNX, in float32"]) < 1e-3
     assert "degrees__C_ = 'degrees [C]'" in printed
+    assert (tmp_path / "north.png").stat().st_size > 5_000
     assert (tmp_path / "north.txt").read_text().startswith("tree\nversion=v4\n")
 
 
