@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from mttab._boosting_explain import Explaining
 from mttab._boosting_fit import FitSteps, Fitted, training_rows, validation_rows
 from mttab._core.boosting.forest import BLOCKS, PARTITION, SHARED, TASK, Forest, ForestBuilder
 from mttab._core.boosting.growing import Grower
@@ -35,7 +36,7 @@ from mttab._core.validation import (
 )
 
 
-class BaseRMTGB(FitSteps, BaseEstimator):
+class BaseRMTGB(Explaining, FitSteps, BaseEstimator):
     """Robust multi-task gradient boosting without a target: the parts that do not care what y is."""
 
     # `task` is routed by default wherever scikit-learn routes metadata; the other arguments ask for it as usual.
@@ -179,10 +180,11 @@ class BaseRMTGB(FitSteps, BaseEstimator):
             options = sharing.apply(options)
         elif chosen:
             sharing = chosen.sharing
-            if sharing.group is not None and len(sharing.group) < labels.n_tasks:  # whole tasks were held out
+            if sharing.agreement is not None and len(sharing.agreement) < labels.n_tasks:  # whole tasks were held out
                 grower = make_grower(rows, False)
                 agreement = task_agreement(rows, values[:, order], loss, grower, make_builder(), base)
-                sharing = replace(sharing, group=cluster_tasks(agreement, sharing.n_groups))
+                group = None if sharing.group is None else cluster_tasks(agreement, sharing.n_groups)
+                sharing = replace(sharing, group=group, agreement=agreement)
             options = with_rounds(sharing.apply(options), chosen.model.forest.n_rounds)
         else:
             sharing = self._decide_sharing(
@@ -205,7 +207,8 @@ class BaseRMTGB(FitSteps, BaseEstimator):
             progress=ProgressLine(self.verbose) if self.verbose else None,
         )
         sharing = sharing.renumbered(model.group_order)
-        return Fitted(model, loss, encoder, mapper, scaling, labels, sharing, rows.sum_by_task(rows.weight))
+        mass, positions = rows.sum_by_task(rows.weight), tuple(inputs.task_positions.tolist())
+        return Fitted(model, loss, encoder, mapper, scaling, labels, sharing, mass, positions)
 
     def _set_fitted_attributes(self, inputs: Inputs) -> None:
         model, forest = self._fitted.model, self._fitted.model.forest

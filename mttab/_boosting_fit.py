@@ -60,6 +60,7 @@ class Fitted:
     labels: TaskLabels
     sharing: Sharing
     task_weight: np.ndarray
+    task_positions: tuple[int, ...] = ()  # of the task columns in X
 
 
 class FitSteps:
@@ -275,10 +276,11 @@ class FitSteps:
                 "sharing='category' or n_task_groups='auto'."
             )
         if name != "auto":
-            return Sharing(name, group)
+            return Sharing(name, group, agreement=agreement)
         sharing = choose_sharing(
             rows, X, loss, make_grower, make_builder, options, base, agreement, group, may_separate, seed
         )
+        sharing = replace(sharing, agreement=agreement)
         # Groups that were not asked for and do not help are not reported.
         return sharing if sharing.name == "groups" or n_groups is not None else replace(sharing, group=None)
 

@@ -162,7 +162,11 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     feature_importances_ : ndarray of shape (n_features_in_,)
         Gain of each column, summing to 1.
     task_feature_importances_ : ndarray of shape (n_tasks, n_features_in_)
-        The same for the trees that act for each task.
+        The same for the trees that act for each task; `feature_importance` has them per block, and counts splits.
+    task_similarity_ : ndarray of shape (n_tasks, n_tasks)
+        Which tasks help which: the correlation, −1 to 1, of a small model of the task of a column with the labels of
+        the task of a row. There where fit compares the tasks: with "groups", where "auto" tries the ways of sharing,
+        and with more than two groups.
     n_tasks_, n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Where ``X`` has string column names.
@@ -445,7 +449,7 @@ refit, warm_start, random_state, n_jobs, verbose
     classes_ : ndarray of shape (n_classes,)
         Class labels, sorted; columns of a 2-D ``y`` share them.
     tasks_, sharing_, task_group_, outlier_score_, theta_, n_iter_, train_score_, validation_score_, \
-feature_importances_, task_feature_importances_, n_tasks_, n_features_in_, feature_names_in_
+feature_importances_, task_feature_importances_, task_similarity_, n_tasks_, n_features_in_, feature_names_in_
         See `RMTGBRegressor`.
 
     References

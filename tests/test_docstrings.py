@@ -24,7 +24,10 @@ OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 PUBLIC_METHODS = [
     pytest.param(estimator, name, id=f"{estimator.__name__}.{name}")
     for estimator in ESTIMATORS
-    for name in sorted({"fit", "predict", "predict_proba", "decision_function", "staged_predict", "score", "decompose"})
+    for name in sorted(
+        {"fit", "predict", "predict_proba", "decision_function", "staged_predict", "score", "decompose"}
+        | {"feature_importance", "shap_values", "to_lightgbm"}
+    )
     if name in dir(estimator)
 ]
 PUBLIC_NAMES = [

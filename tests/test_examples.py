@@ -1,5 +1,7 @@
 """The examples run as they stand, apart from the number of draws."""
 
+import logging
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -20,3 +22,33 @@ def test_a_new_task_is_compared_and_drawn(tmp_path, monkeypatch, capsys):
     ours, pooled, alone = errors[200]
     assert ours < pooled and ours < alone
     assert (tmp_path / "new_task.png").stat().st_size > 10_000
+
+
+def test_a_model_is_exported_and_predicts_the_same(tmp_path, monkeypatch, capsys):
+    for package in ("treelite", "onnxmltools", "onnxruntime", "matplotlib"):
+        pytest.importorskip(package, reason="the example needs the extras 'export' and 'plot'")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["export_model.py"])
+    runpy.run_path(str(EXAMPLES / "export_model.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    difference = dict(re.findall(r"^  (\S.*?) {2,}(\de-\d+)$", printed, re.MULTILINE))
+    assert list(difference) == ["LightGBM, from the file", "treelite", "ONNX, in float32"]
+    assert max(float(difference[name]) for name in ("LightGBM, from the file", "treelite")) < 1e-9
+    assert float(difference["ONNX, in float32"]) < 1e-3
+    assert "degrees__C_ = 'degrees [C]'" in printed
+    assert (tmp_path / "north.png").stat().st_size > 5_000
+    assert (tmp_path / "north.txt").read_text().startswith("tree\nversion=v4\n")
+
+
+def test_conformal_intervals_cover_every_task(monkeypatch, capsys):
+    pytest.importorskip("mapie", reason="the example calibrates with MAPIE")
+    monkeypatch.setattr(sys, "argv", ["conformal_intervals.py", "--quick"])
+    monkeypatch.setattr(logging.root.manager, "disable", logging.root.manager.disable)  # the example switches off INFO
+    runpy.run_path(str(EXAMPLES / "conformal_intervals.py"), run_name="__main__")
+    covered = capsys.readouterr().out.split("mean width")[0]
+    rows = [re.split(r" {2,}", line) for line in covered.splitlines() if re.search(r"\d\.\d\d$", line)]
+    by_method = {name: [float(share) for share in shares] for name, *shares in rows}
+    assert max(by_method["quantile models"]) < 0.9
+    assert min(by_method["conformal, all tasks"]) < 0.8
+    for name in ("conformal, per task", "conformal quantiles, per task"):
+        assert min(by_method[name]) > 0.83 and max(by_method[name]) < 0.97

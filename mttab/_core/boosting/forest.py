@@ -100,6 +100,13 @@ class Forest:
     def n_outputs(self) -> int:
         return len(self.base)
 
+    def trees_of(self, task: int) -> tuple[np.ndarray, np.ndarray]:
+        """Trees int64 that act for a task (n_tasks: an unseen one), and the weight float64 of each in its score."""
+        trees = np.append(np.arange(self._n_common), np.arange(self._task_start[task], self._task_start[task + 1]))
+        is_mixed = self.trees.block[trees] == PARTITION
+        share = np.where(is_mixed, self.mixing[task, np.where(is_mixed, self.trees.group[trees], 0)], 1.0)
+        return trees[share != 0.0].astype(np.int64), share[share != 0.0]
+
     def block_scores(self, X: np.ndarray, task: np.ndarray, n_threads: int = 1) -> np.ndarray:
         """Contribution (3, n_rows, n_outputs) of every block, the base not included.
 

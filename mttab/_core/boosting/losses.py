@@ -31,11 +31,14 @@ class Loss:
         A shift of y shifts the best score by as much.
     renewal_quantile : float or None
         Leaf values are this quantile of the residuals in the leaf instead of a Newton step.
+    lightgbm_objective : str
+        LightGBM's name of this loss, or of another one with the same link.
     """
 
     n_outputs: int = 1
     constant_hessian: ClassVar[bool] = False
     renewal_quantile: float | None = None
+    lightgbm_objective: ClassVar[str] = "regression"
     supports_target_scaling: ClassVar[bool] = True
     is_location: ClassVar[bool] = False
     _derivatives: ClassVar[tuple[Any, Any]]
@@ -110,6 +113,7 @@ class Quantile(Loss):
 
     is_location = True
     constant_hessian = True
+    lightgbm_objective = "quantile"
     _derivatives = serial_and_parallel(_quantile_derivatives)
     _values = serial_and_parallel(_quantile_values)
 
@@ -122,6 +126,8 @@ class Quantile(Loss):
 
 class AbsoluteError(Quantile):
     """½ |y − F|, the pinball loss at q = ½; leaves hold the median of their residuals."""
+
+    lightgbm_objective = "regression_l1"
 
     def __init__(self) -> None:
         super().__init__(0.5)
@@ -144,6 +150,7 @@ class Huber(Loss):
 
     is_location = True
     constant_hessian = True
+    lightgbm_objective = "huber"
     _derivatives = serial_and_parallel(_huber_derivatives)
     _values = serial_and_parallel(_huber_values)
 
@@ -174,6 +181,7 @@ class Poisson(Loss):
     """Half the Poisson deviance, exp(F) − y F − y + y log y, with a log link."""
 
     supports_target_scaling = False
+    lightgbm_objective = "poisson"
     _derivatives = serial_and_parallel(_poisson_derivatives)
     _values = serial_and_parallel(_poisson_values)
 
@@ -204,6 +212,7 @@ def _binary_values(y, score, parameter, out):  # type: ignore[no-untyped-def]
 class BinaryLogLoss(Loss):
     """Log loss of two classes over one score, the log-odds of the second class."""
 
+    lightgbm_objective = "binary sigmoid:1"
     _derivatives = serial_and_parallel(_binary_derivatives)
     _values = serial_and_parallel(_binary_values)
 
@@ -246,6 +255,7 @@ def _multinomial_values(y, score, parameter, out):  # type: ignore[no-untyped-de
 class MultinomialLogLoss(Loss):
     """Log loss of K classes over K scores through a softmax."""
 
+    lightgbm_objective = "multiclass"
     _derivatives = serial_and_parallel(_multinomial_derivatives)
     _values = serial_and_parallel(_multinomial_values)
 

@@ -56,11 +56,13 @@ class Sharing:
     name : a key of `STRUCTURES`, or "blocks"
     group : int (n_tasks,), the group of each task, from the largest down; None where no groups were found
     has_task_block : False leaves the trees of single tasks out
+    agreement : float64 (n_tasks, n_tasks), see `similarity`; None where tasks were not compared
     """
 
     name: str
     group: np.ndarray | None = None
     has_task_block: bool = True
+    agreement: np.ndarray | None = None
 
     @property
     def n_groups(self) -> int:
