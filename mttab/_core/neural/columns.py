@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
+from mttab._core.records import require
+
 SCALINGS = ("quantile", "standard")
 
 _N_KNOTS = 1000  # points of the map from a number to its quantile
@@ -50,6 +52,19 @@ class ColumnEncoder:
     categorical: np.ndarray
     offset: np.ndarray
     level_frequency: np.ndarray
+    scaling: str
+    _maps: list[tuple[np.ndarray, np.ndarray]]
+    _lines: list[tuple[float, float]]
+
+    def check_state(self) -> None:
+        """Raise ValueError unless there is one scale per number and one range of rows per feature with levels."""
+        n_lines = len(self.numeric) if self.scaling == "quantile" else 0
+        require(self.scaling in SCALINGS, f"{self.scaling!r} is no scale")
+        require((len(self._maps), len(self._lines)) == (len(self.numeric), n_lines), "a number has no scale")
+        require(all(x.shape == y.shape and x.ndim == 1 and len(x) for x, y in self._maps), "a scale is misshapen")
+        require(self.offset.dtype == np.int64 and len(self.offset) == len(self.categorical) + 1, "offset is misshapen")
+        require(self.offset[0] == 0 and np.all(np.diff(self.offset) >= 2), "offset does not grow")
+        require(self.level_frequency.shape == (self.offset[-1],), "a level has no frequency")
 
     def fit(
         self, values: np.ndarray, n_categories: np.ndarray, is_categorical: np.ndarray, weight: np.ndarray, scaling: str
