@@ -358,10 +358,14 @@ class BaseRMTGB(Saving, FitSteps, BaseEstimator):
     def _check_restored(self) -> None:
         fitted, forest = self._fitted, self._fitted.model.forest
         n_tasks, n_features = fitted.labels.n_tasks, len(fitted.encoder.names)
-        require(len(forest.mixing) == len(fitted.scaling.center) == n_tasks + 1, "the model has another number of tasks")
+        require(
+            len(forest.mixing) == len(fitted.scaling.center) == n_tasks + 1, "the model has another number of tasks"
+        )
         require(len(self.tasks_) == self.n_tasks_ == n_tasks, "tasks_ are not those of the model")
         require(forest.nodes.feature.max(initial=-1) <= n_features, "a tree asks for a feature that X does not have")
-        require(np.array_equal(fitted.mapper.is_categorical, fitted.encoder.is_categorical), "bins are of other features")
+        require(
+            np.array_equal(fitted.mapper.is_categorical, fitted.encoder.is_categorical), "bins are of other features"
+        )
         require(forest.n_outputs == fitted.loss.n_outputs, "the loss has another number of scores")
         if hasattr(self, "classes_"):
             require(len(self.classes_) in (2, forest.n_outputs), "classes_ are not those of the model")

@@ -35,7 +35,18 @@ LAZY = {"persistence": ESTIMATORS}
 
 # Inside `_core`, and inside a package of it, a module may import those that stand before it. The files of `_core`
 # itself lie below its packages.
-PLAIN = ("scalars", "archive", "records", "tasks", "validation", "targets", "features", "holdout", "long_table", "target_table")
+PLAIN = (
+    "scalars",
+    "archive",
+    "records",
+    "tasks",
+    "validation",
+    "targets",
+    "features",
+    "holdout",
+    "long_table",
+    "target_table",
+)
 ORDER = {
     "boosting": (
         *("jit", "threads", "quantile", "losses"),

@@ -102,5 +102,3 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def _named(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint)
-
-
