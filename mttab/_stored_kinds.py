@@ -38,7 +38,7 @@ def class_of(kind: str, module: str) -> Any:
     return getattr(import_module(module), kind)
 
 
-# --- adapters -----------------------------------------------------------------------------------------------------------
+# --- adapters -------------------------------------------------------------------------------------------------------
 
 
 def _take_apart_labels(labels: Any) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def set_fitted(model: Any, fitted: dict[str, Any]) -> None:
     vars(model).update(fitted)
 
 
-# --- the table ----------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------------------------
 
 _LOSSES = ("SquaredError", "AbsoluteError", "Huber", "Quantile", "Poisson", "BinaryLogLoss", "MultinomialLogLoss")
 _OWN_SPLITTERS = ("TaskStratifiedKFold", "TaskShuffleSplit", "LeaveTasksOut")

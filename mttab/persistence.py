@@ -215,8 +215,8 @@ def _why_not(name: str, err: NotStorableError) -> str:
     if parts[0] == "parameters" and len(parts) > 1:
         option = parts[1].split("[")[0]
         return (
-            f"{name} cannot be saved: its parameter {option} holds {shown(err.value)}, which a file without code cannot "
-            f"bring back; predictions may not need it: model.set_params({option}=None) before save, or pickle it."
+            f"{name} cannot be saved: its parameter {option} holds {shown(err.value)}, which a file without code "
+            f"cannot bring back; predictions may not need it: model.set_params({option}=None) before save, or pickle it."
         )
     return (
         f"{name} cannot be saved: {err.where} is {shown(err.value)}, which a file without code cannot hold; use labels "

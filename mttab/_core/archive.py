@@ -92,7 +92,7 @@ def write(
         "header": _dump(header),
         "content": _dump(encoded),
     }
-    _write_atomically(Path(path), seal(writer.tensors, metadata))
+    write_atomically(Path(path), seal(writer.tensors, metadata))
 
 
 def seal(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
@@ -170,10 +170,11 @@ def _digest(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
     return digest.hexdigest()
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file in one step: where that fails, one that was there before stays as it was."""
     path = path.resolve()  # a link keeps pointing to the file
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{str(path.parent)!r}, where the model is to be saved, is no folder; make it first.")
+        raise FileNotFoundError(f"{str(path.parent)!r}, where the file is to be, is no folder; make it first.")
     if path.is_dir():
         raise IsADirectoryError(f"{str(path)!r} is a folder; pass the name of a file in it.")
     beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")

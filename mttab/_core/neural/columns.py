@@ -12,9 +12,9 @@ from mttab._core.records import require
 SCALINGS = ("quantile", "standard")
 
 _N_KNOTS = 1000  # points of the map from a number to its quantile
-_BEND = 3.0  # where the linear scale levels off
+BEND = 3.0  # where the linear scale levels off
 _MAX_SCORE = 4.0  # of a scaled number, in standard deviations: nothing beyond is told apart
-_LARGEST = 1e300  # of a number: nothing beyond is told apart, and differences and slopes stay finite
+LARGEST = 1e300  # of a number: nothing beyond is told apart, and differences and slopes stay finite
 
 
 class Columns(NamedTuple):
@@ -102,6 +102,10 @@ class ColumnEncoder:
         """Scales of every number."""
         return 2 if self.scaling == "quantile" else 1
 
+    def scales(self) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[tuple[float, float]]]:
+        """Knots and images of the first scale of every number; centre and unit of its second scale, if there is one."""
+        return self._maps, self._lines
+
     def transform(self, values: np.ndarray) -> Columns:
         """Encode rows.
 
@@ -146,7 +150,7 @@ class ColumnEncoder:
 
 
 def _within_limits(x: np.ndarray) -> np.ndarray:
-    return np.clip(x, -_LARGEST, _LARGEST)
+    return np.clip(x, -LARGEST, LARGEST)
 
 
 def _mid_ranks(x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -187,7 +191,7 @@ def _fit_line(x: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
 
 
 def _apply_line(x: np.ndarray, center: float, scale: float) -> np.ndarray:
-    """Linear near the centre, never beyond ±`_BEND`."""
+    """Linear near the centre, never beyond ±`BEND`."""
     with np.errstate(over="ignore"):
         score = np.clip((x - center) / scale, -1e6, 1e6)
-    return score / np.sqrt(1.0 + (score / _BEND) ** 2)
+    return score / np.sqrt(1.0 + (score / BEND) ** 2)

@@ -232,7 +232,7 @@ class MultiTabModule(nn.Module):
             known = torch.cat([self.task_tokens, self.task_tokens.mean(dim=0, keepdim=True)])
             tasks = known[inputs.task][:, None]
         else:
-            tasks = self.task_tokens.expand(len(features), -1, -1)
+            tasks = self.task_tokens.expand(features.shape[0], -1, -1)
         return torch.cat([features, tasks], dim=1)
 
     def forward(
