@@ -172,8 +172,8 @@ class NetworkSaving(Saving):
 
 _DOC = (
     "Made by mttab. Inputs: numeric, double, NaN where missing; codes, positions of levels, -1 where missing, any "
-    "larger number where unknown; task, position of the task of the row, any larger number where unknown. Each is there "
-    "where the model has it; the metadata entry mttab names features, levels, tasks and classes in their order."
+    "larger number where unknown; task, position of the task of the row, any larger number where unknown. Each is "
+    "there where the model has it; the metadata entry mttab names features, levels, tasks and classes in their order."
 )
 
 

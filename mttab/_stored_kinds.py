@@ -132,6 +132,12 @@ def _build_lightgbm(cls: Any, fields: dict[str, Any]) -> Any:
     return made
 
 
+def _build_fitted(cls: Any, fields: dict[str, Any]) -> Any:
+    made = cls()
+    set_fitted(made, fields)
+    return made
+
+
 def _plain_dicts(value: Any) -> Any:
     return {k: _plain_dicts(v) for k, v in value.items()} if isinstance(value, dict) else value
 
@@ -191,5 +197,5 @@ STATES: dict[str, Kind] = {
     "DataFrame": Kind("pandas", _take_apart_frame, _build_frame),
     **dict.fromkeys(("LGBMRegressor", "LGBMClassifier"), Kind("lightgbm", _take_apart_lightgbm, _build_lightgbm)),
     "Booster": Kind("lightgbm", _take_apart_booster, _build_booster),
-    "LabelEncoder": Kind("sklearn.preprocessing", lambda encoder: dict(vars(encoder)), _build_lightgbm),
+    "LabelEncoder": Kind("sklearn.preprocessing", fields_of, _build_fitted),
 }

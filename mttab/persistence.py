@@ -121,10 +121,15 @@ def load(path: str | os.PathLike[str], *, device: str | None = None) -> Any:
 
     Examples
     --------
-    >>> import mttab
-    >>> mttab.load("model.mttab")
-    Traceback (most recent call last):
-    FileNotFoundError: ...
+    >>> import tempfile, mttab
+    >>> from mttab.datasets import make_task_groups
+    >>> X, y = make_task_groups(50, random_state=0)
+    >>> model = mttab.RMTGBRegressor(task_column="task", max_iter_shared=5, early_stopping=False).fit(X, y)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save(f"{folder}/model.mttab")
+    ...     again = mttab.load(f"{folder}/model.mttab")
+    >>> again
+    RMTGBRegressor(early_stopping=False, max_iter_shared=5, task_column='task')
     """
     restored: list[Saving] = []
 
@@ -216,7 +221,7 @@ def _why_not(name: str, err: NotStorableError) -> str:
         option = parts[1].split("[")[0]
         return (
             f"{name} cannot be saved: its parameter {option} holds {shown(err.value)}, which a file without code "
-            f"cannot bring back; predictions may not need it: model.set_params({option}=None) before save, or pickle it."
+            f"cannot bring back; predictions may not need it: model.set_params({option}=None) before save, or pickle."
         )
     return (
         f"{name} cannot be saved: {err.where} is {shown(err.value)}, which a file without code cannot hold; use labels "

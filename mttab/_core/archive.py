@@ -114,7 +114,12 @@ def read(path: str | os.PathLike[str], unpack: Callable[[Record], Any]) -> tuple
     ModelFileError
         If the file is none of these, truncated, altered, or newer than this reader.
     """
-    tensors, metadata = unseal(Path(path))
+    return parse(Path(path).read_bytes(), os.fspath(path), unpack)
+
+
+def parse(data: bytes, name: str, unpack: Callable[[Record], Any]) -> tuple[dict[str, Any], Any]:
+    """`read` for the content of a file, which is called by its name in errors."""
+    tensors, metadata = unseal(data, name)
     try:
         header, content = json.loads(metadata["header"]), json.loads(metadata["content"])
         return header, _Reader(tensors, unpack).decode(content)
@@ -123,33 +128,32 @@ def read(path: str | os.PathLike[str], unpack: Callable[[Record], Any]) -> tuple
     except (ImportError, MemoryError):  # an extra is missing, not a part of the file
         raise
     except Exception as err:
-        raise ModelFileError(f"{os.fspath(path)!r} holds no model that can be restored: {err or type(err)}") from err
+        raise ModelFileError(f"{name!r} holds no model that can be restored: {err or type(err)}") from err
 
 
-def unseal(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def unseal(data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Tensors and metadata of a file, its version and its checksum verified."""
-    data = path.read_bytes()
     try:
         tensors = parse_tensors(data)
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
     except (SafetensorError, ValueError, KeyError, RecursionError) as err:
         raise ModelFileError(
-            f"{str(path)!r} is no model file that save wrote, or is truncated ({err}); copy it again from its source, "
+            f"{name!r} is no model file that save wrote, or is truncated ({err}); copy it again from its source, "
             "or save the model anew."
         ) from err
     if metadata.get("format") != FORMAT or not metadata.get("format_version", "").isdecimal():
-        raise ModelFileError(f"{str(path)!r} is a safetensors file, but none that save of mttab wrote; pass one.")
+        raise ModelFileError(f"{name!r} is a safetensors file, but none that save of mttab wrote; pass one.")
     if int(metadata["format_version"]) > FORMAT_VERSION:
         raise ModelFileError(
-            f"{str(path)!r} has format version {metadata['format_version']}, but this mttab reads up to "
+            f"{name!r} has format version {metadata['format_version']}, but this mttab reads up to "
             f"{FORMAT_VERSION}; update it (pip install --upgrade mttab), or save the model with an older one."
         )
     if metadata.pop("sha256", None) != _digest(tensors, metadata):
         raise ModelFileError(
-            f"{str(path)!r} was altered after it was saved: its checksum does not fit; copy it again from its source, "
+            f"{name!r} was altered after it was saved: its checksum does not fit; copy it again from its source, "
             "or save the model anew."
         )
-    return {name: array.copy() for name, array in tensors.items()}, metadata
+    return {key: array.copy() for key, array in tensors.items()}, metadata
 
 
 def shown(value: Any) -> str:
@@ -261,7 +265,7 @@ class _Reader:
         if tag == "array":
             return self._tensors[value["name"]]
         if tag == "times":
-            return self._tensors[value["name"]].view(np.dtype(value["dtype"]))
+            return self._tensors[value["name"]].view(_checked(value["dtype"], "mM"))
         if tag == "objects":
             return self._objects(value)
         if tag == "record":
@@ -269,10 +273,15 @@ class _Reader:
         return scalar_from_json(value)
 
     def _objects(self, value: dict[str, Any]) -> np.ndarray:
-        dtype = np.dtype(value["dtype"])
-        if dtype.kind not in "OU":
-            raise ValueError(f"{dtype} is no type of an array of objects")
-        out = np.empty(len(value["items"]), dtype=dtype)
+        out = np.empty(len(value["items"]), dtype=_checked(value["dtype"], "OU"))
         for i, part in enumerate(value["items"]):  # one by one, because numpy would unpack tuples into a second axis
             out[i] = self.decode(part)
         return out.reshape(value["shape"])
+
+
+def _checked(name: str, kinds: str) -> np.dtype:
+    """The type of an array, of these kinds."""
+    dtype = np.dtype(name)
+    if dtype.kind not in kinds:
+        raise ValueError(f"{name!r} is no type of such an array")
+    return dtype

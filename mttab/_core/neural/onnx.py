@@ -41,6 +41,15 @@ class RawColumns(nn.Module):
     Numbers are in double precision until they are scaled, so that large ones that differ little stay apart.
     """
 
+    knots: Tensor
+    start: Tensor
+    slope: Tensor
+    center: Tensor
+    unit: Tensor
+    first: Tensor
+    offset: Tensor
+    n_levels: Tensor
+
     def __init__(self, encoder: ColumnEncoder) -> None:
         super().__init__()
         maps, lines = encoder.scales()
@@ -95,6 +104,9 @@ class PredictionGraph(nn.Module):
     has_row_tasks : bool
     """
 
+    center: Tensor
+    scale: Tensor
+
     def __init__(
         self,
         networks: list[TrainedNetwork],
@@ -119,14 +131,18 @@ class PredictionGraph(nn.Module):
         is_there = {"numeric": self.columns.n_numeric > 0, "codes": self.has_levels, "task": self.has_row_tasks}
         return [name for name, there in is_there.items() if there]
 
-    def example(self) -> tuple[Tensor, ...]:
+    def named_example(self) -> dict[str, Tensor]:
         """Some rows."""
         examples = {
             "numeric": torch.zeros(_EXAMPLE_ROWS, self.columns.n_numeric, dtype=torch.float64),
             "codes": torch.zeros(_EXAMPLE_ROWS, len(self.columns.n_levels), dtype=torch.int64),
             "task": torch.zeros(_EXAMPLE_ROWS, dtype=torch.int64),
         }
-        return tuple(examples[name] for name in self.input_names)
+        return {name: examples[name] for name in self.input_names}
+
+    def example(self) -> tuple[Tensor, ...]:
+        """The same in the order of `forward`."""
+        return tuple(self.named_example().values())
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         """The inputs of `input_names` → an output per task: numbers (n,), or probabilities (n, n_classes)."""
@@ -196,18 +212,43 @@ def write_onnx(path: str | os.PathLike[str], graph: PredictionGraph, described: 
     """
     try:
         import onnx
+        import onnxruntime  # noqa: F401 - which checks the graph
         import onnxscript  # noqa: F401 - which torch needs
     except ImportError as err:
         raise ImportError(
-            "to_onnx needs the packages onnx and onnxscript, which are not installed; run pip install 'mttab[onnx]'."
+            f"to_onnx needs onnx, onnxscript and onnxruntime, but {err.name} is not installed; run pip install "
+            "'mttab[onnx]'."
         ) from err
     with torch.no_grad(), _in_silence():
         model = onnx.load_model_from_string(_traced(graph) if _can_trace() else exported(graph))
     model.producer_name, model.doc_string = "mttab", doc
     entry = model.metadata_props.add()
     entry.key, entry.value = "mttab", json.dumps(described)
-    onnx.checker.check_model(model)
-    write_atomically(Path(path), model.SerializeToString())
+    data = model.SerializeToString()
+    _check_predictions(graph, data)
+    write_atomically(Path(path), data)
+
+
+def _check_predictions(graph: PredictionGraph, data: bytes) -> None:
+    """Raise RuntimeError unless a session gives what the graph gives, on more rows than it was made from.
+
+    An exporter may take what depends on the number of rows for a constant.
+    """
+    import onnxruntime
+
+    raw = {
+        name: part.repeat(2 * _EXAMPLE_ROWS, *[1] * (part.dim() - 1)) for name, part in graph.named_example().items()
+    }
+    if "numeric" in raw:
+        n, d = raw["numeric"].shape
+        raw["numeric"] = torch.linspace(-2.0, 2.0, n * d, dtype=torch.float64).reshape(n, d)
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    found = session.run(None, {name: part.numpy() for name, part in raw.items()})
+    with torch.no_grad():
+        wanted = graph(*raw.values())
+    for output, array, tensor in zip(graph.outputs, found, wanted, strict=True):
+        if not np.allclose(array, tensor.numpy(), rtol=1e-3, atol=1e-4 * (1.0 + float(graph.scale.abs().max()))):
+            raise RuntimeError(f"the exporter of torch {torch.__version__} made a graph whose {output.name} is wrong.")
 
 
 def _can_trace() -> bool:
@@ -217,7 +258,7 @@ def _can_trace() -> bool:
 
 def _traced(graph: PredictionGraph) -> bytes:
     names = [*graph.input_names, *(output.name for output in graph.outputs)]
-    file = io.BytesIO()
+    file: Any = io.BytesIO()
     torch.onnx.export(
         graph.eval(),
         graph.example(),
