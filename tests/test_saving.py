@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from contextlib import suppress
 from typing import Any
 
 import lightgbm
@@ -39,7 +40,7 @@ def make_table(n=160, labels=("north", "south", "west"), seed=0):
     column = np.empty(n, dtype=object)
     column[:] = [labels[i] for i in np.arange(n) % len(labels)]
     X["task"] = pd.Series(list(column))
-    y = X["b"].to_numpy() + (np.arange(n) % len(labels)) + (X["kind"] == "u")
+    y = X["b"].to_numpy() + (np.arange(n) % len(labels)) + 5.0 * (X["kind"] == "u")
     return X, y.to_numpy()
 
 
@@ -147,7 +148,7 @@ def test_a_loaded_model_can_be_cloned_and_saved_again(regressor, tmp_path):
     again.save(str(tmp_path / "again.mttab"))
     first, second = (unseal(d, "") for d in (data, (tmp_path / "again.mttab").read_bytes()))
     assert first[1] == second[1]
-    assert_same(first[0], second[0])
+    assert_same(dict(sorted(first[0].items())), dict(sorted(second[0].items())))
 
 
 # --- parameters -----------------------------------------------------------------------------------------------------
@@ -244,21 +245,18 @@ def make_labels(n=160):
     X, _ = make_table(n)
     types = ["regression", "binary", "multiclass"]
     _, Y = make_multitask(n, 3, 3, task_types=types, random_state=0)
-    return X, Y.mask(np.random.default_rng(1).random(Y.shape) < 0.1)
+    return X, Y.mask(np.random.default_rng(3).random(Y.shape) < 0.1)
 
 
 @pytest.fixture(scope="module")
 def network():
     X, Y = make_labels()
-    return MultiTabNet(**SMALL).fit(X, Y)
+    return MultiTabNet(**SMALL, task_weighting="uncertainty", direct_dim=3).fit(X, Y)
 
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "rows see rows, in double precision": {"sample_attention": True, "context_size": 20, "precision": "float64"},
-    "all the rest": {
-        **{"task_weighting": "uncertainty", "direct_dim": 3, "numerical_embedding": "periodic"},
-        **{"numerical_scaling": "standard", "mask": "both", "weight_averaging": 0.0},
-    },
+    "other embeddings": {"numerical_embedding": "periodic", "numerical_scaling": "standard", "mask": "both"},
 }
 
 
@@ -382,8 +380,10 @@ def test_a_lightgbm_classifier_inside_keeps_its_classes(tmp_path):
     model = Wrapper(lightgbm.LGBMClassifier(n_estimators=5, verbose=-1))
     model.estimators_ = {"a": clone(model.estimator).fit(X[["a", "kind"]], np.where(y > 1, "high", "low"))}
     again = saved_and_loaded(model, tmp_path)
-    assert_same(again.predict(X[["a", "kind"]]), model.predict(X[["a", "kind"]]))
-    assert again.estimators_["a"].classes_.tolist() == ["high", "low"]
+    one, other = model.estimators_["a"], again.estimators_["a"]
+    assert_same(one.predict_proba(X[["a", "kind"]]), other.predict_proba(X[["a", "kind"]]))
+    assert_same(one.predict(X[["a", "kind"]]), other.predict(X[["a", "kind"]]))
+    assert other.classes_.tolist() == ["high", "low"]
     _, metadata = unseal((tmp_path / "model.mttab").read_bytes(), "")
     assert "Tree=0" in metadata["content"]  # as text that LightGBM reads
 
@@ -470,40 +470,40 @@ def test_a_file_whose_parts_are_not_what_they_should_be_is_refused(change, regre
         load(resealed(regressor, tmp_path, change))
 
 
-@pytest.mark.parametrize("which", ["regressor", "network"])
-def test_a_file_with_other_values_in_it_is_refused_or_harmless(which, request, tmp_path):
+@pytest.mark.parametrize(("which", "n_files"), [("regressor", 60), ("network", 20)])
+def test_a_file_with_other_values_in_it_is_refused_or_harmless(which, n_files, request, tmp_path):
     """Whatever somebody writes into a file: an error of ours, or a model that at worst predicts nonsense."""
     model = request.getfixturevalue(which)
     X = make_labels()[0]
     rng = np.random.default_rng(0)
-
-    def change(content, tensors):
-        name = rng.choice(sorted(tensors))
-        array = tensors[name]
-        kind = rng.integers(4)
-        if kind == 0:
-            tensors[name] = np.concatenate([array.ravel(), array.ravel()[:1]]) if array.ndim else array.reshape(1)
-        elif kind == 1:
-            tensors[name] = array.astype(rng.choice(["f4", "f8", "i4", "i8"]))
-        elif array.size:
-            extremes = (
-                [0, 1] if array.dtype == bool else [np.iinfo(array.dtype).max, -1] if array.dtype.kind == "i" else [7]
-            )
-            array.flat[rng.integers(array.size)] = rng.choice(extremes)
-
+    model.save(tmp_path / "model.mttab")
+    tensors, metadata = unseal((tmp_path / "model.mttab").read_bytes(), "")
     n_refused = 0
-    for _ in range(40):
-        path = resealed(model, tmp_path, change)
+    for _ in range(n_files):
+        name = rng.choice(sorted(tensors))
+        (tmp_path / "model.mttab").write_bytes(seal({**tensors, name: with_other_values(tensors[name], rng)}, metadata))
         try:
-            again = load(path)
+            again = load(tmp_path / "model.mttab")
         except ModelFileError:
             n_refused += 1
             continue
-        try:
-            again.predict(X)
-        except (ValueError, IndexError, RuntimeError):
-            continue
-    assert n_refused > 5
+        with suppress(ValueError, IndexError, RuntimeError):
+            again.predict(X[:5])
+    assert n_files // 4 < n_refused < n_files
+
+
+def with_other_values(array, rng):
+    """An array of another shape, of another type, or with an extreme number in it."""
+    kind = rng.integers(3)
+    if kind == 0:
+        return np.concatenate([array.ravel(), array.ravel()[:1]]) if array.ndim else array.reshape(1)
+    if kind == 1:
+        return array.astype(rng.choice(["f4", "f8", "i4", "i8"]))
+    out = array.copy()
+    if array.size:
+        extremes = {"b": [0, 1], "f": [np.nan, np.inf, -1]}.get(array.dtype.kind, [2**31 - 1, 0])
+        out.flat[rng.integers(array.size)] = rng.choice(extremes)
+    return out
 
 
 def test_a_file_of_no_model_is_refused(regressor, tmp_path):

@@ -58,6 +58,10 @@ def unpack_network(packed: dict[str, Any], blank: TrainedNetwork) -> TrainedNetw
         blank.memory = [RowMemory(*_to_tensors(memory)) for memory in packed["memory"]]
     blank.n_epochs = int(packed["n_epochs"])
     blank.optimizer_state = _to_tensors(packed["optimizer_state"])
+    shapes = {part.shape for part in (*blank.module.parameters(), *blank.weighting.parameters())} | {torch.Size([])}
+    for moments in (blank.optimizer_state or {"state": {}})["state"].values():
+        for name, moment in moments.items():
+            require(moment.dtype in (dtype, torch.float32) and moment.shape in shapes, f"{name} is of no weight")
     blank.module.eval()
     return blank
 
