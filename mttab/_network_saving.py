@@ -58,7 +58,7 @@ class NetworkSaving(Saving):
             return
         if device is None:
             device = self.device_ if is_available(self.device_) else "cpu"
-        place = Place.resolve(device, "auto").device
+        place = Place.resolve(device, self.precision).device
         if place.type != "cpu":
             for network in self._networks:
                 network.move(place)

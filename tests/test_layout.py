@@ -65,6 +65,9 @@ ONLY_IN = {
     "torch": ("_core.neural", "multitabnet", "experts"),
     "numba": ("_core.boosting",),
     "matplotlib": ("plotting",),
+    "onnx": ("_core.neural",),
+    "onnxruntime": ("_core.neural",),
+    "safetensors": ("_core.archive",),
 }
 
 
