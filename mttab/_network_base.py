@@ -23,6 +23,7 @@ from mttab._core.neural.members import (
 from mttab._core.neural.training import TrainedNetwork, TrainingOptions
 from mttab._core.neural.weighting import make_weighting
 from mttab._core.validation import fit_context
+from mttab._network_export import NetworkExport
 from mttab._network_fit import Encoding, Layout, NetworkFitSteps, Rows
 from mttab._network_predict import NetworkPredictions
 from mttab._network_saving import NetworkSaving
@@ -33,7 +34,7 @@ AUTO_BATCHES, AUTO_BATCH_MIN, AUTO_BATCH_MAX = 32, 32, 1024
 AUTO_ROWS_IN_ALL, AUTO_EPOCHS_MIN, AUTO_EPOCHS_MAX = 3_200_000, 10, 100
 
 
-class BaseNetwork(NetworkSaving, NetworkFitSteps, NetworkPredictions, BaseEstimator):
+class BaseNetwork(NetworkSaving, NetworkExport, NetworkFitSteps, NetworkPredictions, BaseEstimator):
     """A network over encoded rows, without saying which: `_make_module` does."""
 
     # `task` is routed by default wherever scikit-learn routes metadata; the other arguments ask for it as usual.

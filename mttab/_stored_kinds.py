@@ -61,6 +61,15 @@ def _build_random_state(cls: Any, fields: dict[str, Any]) -> Any:
     return made
 
 
+def _take_apart_tensor(tensor: Any) -> dict[str, Any]:
+    return {"values": tensor.detach().cpu().numpy()}
+
+
+def _build_tensor(cls: Any, fields: dict[str, Any]) -> Any:
+    check_type(fields["values"], np.ndarray, "Tensor.values")
+    return import_module("torch").as_tensor(fields["values"])
+
+
 def take_apart_options(value: Any) -> dict[str, Any]:
     """The arguments of the constructor, for objects that keep them under their names."""
     return {name: getattr(value, name) for name in inspect.signature(type(value)).parameters}
@@ -190,6 +199,9 @@ STATES: dict[str, Kind] = {
     "Encoding": Kind("mttab._network_fit"),
     "Layout": Kind("mttab._network_fit"),
     "ColumnEncoder": Kind("mttab._core.neural.columns"),
+    "Inputs": Kind("mttab._core.neural.network"),
+    "RowMemory": Kind("mttab._core.neural.attention"),
+    "Tensor": Kind("torch", _take_apart_tensor, _build_tensor),
     **dict.fromkeys(_OWN_SPLITTERS, Kind("mttab.model_selection", take_apart_options, build_from_options)),
     **dict.fromkeys(_SPLITTERS, Kind("sklearn.model_selection", take_apart_options, build_from_options)),
     "RandomState": Kind("numpy.random", _take_apart_random_state, _build_random_state),

@@ -23,7 +23,7 @@ SIDEWAYS = {
     "_boosting_base": {"_boosting_fit", "persistence"},
     "experts": {"_network_base"},
     "multitabnet": {"_network_base", "_network_options"},
-    "_network_base": {"_network_fit", "_network_predict", "_network_saving"},
+    "_network_base": {"_network_fit", "_network_export", "_network_predict", "_network_saving"},
     "_network_saving": {"persistence"},
     "persistence": {"_stored_kinds"},
     "clustering": {"boosting"},

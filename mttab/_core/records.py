@@ -44,7 +44,7 @@ def build(cls: type, fields: dict[str, Any]) -> Any:
     for name, value in fields.items():
         check_type(value, hints[name], f"{cls.__name__}.{name}")
     if issubclass(cls, tuple) or dataclasses.is_dataclass(cls):
-        made = cls(**fields)
+        made: Any = cls(**fields)
     else:
         made = cls.__new__(cls)
         vars(made).update(fields)
