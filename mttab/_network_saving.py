@@ -47,6 +47,7 @@ class NetworkSaving(Saving):
         columns = encoding.columns
         is_categorical = encoding.features.is_categorical
         require(np.array_equal(columns.categorical, np.flatnonzero(is_categorical)), "a feature changed its kind")
+        require(np.array_equal(columns.numeric, np.flatnonzero(~is_categorical)), "a feature changed its kind")
         n_levels = encoding.features.n_categories[is_categorical]
         require(np.array_equal(np.diff(columns.offset), n_levels + 2), "a level has no token")
 

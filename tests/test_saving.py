@@ -260,7 +260,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("options", NETWORKS)
+@pytest.mark.parametrize("options", [next(iter(NETWORKS)), pytest.param("other embeddings", marks=pytest.mark.slow)])
 def test_a_network_comes_back_in_every_bit_and_goes_on(options, tmp_path):
     X, Y = make_labels()
     model = MultiTabNet(**SMALL, **NETWORKS[options]).fit(X, Y)
@@ -470,7 +470,7 @@ def test_a_file_whose_parts_are_not_what_they_should_be_is_refused(change, regre
         load(resealed(regressor, tmp_path, change))
 
 
-@pytest.mark.parametrize(("which", "n_files"), [("regressor", 60), ("network", 20)])
+@pytest.mark.parametrize(("which", "n_files"), [("regressor", 60), pytest.param("network", 40, marks=pytest.mark.slow)])
 def test_a_file_with_other_values_in_it_is_refused_or_harmless(which, n_files, request, tmp_path):
     """Whatever somebody writes into a file: an error of ours, or a model that at worst predicts nonsense."""
     model = request.getfixturevalue(which)
