@@ -35,6 +35,8 @@ class Kind(NamedTuple):
 @cache
 def class_of(kind: str, module: str) -> Any:
     """The class of a row of the table."""
+    if module == "torch":
+        import_module("mttab._core.neural")  # which says how to get it
     return getattr(import_module(module), kind)
 
 

@@ -1,6 +1,8 @@
 """Files of every format version that was released stay readable and predict what they did."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,15 @@ def test_a_golden_file_predicts_what_it_did(path):
     for name, wanted in stored.items():
         for got, expected in zip(np.ravel(found[name]).tolist(), np.ravel(wanted).tolist(), strict=True):
             assert got == (pytest.approx(expected, abs=tolerance) if isinstance(expected, float) else expected), name
+
+
+@pytest.mark.slow
+def test_a_network_without_torch_says_what_to_install():
+    path = next(path for path in FILES if path.stem == "multitabnet")
+    code = f"import sys, sklearn, mttab; mttab.load; sys.modules['torch'] = None; mttab.load({str(path)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=GOLDEN.parents[1])
+    assert "ImportError: The networks of mttab need torch" in done.stderr
+    assert "pip install 'mttab[neural]'" in done.stderr
 
 
 @pytest.mark.slow

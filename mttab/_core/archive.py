@@ -170,7 +170,7 @@ def _digest(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
     digest = hashlib.sha256(_dump(sorted(metadata.items())).encode())
     for name, array in sorted(tensors.items()):
         digest.update(_dump([name, array.dtype.str, array.shape]).encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
