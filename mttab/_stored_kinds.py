@@ -74,7 +74,8 @@ def _build_tensor(cls: Any, fields: dict[str, Any]) -> Any:
 
 def take_apart_options(value: Any) -> dict[str, Any]:
     """The arguments of the constructor, for objects that keep them under their names."""
-    return {name: getattr(value, name) for name in inspect.signature(type(value)).parameters}
+    kept = {**getattr(value, "cvargs", {}), **vars(value)}  # a repeated splitter keeps those of the single one apart
+    return {name: kept[name] for name in inspect.signature(type(value)).parameters}
 
 
 def build_from_options(cls: Any, fields: dict[str, Any]) -> Any:

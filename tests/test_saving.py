@@ -178,6 +178,15 @@ def test_a_splitter_comes_back(validation, tmp_path):
     assert_same(vars(clone(model).fit(X, y)), vars(clone(again).fit(X, y)))
 
 
+@pytest.mark.parametrize("kind", [name for name, row in KINDS.items() if row.module.endswith("model_selection")])
+def test_every_splitter_in_the_table_can_be_built_again(kind):
+    cls = class_of(kind, KINDS[kind].module)
+    needed = {"LeavePGroupsOut": {"n_groups": 2}, "LeavePOut": {"p": 2}}
+    splitter = cls(**needed.get(kind, {}))
+    again = KINDS[kind].build(cls, KINDS[kind].take_apart(splitter))
+    assert_same(again, splitter)
+
+
 def test_parameters_that_are_arrays_dicts_and_generators_come_back(tmp_path):
     X, y = make_table()
     model = RMTGBRegressor(
