@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from mttab import datasets, metrics, model_selection
     from mttab.boosting import RMTGBClassifier, RMTGBRegressor
     from mttab.multitabnet import MultiTabNet, MultiTabNetClassifier, MultiTabNetRegressor
+    from mttab.persistence import ModelFileError, load
 
 try:
     __version__ = version("mttab")
@@ -15,6 +16,7 @@ except PackageNotFoundError:  # run from a folder that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "ModelFileError",
     "MultiTabNet",
     "MultiTabNetClassifier",
     "MultiTabNetRegressor",
@@ -22,6 +24,7 @@ __all__ = [
     "RMTGBRegressor",
     "__version__",
     "datasets",
+    "load",
     "metrics",
     "model_selection",
 ]
@@ -31,11 +34,13 @@ _SUBMODULES = {"datasets", "metrics", "model_selection"}
 # Public name -> module that defines it. Everything loads on first use, so `import mttab` costs next to nothing and an
 # estimator that needs an extra can be listed here beside those that need none.
 _HOME_OF = {
+    "ModelFileError": "mttab.persistence",
     "MultiTabNet": "mttab.multitabnet",
     "MultiTabNetClassifier": "mttab.multitabnet",
     "MultiTabNetRegressor": "mttab.multitabnet",
     "RMTGBClassifier": "mttab.boosting",
     "RMTGBRegressor": "mttab.boosting",
+    "load": "mttab.persistence",
 }
 
 

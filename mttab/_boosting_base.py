@@ -25,6 +25,7 @@ from mttab._core.boosting.similarity import cluster_tasks, task_agreement
 from mttab._core.boosting.threads import parallel_region, resolve_n_threads
 from mttab._core.holdout import stops_early
 from mttab._core.long_table import Inputs, LongTable, training_tasks
+from mttab._core.records import require
 from mttab._core.tasks import TaskLabels
 from mttab._core.validation import (
     HasMethods,
@@ -34,9 +35,10 @@ from mttab._core.validation import (
     require_task,
     split_task_column,
 )
+from mttab.persistence import Saving
 
 
-class BaseRMTGB(Explaining, FitSteps, BaseEstimator):
+class BaseRMTGB(Explaining, Saving, FitSteps, BaseEstimator):
     """Robust multi-task gradient boosting without a target: the parts that do not care what y is."""
 
     # `task` is routed by default wherever scikit-learn routes metadata; the other arguments ask for it as usual.
@@ -89,6 +91,19 @@ class BaseRMTGB(Explaining, FitSteps, BaseEstimator):
     _fitted_target_scaling: str | None
     _fitted_sharing: tuple[str, int | str]
     _seed: int
+    tasks_: np.ndarray
+    n_tasks_: int
+    sharing_: str
+    theta_: np.ndarray
+    task_group_: np.ndarray
+    outlier_score_: np.ndarray
+    n_iter_: dict[str, int]
+    train_score_: np.ndarray
+    validation_score_: np.ndarray
+    feature_importances_: np.ndarray
+    task_feature_importances_: np.ndarray
+    n_features_in_: int
+    feature_names_in_: np.ndarray
 
     # --- fit -------------------------------------------------------------------------------------------------------
 
@@ -340,6 +355,25 @@ class BaseRMTGB(Explaining, FitSteps, BaseEstimator):
         if blocks.shape[2] == 1:
             blocks = blocks[:, :, 0]
         return Bunch(**{name: self._layout(part) for name, part in zip(BLOCKS, blocks, strict=True)})
+
+    # --- save and load ---------------------------------------------------------------------------------------------
+
+    def _check_restored(self) -> None:
+        fitted, forest = self._fitted, self._fitted.model.forest
+        n_tasks, n_features = fitted.labels.n_tasks, len(fitted.encoder.names)
+        require(
+            len(forest.mixing) == len(fitted.scaling.center) == n_tasks + 1, "the model has another number of tasks"
+        )
+        require(len(self.tasks_) == self.n_tasks_ == n_tasks, "tasks_ are not those of the model")
+        require(forest.nodes.feature.max(initial=-1) <= n_features, "a tree asks for a feature that X does not have")
+        require(
+            np.array_equal(fitted.mapper.is_categorical, fitted.encoder.is_categorical), "bins are of other features"
+        )
+        require(forest.n_outputs == fitted.loss.n_outputs, "the loss has another number of scores")
+        if hasattr(self, "classes_"):
+            require(len(self.classes_) in (2, forest.n_outputs), "classes_ are not those of the model")
+        n_ids = 1 if isinstance(self._fitted_task_column, (str, int)) else len(self._fitted_task_column or ())
+        require(self.n_features_in_ == n_features + n_ids, "n_features_in_ is not that of the model")
 
     def __sklearn_tags__(self):  # type: ignore[no-untyped-def]
         tags = super().__sklearn_tags__()

@@ -23,8 +23,10 @@ from mttab._core.neural.members import (
 from mttab._core.neural.training import TrainedNetwork, TrainingOptions
 from mttab._core.neural.weighting import make_weighting
 from mttab._core.validation import fit_context
+from mttab._network_export import NetworkExport
 from mttab._network_fit import Encoding, Layout, NetworkFitSteps, Rows
 from mttab._network_predict import NetworkPredictions
+from mttab._network_saving import NetworkSaving
 
 # Rows of a batch with batch_size="auto": about this share of the training rows, between these bounds.
 AUTO_BATCHES, AUTO_BATCH_MIN, AUTO_BATCH_MAX = 32, 32, 1024
@@ -32,7 +34,7 @@ AUTO_BATCHES, AUTO_BATCH_MIN, AUTO_BATCH_MAX = 32, 32, 1024
 AUTO_ROWS_IN_ALL, AUTO_EPOCHS_MIN, AUTO_EPOCHS_MAX = 3_200_000, 10, 100
 
 
-class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
+class BaseNetwork(NetworkSaving, NetworkExport, NetworkFitSteps, NetworkPredictions, BaseEstimator):
     """A network over encoded rows, without saying which: `_make_module` does."""
 
     # `task` is routed by default wherever scikit-learn routes metadata; the other arguments ask for it as usual.
@@ -46,8 +48,17 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
 
     _encoding: Encoding
     _networks: list[TrainedNetwork]
+    _options_of_fit: dict[str, Any]
+    _fitted_task_column: Any
     _seed: int
+    tasks_: np.ndarray
+    n_tasks_: int
+    task_types_: dict[Any, str]
+    device_: str
+    n_iter_: list[int]
     history_: pd.DataFrame
+    n_features_in_: int
+    feature_names_in_: np.ndarray
 
     # --- what an architecture fills in -----------------------------------------------------------------------------
 
@@ -218,11 +229,21 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
         return prepare_training(start or make, training, validation, options, place, seeds, bool(self.verbose))
 
     def _new_network(self, encoding: Encoding, training: EncodedRows) -> TrainedNetwork:
-        targets = encoding.targets.columns
-        outputs = TaskOutputs([t.kind for t in targets], [0 if t.classes is None else len(t.classes) for t in targets])
         bins = None
         if self.numerical_embedding == "piecewise_linear":
             bins = encoding.columns.bin_edges(training.columns, training.weight.max(axis=1), self.n_bins)
+        return self._network_with(encoding, bins)
+
+    def _blank_network(self, encoding: Encoding) -> TrainedNetwork:
+        """A network of the same shape before it has seen any row."""
+        is_binned = self.numerical_embedding == "piecewise_linear"
+        return self._network_with(
+            encoding, np.zeros((len(encoding.columns.numeric), self.n_bins + 1)) if is_binned else None
+        )
+
+    def _network_with(self, encoding: Encoding, bins: np.ndarray | None) -> TrainedNetwork:
+        targets = encoding.targets.columns
+        outputs = TaskOutputs([t.kind for t in targets], [0 if t.classes is None else len(t.classes) for t in targets])
         # With row tasks the one column has no factor: its rows carry that of their task.
         factors = self._task_factors(encoding.targets, encoding.row_tasks) if encoding.row_tasks is None else np.ones(1)
         return TrainedNetwork(

@@ -97,7 +97,10 @@ class NetworkPredictions:
 
     def _probabilities(self, X: Any, task: Any) -> list[np.ndarray | None]:
         """Probabilities (n, n_classes) of each task; None for regression."""
-        out, _, _ = self._predictions(X, task)
+        return self._probabilities_from(self._predictions(X, task)[0])
+
+    def _probabilities_from(self, out: np.ndarray) -> list[np.ndarray | None]:
+        """The same from the mean predictions of the members."""
         found: list[np.ndarray | None] = []
         for t, target in enumerate(self._encoding.targets.columns):
             if target.kind == "regression":

@@ -20,11 +20,13 @@ SUPPORT = {"datasets", "metrics", "model_selection", "plotting"}
 # Every public module may import `_core`; these imports of one public module by another are allowed besides.
 SIDEWAYS = {
     "boosting": {"_boosting_base"},
-    "_boosting_base": {"_boosting_explain", "_boosting_fit"},
+    "_boosting_base": {"_boosting_explain", "_boosting_fit", "persistence"},
     "_boosting_explain": {"_boosting_export"},
     "experts": {"_network_base"},
     "multitabnet": {"_network_base", "_network_options"},
-    "_network_base": {"_network_fit", "_network_predict"},
+    "_network_base": {"_network_fit", "_network_export", "_network_predict", "_network_saving"},
+    "_network_saving": {"persistence"},
+    "persistence": {"_stored_kinds"},
     "clustering": {"boosting"},
     "baselines": {"boosting"},
     "dask": {"boosting"},
@@ -34,7 +36,18 @@ LAZY = {"persistence": ESTIMATORS}
 
 # Inside `_core`, and inside a package of it, a module may import those that stand before it. The files of `_core`
 # itself lie below its packages.
-PLAIN = ("archive", "tasks", "validation", "targets", "features", "holdout", "long_table", "target_table")
+PLAIN = (
+    "scalars",
+    "archive",
+    "records",
+    "tasks",
+    "validation",
+    "targets",
+    "features",
+    "holdout",
+    "long_table",
+    "target_table",
+)
 ORDER = {
     "boosting": (
         *("jit", "threads", "quantile", "losses"),
@@ -43,7 +56,7 @@ ORDER = {
     ),
     "neural": (
         *("device", "progress", "columns", "tokens", "attention", "network", "experts"),
-        *("losses", "weighting", "averaging", "training", "members"),
+        *("losses", "weighting", "averaging", "training", "members", "storing", "onnx"),
     ),
 }
 STANDS_ALONE = {"losses": {"jit", "threads", "quantile"}}  # and what it may import all the same
@@ -53,6 +66,9 @@ ONLY_IN = {
     "torch": ("_core.neural", "multitabnet", "experts"),
     "numba": ("_core.boosting",),
     "matplotlib": ("plotting",),
+    "onnx": ("_core.neural",),
+    "onnxruntime": ("_core.neural",),
+    "safetensors": ("_core.archive",),
 }
 
 

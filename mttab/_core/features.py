@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mttab._core.records import require
 from mttab._core.tasks import did_you_mean, factorize_labels, label_array, some_of, sort_order
 from mttab._core.validation import check_table, column_names
 
@@ -41,6 +42,19 @@ class FeatureEncoder:
     categories: list[np.ndarray | None]
     level_codes: list[np.ndarray | None]
     unknown: str
+
+    def check_state(self) -> None:
+        """Raise ValueError unless every feature has its levels and codes."""
+        n_features = len(self.names)
+        require(self.is_categorical.shape == self.n_categories.shape == (n_features,), "features are not one by one")
+        require(self.is_categorical.dtype == bool and self.n_categories.dtype == np.int32, "features are misdescribed")
+        require(self.unknown in ("missing", "code"), f"{self.unknown!r} is no code of unknown levels")
+        each = zip(self.categories, self.level_codes, self.is_categorical, self.n_categories, strict=True)
+        for levels, codes, is_categorical, n_codes in each:
+            require((levels is not None) == (codes is not None) == is_categorical, "a feature has no levels")
+            if levels is not None and codes is not None:
+                require(levels.ndim == 1 and levels.shape == codes.shape, "a level has no code")
+                require(np.all((codes >= 0) & (codes < n_codes)), "a level has another feature's code")
 
     def fit(
         self,

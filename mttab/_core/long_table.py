@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mttab._core.records import require
 from mttab._core.tasks import TaskLabels, did_you_mean, label_array, melt_targets
 
 
@@ -102,6 +103,11 @@ class TargetScaling:
 
     center: np.ndarray
     scale: np.ndarray
+
+    def check_state(self) -> None:
+        """Raise ValueError unless every task has a number of each."""
+        for values in (self.center, self.scale):
+            require(values.dtype == np.float64 and values.shape == (len(self.center),), "scales are misshapen")
 
     @classmethod
     def identity(cls, n_tasks: int) -> TargetScaling:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mttab._core.records import require
 from mttab._core.targets import check_target_classification, check_target_regression, infer_label_kind
 from mttab._core.tasks import did_you_mean
 from mttab._core.validation import check_cell_weight
@@ -31,6 +32,12 @@ class TargetColumn:
     label: Any
     kind: str
     classes: np.ndarray | None
+
+    def check_state(self) -> None:
+        """Raise ValueError unless the classes are those of the kind."""
+        n_classes = -1 if self.classes is None else len(self.classes)
+        fits = {"regression": n_classes == -1, "binary": n_classes == 2, "multiclass": n_classes >= 2}
+        require(fits.get(self.kind), f"the task {self.label!r} has not the classes of its kind")
 
     @property
     def n_outputs(self) -> int:

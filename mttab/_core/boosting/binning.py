@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange
 
+from mttab._core.records import require
+
 from .jit import jit, serial_and_parallel
 
 MAX_BINS = 255
@@ -56,8 +58,25 @@ class BinMapper:
     is_categorical : bool (n_features,)
     """
 
+    max_bins: int
+    edges: list[np.ndarray]
+    lows: list[np.ndarray]
+    highs: list[np.ndarray]
+    n_bins: np.ndarray
+    is_categorical: np.ndarray
+
     def __init__(self, max_bins: int = MAX_BINS):
         self.max_bins = max_bins
+
+    def check_state(self) -> None:
+        """Raise ValueError unless the bins of every feature fit together and into a byte."""
+        n_features = len(self.edges)
+        require(self.is_categorical.dtype == bool and self.n_bins.dtype == np.int64, "bins are of another type")
+        require(self.is_categorical.shape == self.n_bins.shape == (n_features,), "bins are not one list per feature")
+        for edges, lows, highs, n_bins in zip(self.edges, self.lows, self.highs, self.n_bins, strict=True):
+            require(edges.dtype == lows.dtype == highs.dtype == np.float64, "bins are not float64")
+            require(lows.shape == highs.shape == (n_bins,) and n_bins <= MAX_BINS, "bins are misshapen")
+            require(edges.ndim == 1 and len(edges) < max(n_bins, 1), "edges are not one fewer than bins")
 
     def fit(
         self, X: np.ndarray, is_categorical: np.ndarray, n_categories: np.ndarray, weight: np.ndarray, seed: int

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import prange
 
+from mttab._core.records import require
+
 from .binning import BinMapper
 from .jit import jit, serial_and_parallel
 from .tree import TreeArrays
@@ -68,6 +70,11 @@ class Trees(NamedTuple):
     output: np.ndarray
 
 
+_NODE_TYPES: dict[str, Any] = dict.fromkeys(Nodes._fields, np.int32)
+_NODE_TYPES |= {"missing_left": np.bool_, "category_words": np.uint32}
+_NODE_TYPES |= dict.fromkeys(("threshold", "value", "gain", "weight"), np.float64)
+
+
 @dataclass
 class Forest:
     """A fitted additive model over binned-at-fit, raw-at-predict features.
@@ -95,6 +102,39 @@ class Forest:
         self._n_common = int(np.sum(self.trees.block != TASK))
         counts = np.bincount(self.trees.group[self._n_common :], minlength=n_tasks + 1)
         self._task_start = (self._n_common + np.concatenate([[0], np.cumsum(counts)])).astype(np.int64)
+
+    def check_state(self) -> None:
+        """Raise ValueError unless the arrays fit together: kernels follow these indices without looking."""
+        nodes, trees = self.nodes, self.trees
+        n_nodes, n_trees = len(nodes.feature), len(trees.root)
+        for name, dtype in _NODE_TYPES.items():
+            shape = getattr(nodes, name).shape
+            require(getattr(nodes, name).dtype == dtype, f"nodes.{name} is not {np.dtype(dtype)}")
+            require(name == "category_words" or shape[:1] == (n_nodes,), f"nodes.{name} has shape {shape}")
+            require(len(shape) == (2 if name == "value" else 1), f"nodes.{name} has shape {shape}")
+        for name, column in trees._asdict().items():
+            require(column.dtype == np.int32 and column.shape == (n_trees,), f"trees.{name} is no int32 ({n_trees},)")
+        for name in ("base", "mixing"):
+            require(getattr(self, name).dtype == np.float64, f"{name} is not float64")
+        require(self.base.ndim == 1 and self.mixing.ndim == 2 and self.mixing.size > 0, "base or mixing is misshapen")
+        inner, at = nodes.feature >= 0, np.arange(n_nodes)
+        for child in (nodes.left, nodes.right):
+            require(np.all(~inner | ((child > at) & (child < n_nodes))), "a node has no child where it should")
+        start, n_words = nodes.category_start, (nodes.n_levels.astype(np.int64) + 31) // 32
+        is_set = inner & (start >= 0)
+        fits = (nodes.n_levels >= 0) & (start + n_words <= len(nodes.category_words))
+        require(np.all(~is_set | fits), "a set of levels is cut off")
+        limit = np.array([1, self.mixing.shape[1], len(self.mixing) - 1])
+        require(np.all((trees.block >= 0) & (trees.block <= TASK)), "a tree is of no block")
+        require(np.all((trees.group >= 0) & (trees.group < limit[trees.block])), "a tree is of no group or task")
+        require(np.all((trees.root >= 0) & (trees.root < n_nodes)), "a tree has no root")
+        rounds = np.asarray(self.n_rounds)
+        require(np.all((trees.round >= 0) & (trees.round < rounds[trees.block])), "a tree is of no round")
+        last = self.n_outputs - nodes.value.shape[1]
+        require(np.all((trees.output >= 0) & (trees.output <= last)), "a tree is of no output")
+        by_task = np.where(trees.block == TASK, trees.group, 0)
+        order = np.lexsort((trees.round, by_task, trees.block))
+        require(np.array_equal(order, np.arange(n_trees)), "the trees are not sorted")
 
     @property
     def n_outputs(self) -> int:

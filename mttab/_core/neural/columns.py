@@ -7,12 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
+from mttab._core.records import require
+
 SCALINGS = ("quantile", "standard")
 
 _N_KNOTS = 1000  # points of the map from a number to its quantile
-_BEND = 3.0  # where the linear scale levels off
+BEND = 3.0  # where the linear scale levels off
 _MAX_SCORE = 4.0  # of a scaled number, in standard deviations: nothing beyond is told apart
-_LARGEST = 1e300  # of a number: nothing beyond is told apart, and differences and slopes stay finite
+LARGEST = 1e300  # of a number: nothing beyond is told apart, and differences and slopes stay finite
 
 
 class Columns(NamedTuple):
@@ -50,6 +52,19 @@ class ColumnEncoder:
     categorical: np.ndarray
     offset: np.ndarray
     level_frequency: np.ndarray
+    scaling: str
+    _maps: list[tuple[np.ndarray, np.ndarray]]
+    _lines: list[tuple[float, float]]
+
+    def check_state(self) -> None:
+        """Raise ValueError unless there is one scale per number and one range of rows per feature with levels."""
+        n_lines = len(self.numeric) if self.scaling == "quantile" else 0
+        require(self.scaling in SCALINGS, f"{self.scaling!r} is no scale")
+        require((len(self._maps), len(self._lines)) == (len(self.numeric), n_lines), "a number has no scale")
+        require(all(x.shape == y.shape and x.ndim == 1 and len(x) for x, y in self._maps), "a scale is misshapen")
+        require(self.offset.dtype == np.int64 and len(self.offset) == len(self.categorical) + 1, "offset is misshapen")
+        require(self.offset[0] == 0 and np.all(np.diff(self.offset) >= 2), "offset does not grow")
+        require(self.level_frequency.shape == (self.offset[-1],), "a level has no frequency")
 
     def fit(
         self, values: np.ndarray, n_categories: np.ndarray, is_categorical: np.ndarray, weight: np.ndarray, scaling: str
@@ -86,6 +101,10 @@ class ColumnEncoder:
     def n_scales(self) -> int:
         """Scales of every number."""
         return 2 if self.scaling == "quantile" else 1
+
+    def scales(self) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[tuple[float, float]]]:
+        """Knots and images of the first scale of every number; centre and unit of its second scale, if there is one."""
+        return self._maps, self._lines
 
     def transform(self, values: np.ndarray) -> Columns:
         """Encode rows.
@@ -131,7 +150,7 @@ class ColumnEncoder:
 
 
 def _within_limits(x: np.ndarray) -> np.ndarray:
-    return np.clip(x, -_LARGEST, _LARGEST)
+    return np.clip(x, -LARGEST, LARGEST)
 
 
 def _mid_ranks(x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -172,7 +191,7 @@ def _fit_line(x: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
 
 
 def _apply_line(x: np.ndarray, center: float, scale: float) -> np.ndarray:
-    """Linear near the centre, never beyond ±`_BEND`."""
+    """Linear near the centre, never beyond ±`BEND`."""
     with np.errstate(over="ignore"):
         score = np.clip((x - center) / scale, -1e6, 1e6)
-    return score / np.sqrt(1.0 + (score / _BEND) ** 2)
+    return score / np.sqrt(1.0 + (score / BEND) ** 2)

@@ -38,6 +38,15 @@ def resolve_device(device: str) -> torch.device:
     return found
 
 
+def is_available(device: str) -> bool:
+    """Whether this machine has the device."""
+    try:
+        found = resolve_device(device)
+    except ValueError:
+        return False
+    return found.type != "cuda" or (found.index or 0) < torch.cuda.device_count()
+
+
 def resolve_precision(precision: str, device: torch.device) -> tuple[torch.dtype, bool]:
     """Type of the numbers, and whether products are computed in bfloat16."""
     if precision == "float64" and device.type == "mps":

@@ -121,7 +121,7 @@ def prepare_training(
         network = copy.deepcopy(start)
         network.move(place.device, place.dtype)
     else:
-        with _seeded(_hash(seed, member), place):
+        with seeded(_hash(seed, member), place):
             network = start()
         for part in (network.module, network.outputs, network.weighting):
             part.to(place.device)
@@ -171,7 +171,7 @@ _GLOBALS = Lock()  # one fit at a time has torch's generators and default type; 
 
 
 @contextmanager
-def _seeded(seed: int, place: Place) -> Iterator[None]:
+def seeded(seed: int, place: Place) -> Iterator[None]:
     """Torch's global generators at `seed` and its numbers of the type of `place`, and afterwards as they were."""
     with _GLOBALS, torch.random.fork_rng([place.device] if place.device.type == "cuda" else []):
         before = torch.get_default_dtype()

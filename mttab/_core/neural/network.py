@@ -12,6 +12,8 @@ from torch.nn import functional
 from mttab._core.neural.attention import FeatureAttention, RowAttention, RowMemory
 from mttab._core.neural.tokens import FeatureTokens
 
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has only the latter
+
 # Hidden numbers of an MLP over tokens computed at a time on a CPU: 2 MB in single precision.
 _CACHED_NUMBERS = 2**19
 
@@ -138,7 +140,7 @@ class Block(nn.Module):
         """`_within_rows`, on a CPU for as many rows at a time as its cache holds, which is up to twice as fast."""
         n_tokens = self.n_tasks if self._reads_only_tasks else tokens.shape[1]
         n_rows = max(16, _CACHED_NUMBERS // (n_tokens * self.mlp_width))
-        if tokens.device.type != "cpu" or len(tokens) <= n_rows:
+        if tokens.device.type != "cpu" or _is_exporting() or len(tokens) <= n_rows:
             return self._within_rows(tokens)
         return torch.cat([self._within_rows(portion) for portion in tokens.split(n_rows)])
 
@@ -232,7 +234,7 @@ class MultiTabModule(nn.Module):
             known = torch.cat([self.task_tokens, self.task_tokens.mean(dim=0, keepdim=True)])
             tasks = known[inputs.task][:, None]
         else:
-            tasks = self.task_tokens.expand(len(features), -1, -1)
+            tasks = self.task_tokens.expand(features.shape[0], -1, -1)
         return torch.cat([features, tasks], dim=1)
 
     def forward(
