@@ -79,7 +79,9 @@ class AttentionDisplay:
             raise ValueError("attention reads rows as the network gets them; pass the network and transformed rows.")
         n_blocks = len(next(iter(found.values())))
         if block != "mean" and not (isinstance(block, int | np.integer) and -n_blocks <= block < n_blocks):
-            raise ValueError(f"block={block!r} is not one of the {n_blocks} blocks; pass 0 to {n_blocks - 1} or 'mean'.")
+            raise ValueError(
+                f"block={block!r} is not one of the {n_blocks} blocks; pass 0 to {n_blocks - 1} or 'mean'."
+            )
         rows = {label: of.mean() if block == "mean" else of.iloc[block] for label, of in found.items()}
         weights = pd.DataFrame(rows).T
         if not include_tasks:
@@ -110,5 +112,5 @@ class AttentionDisplay:
         self.ax_.set_xlim(-0.5, n_features - 0.5)
         label_ticks(self.ax_.xaxis, self.weights.columns)
         self.ax_.set_xlabel("feature, most read first")
-        self.colorbar_ = self.figure_.colorbar(self.image_, ax=self.ax_, label="share of the task's attention")
+        self.colorbar_ = self.figure_.colorbar(self.image_, ax=self.ax_, label="share of attention")
         return self

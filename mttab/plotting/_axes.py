@@ -57,6 +57,11 @@ def split_panels(ax: Any, widths: Sequence[float], *, gap: float = 0.05, share_y
     return panels
 
 
+def thickness(n_tasks: int) -> float:
+    """Height of the bar of a task: thin where there are few, without stripes of background where there are many."""
+    return 0.5 if n_tasks <= 6 else 0.8 if n_tasks <= 60 else 1.0
+
+
 def short(label: Any) -> str:
     """A task's label as text that leaves room for the picture."""
     text = " / ".join(map(str, label)) if isinstance(label, tuple) else str(label)

@@ -87,26 +87,50 @@ class CorrelationDisplay:
             The display itself.
         """
         self.figure_, self.ax_ = make_axes(ax, 5.4, 4.8)
-        ax, n_pairs = self.ax_, len(self.table)
-        series = [name for name in self.table if name != "requested"]
-        requested = self.table["requested"].to_numpy(dtype=np.float64)
+        if np.ptp(self.table["requested"]) > 1e-9:
+            self._plot_against_requested()
+        else:
+            self._plot_strips()
+        self.ax_.set_ylabel(f"correlation that came out, {len(self.table)} pairs of tasks")
+        open_frame(self.ax_)
+        return self
+
+    def _plot_against_requested(self) -> None:
+        """A point per pair, its correlation against the one requested."""
         low, high = float(self.table.min().min()), float(self.table.max().max())
-        margin = max(0.06 * (high - low), 0.05)
+        margin = 0.06 * (high - low)
         limits = (max(low - margin, -1.05), min(high + margin, 1.05))
-        # Series with one requested value would hide each other: they stand side by side, a hair apart.
-        step = 0.012 * (limits[1] - limits[0])
-        self.line_ = ax.axline((limits[0], limits[0]), slope=1.0, color=GREY, linewidth=0.8, zorder=1)
+        self.line_ = self.ax_.axline((0.0, 0.0), slope=1.0, color=GREY, linewidth=0.8, zorder=1)
         self.points_ = {}
-        size, opacity = float(np.clip(4000 / n_pairs, 4, 30)), float(np.clip(150 / n_pairs, 0.05, 0.9))
-        for i, (name, (colour, marker, _)) in enumerate(zip(series, SERIES, strict=False)):
-            x = requested + (i - (len(series) - 1) / 2) * step
-            look = {"s": size, "color": colour, "marker": marker, "alpha": opacity, "linewidth": 0}
-            self.points_[name] = ax.scatter(x, self.table[name], label=name, rasterized=n_pairs > 1000, **look)
-        ax.set(xlim=limits, ylim=limits, aspect="equal")
-        ax.set_xlabel(f"requested correlation of two tasks ({n_pairs} pairs)")
-        ax.set_ylabel("correlation that came out")
-        legend = ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
+        for name, look in self._looks().items():
+            self.points_[name] = self.ax_.scatter(self.table["requested"], self.table[name], label=name, **look)
+        self.ax_.set(xlim=limits, ylim=limits, aspect="equal", xlabel="requested correlation")
+        legend = self.ax_.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
         for handle in legend.legend_handles:
             handle.set(alpha=1.0, sizes=[25.0])
-        open_frame(ax)
-        return self
+
+    def _plot_strips(self) -> None:
+        """Where all pairs were to have one correlation: a strip of points per way of measuring what came out."""
+        requested = float(self.table["requested"].iloc[0])
+        self.line_ = self.ax_.axhline(requested, color=GREY, linewidth=0.8, zorder=1)
+        self.points_ = {}
+        looks = self._looks()
+        sideways = 0.6 * (np.modf(np.arange(len(self.table)) * 0.6180339887)[0] - 0.5)  # evenly, the same in every run
+        for i, (name, look) in enumerate(looks.items()):
+            self.points_[name] = self.ax_.scatter(i + sideways, self.table[name], label=name, **look)
+        low, high = float(self.table.min().min()), float(self.table.max().max())
+        margin = max(0.06 * (high - low), 0.05)
+        self.ax_.set(xlim=(-0.5, len(looks) - 0.5), ylim=(low - margin, high + margin))
+        self.ax_.set_xticks(range(len(looks)), [name.replace(", ", "\n") for name in looks])
+        self.ax_.set_xlabel(f"the line: requested, {requested:g}")
+
+    def _looks(self) -> dict[str, dict[str, Any]]:
+        """How the points of every column look; measured in rows first, so that the exact ones lie above them."""
+        n_pairs = len(self.table)
+        names = [name for name in self.table if name != "requested"]
+        size, opacity = float(np.clip(4000 / n_pairs, 3, 30)), float(np.clip(1500 / n_pairs, 0.08, 0.9))
+        looks = {}
+        for i, (name, (colour, marker, _)) in enumerate(zip(names, SERIES, strict=False)):
+            looks[name] = {"s": size, "color": colour, "marker": marker, "alpha": opacity, "linewidth": 0}
+            looks[name] |= {"zorder": 4 - i, "rasterized": n_pairs > 1000}
+        return looks

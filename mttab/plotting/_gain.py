@@ -17,6 +17,7 @@ from mttab.plotting._axes import (
     make_axes,
     open_frame,
     stand_tasks,
+    thickness,
     words,
 )
 from mttab.plotting._figures import score_estimator, task_column_of, task_index
@@ -113,9 +114,7 @@ class TaskGainDisplay:
             greater_is_better = bool(one["greater_is_better"].iloc[0])
         metric = table["metric"].iloc[0] if table["metric"].nunique() == 1 else "score"
         is_tested = bool((tested["n_seeds"] > 1).any())
-        display = cls(
-            table, mean=mean, metric=metric, greater_is_better=bool(greater_is_better), is_tested=is_tested
-        )
+        display = cls(table, mean=mean, metric=metric, greater_is_better=bool(greater_is_better), is_tested=is_tested)
         return display.plot(ax=ax, kind=kind)
 
     @classmethod
@@ -215,7 +214,8 @@ class TaskGainDisplay:
             HARMED: (is_harmed, VERMILLION, "X"),
         }
         names = {GAINS: GAINS, WORSE: WORSE if self.is_tested else "worse", HARMED: HARMED}
-        self.legend_labels_ = {name: f"{names[name]}: {rows.sum()} tasks" for name, (rows, *_) in kinds.items()}
+        counts = {name: int(rows.sum()) for name, (rows, *_) in kinds.items()}
+        self._legend_labels = {name: f"{names[name]}: {n} task{'' if n == 1 else 's'}" for name, n in counts.items()}
         if kind == "gain":
             self._plot_bars(table, kinds, ax)
         else:
@@ -230,8 +230,10 @@ class TaskGainDisplay:
         self.bars_ = {}
         for name, (rows, colour, _) in kinds.items():
             if rows.any():
-                label = self.legend_labels_[name]
-                self.bars_[name] = self.ax_.barh(place[rows], gain[rows], height=0.8, color=colour, label=label)
+                label = self._legend_labels[name]
+                self.bars_[name] = self.ax_.barh(
+                    place[rows], gain[rows], height=thickness(len(table)), color=colour, label=label
+                )
         self.ax_.axvline(0.0, color="black", linewidth=0.8)
         self.mean_line_ = self.ax_.axvline(
             self.mean, color=GREY, linewidth=1.0, linestyle="--", label=f"mean: {self.mean:+.1f} %"
@@ -250,13 +252,14 @@ class TaskGainDisplay:
         size = float(np.clip(3000 / len(table), 12, 40))
         for name, (rows, colour, marker) in kinds.items():
             if rows.any():
-                look = {"s": size, "color": colour, "marker": marker, "edgecolor": "white", "linewidth": 0.4}
-                self.points_[name] = self.ax_.scatter(x[rows], y[rows], label=self.legend_labels_[name], **look)
+                edge = VERMILLION if colour == PALE_VERMILLION else "white"
+                look = {"s": size, "color": colour, "marker": marker, "edgecolor": edge, "linewidth": 0.5}
+                self.points_[name] = self.ax_.scatter(x[rows], y[rows], label=self._legend_labels[name], **look)
         limits = (low - margin, high + margin)
         self.ax_.set(xlim=limits, ylim=limits, aspect="equal")
         better = "above" if self.greater_is_better else "below"
         self.ax_.set_xlabel(f"{words(self.metric)} of the baseline")
-        self.ax_.set_ylabel(f"{words(self.metric)} ({better} the line is better)")
+        self.ax_.set_ylabel(f"{words(self.metric)}\n({better} the line: better than the baseline)")
         self._add_legend()
 
     def _add_legend(self) -> None:

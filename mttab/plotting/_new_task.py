@@ -194,7 +194,7 @@ class NewTaskDisplay:
         return self
 
 
-def _spread_out(sizes: np.ndarray, least: float = 0.04) -> list[float]:
+def _spread_out(sizes: np.ndarray, least: float = 0.07) -> list[float]:
     """The sizes that can be written under a log axis: each at least this share of its length from the one before."""
     sizes = np.unique(sizes)
     span = float(np.log(sizes[-1] / sizes[0])) or 1.0

@@ -17,6 +17,7 @@ from mttab.plotting._axes import (
     open_frame,
     split_panels,
     stand_tasks,
+    thickness,
     use_counts,
     words,
 )
@@ -144,12 +145,12 @@ class OutlierScoreDisplay:
         if len(table) < len(self.table):
             first.set_xlabel(f"outlier score, the highest {len(table)} of {len(self.table)}")
         if "n" in table:
-            self.bars_ = self.axes_["n"].barh(place, table["n"], height=0.8, color=PALE_GREY)
+            self.bars_ = self.axes_["n"].barh(place, table["n"], height=thickness(len(table)), color=PALE_GREY)
             self.axes_["n"].set_xlabel("rows")
             use_counts(self.axes_["n"].xaxis)
         if "error" in table:
             spread = table["standard_error"].fillna(0.0) if "standard_error" in table else None
-            style = {"markersize": size**0.5, "elinewidth": 0.8, "color": GREY, "ecolor": PALE_GREY}
+            style = {"markersize": size**0.5, "elinewidth": 0.7 if len(table) > 60 else 1.2, "color": GREY}
             self.error_ = self.axes_["error"].errorbar(table["error"], place, xerr=spread, fmt="o", **style)
             note = "" if spread is None else "\n± standard error over rows"
             self.axes_["error"].set_xlabel(self.error_name + note)

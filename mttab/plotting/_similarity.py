@@ -6,14 +6,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.cluster.hierarchy import dendrogram, is_valid_linkage
+from scipy.cluster.hierarchy import is_valid_linkage
 from scipy.cluster.hierarchy import linkage as cluster
 from scipy.spatial.distance import squareform
 
 from mttab.plotting._axes import GREY, label_ticks, make_axes, stand_tasks
 from mttab.plotting._figures import read_attribute, task_index
-
-_MOST_DEEP = 400  # tasks beyond which scipy's recursive drawing of a tree may be too deep
 
 
 class TaskSimilarityDisplay:
@@ -37,7 +35,8 @@ class TaskSimilarityDisplay:
         What is drawn, in the order of the leaves of the dendrogram.
     linkage : ndarray of shape (n_tasks - 1, 4)
     figure_, ax_ : Figure, Axes
-    dendrogram_ax_ : Axes
+    axes_ : dict of Axes
+        "matrix", "tree" and "colors", side by side within ``ax_``.
     image_ : AxesImage
     tree_ : LineCollection
     colorbar_ : Colorbar
@@ -73,7 +72,6 @@ class TaskSimilarityDisplay:
                 f"({len(values) - 1}, 4)."
             )
         self.linkage = np.asarray(linkage, dtype=np.float64)
-        self._tree = dendrogram(self.linkage, no_plot=True) if len(values) <= _MOST_DEEP else None
         order = leaves_in_order(self.linkage)
         self.similarity = similarity.iloc[order, order]
         self.is_distance = is_distance
@@ -131,7 +129,7 @@ class TaskSimilarityDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw the heat map; the dendrogram and the colour bar stand to its right. None makes a figure.
+            Where to draw; its area is divided. None makes a figure, in which the matrix is about square.
         cmap : str or Colormap, default=None
             By default "cividis", and "RdBu" around 0 where there are negative similarities.
 
@@ -140,13 +138,21 @@ class TaskSimilarityDisplay:
         TaskSimilarityDisplay
             The display itself.
         """
-        values = self.similarity.to_numpy(dtype=np.float64)
-        n_tasks = len(values)
+        n_tasks = len(self.similarity)
         side = float(np.clip(2.2 + 0.12 * n_tasks, 3.0, 7.0))
-        self.figure_, self.ax_ = make_axes(ax, 1.55 * side, side + 0.4)
-        shown = values
+        self.figure_, self.ax_ = make_axes(ax, 1.45 * side + 1.2, side + 0.6)
+        self.ax_.set_axis_off()
+        places = {"matrix": (0.0, 0.74), "tree": (0.76, 0.18), "colors": (0.96, 0.04)}
+        self.axes_ = {name: self.ax_.inset_axes([left, 0.0, width, 1.0]) for name, (left, width) in places.items()}
+        self._draw_matrix(self.axes_["matrix"], cmap)
+        self._draw_tree(self.axes_["tree"])
+        self.colorbar_ = self.figure_.colorbar(self.image_, cax=self.axes_["colors"], label=self.name)
+        return self
+
+    def _draw_matrix(self, ax: Any, cmap: Any) -> None:
+        shown = self.similarity.to_numpy(dtype=np.float64, copy=True)
         if not self.is_distance:  # a task and itself would take up the range of colours
-            shown = np.where(np.eye(n_tasks, dtype=bool), np.nan, values)
+            np.fill_diagonal(shown, np.nan)
         known = shown[np.isfinite(shown)]
         low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
         is_signed = low < 0.0 and not self.is_distance
@@ -155,35 +161,39 @@ class TaskSimilarityDisplay:
             low = -high
         cmap = cmap or ("RdBu" if is_signed else "cividis_r" if self.is_distance else "cividis")
         look = {"cmap": cmap, "vmin": low, "vmax": high, "interpolation": "nearest", "aspect": "auto"}
-        self.image_ = self.ax_.imshow(shown, **look)
-        self.ax_.set_facecolor("#E5E5E5")
-        self.ax_.set_box_aspect(1.0)
-        stand_tasks(self.ax_, self.similarity.index)
-        self.ax_.set_xlim(-0.5, n_tasks - 0.5)
-        label_ticks(self.ax_.xaxis, self.similarity.columns)
-        self._draw_tree()
-        strip = self.ax_.inset_axes([1.3, 0.0, 0.04, 1.0])
-        self.colorbar_ = self.figure_.colorbar(self.image_, cax=strip, label=self.name)
-        return self
+        self.image_ = ax.imshow(shown, **look)
+        ax.set_facecolor("#E5E5E5")
+        stand_tasks(ax, self.similarity.index)
+        ax.set_xlim(-0.5, len(shown) - 0.5)
+        label_ticks(ax.xaxis, self.similarity.columns)
 
-    def _draw_tree(self) -> None:
+    def _draw_tree(self, ax: Any) -> None:
         from matplotlib.collections import LineCollection
 
-        self.dendrogram_ax_ = self.ax_.inset_axes([1.02, 0.0, 0.22, 1.0], sharey=self.ax_)
-        tree_ax = self.dendrogram_ax_
-        tree_ax.tick_params(axis="y", labelleft=False, length=0)
-        tree_ax.spines[:].set_visible(False)
-        tree_ax.set_xticks([])
-        tree_ax.set_xlim(0.0, 1.02 * float(self.linkage[:, 2].max()) or 1.0)
-        lines = []
-        if self._tree is not None:
-            for places, heights in zip(self._tree["icoord"], self._tree["dcoord"], strict=True):
-                lines.append(np.column_stack([heights, np.asarray(places) / 10.0 - 0.5]))
-        self.tree_ = tree_ax.add_collection(LineCollection(lines, colors=GREY, linewidths=1.0))
+        lines = branches(self.linkage)
+        self.tree_ = ax.add_collection(LineCollection(lines, colors=GREY, linewidths=1.0))
+        ax.set_axis_off()
+        ax.set_xlim(0.0, 1.05 * float(self.linkage[:, 2].max()) or 1.0)
+        ax.set_ylim(len(self.similarity) - 0.5, -0.5)
+
+
+def branches(linkage: np.ndarray) -> list[np.ndarray]:
+    """The fork of every merge, as points (distance, place), where the leaves stand at 0, 1, … in their order."""
+    n_leaves = len(linkage) + 1
+    place = np.empty(2 * n_leaves - 1)
+    place[leaves_in_order(linkage)] = np.arange(n_leaves)
+    height = np.concatenate([np.zeros(n_leaves), linkage[:, 2]])
+    forks = []
+    for i, (left, right) in enumerate(linkage[:, :2].astype(int)):
+        top = linkage[i, 2]
+        at = place[[left, left, right, right]]
+        forks.append(np.column_stack([[height[left], top, top, height[right]], at]))
+        place[n_leaves + i] = (place[left] + place[right]) / 2.0
+    return forks
 
 
 def leaves_in_order(linkage: np.ndarray) -> np.ndarray:
-    """Leaves from left to right, without recursion; the order of scipy's dendrogram."""
+    """Leaves from first to last, as in scipy's dendrogram, but without recursion: chains of tasks may be long."""
     n_leaves = len(linkage) + 1
     order, waiting = [], [2 * n_leaves - 2]
     while waiting:

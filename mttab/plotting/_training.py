@@ -106,7 +106,8 @@ class TrainingCurveDisplay:
         for panel in dict.fromkeys(self.axes_.values()):
             of_panel = [kind for kind in kinds if self.axes_[kind] is panel]
             panel.set_xlabel(self.step_name + note)
-            panel.set_ylabel(of_panel[0] if len(of_panel) == 1 else "loss")
+            name = of_panel[0] if len(of_panel) == 1 else "loss"
+            panel.set_ylabel(f"{name} (higher is better)" if name == "validation score" else name)
             use_counts(panel.xaxis)
             panel.xaxis.get_major_locator().set_params(nbins=6)
             open_frame(panel)
@@ -120,8 +121,12 @@ class TrainingCurveDisplay:
             if n_rounds:
                 shade = BLOCK_SHADES.get(name, "#FFFFFF")
                 label = f"{name} trees: {n_rounds} rounds"
-                ax.axvspan(start, start + n_rounds, facecolor=shade, edgecolor=GREY, linewidth=0.4, zorder=0, label=label)
+                ax.axvspan(
+                    start, start + n_rounds, facecolor=shade, edgecolor=GREY, linewidth=0.4, zorder=0, label=label
+                )
             start += n_rounds
+        if start:
+            ax.set_xlim(0, start)
 
 
 def _curve(what: str, member: int, values: Any, first: int = 0) -> pd.DataFrame:
