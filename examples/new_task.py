@@ -1,14 +1,18 @@
 """How many rows does a new task need?
+===================================
 
 Nine tasks are known well, a tenth has only a few rows so far. Three approaches see the same rows: one model that
 ignores the task (pooled), one model of the new task alone, and R-MTGB. The figure shows the error on new rows of the
-tenth task against the number of its rows that were there to learn from.
+tenth task against the number of its rows that were there to learn from::
 
     python examples/new_task.py
     python examples/new_task.py --draws 3 --quick       # three of the seven numbers of rows
+
+MTTAB_QUICK=1 in the environment means ``--draws 2 --quick``.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ import pandas as pd
 from mttab import RMTGBRegressor
 from mttab.datasets import make_task_groups
 
+QUICK = bool(os.environ.get("MTTAB_QUICK"))
 N_ROWS = (2, 5, 10, 20, 50, 100, 200)
 N_OTHERS = 200  # rows of every other task
 NEW = 4  # the task that is new
@@ -71,9 +76,9 @@ def draw_figure(runs: pd.DataFrame, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=20, help="draws of ten tasks to average over")
+    parser.add_argument("--draws", type=int, default=2 if QUICK else 20, help="draws of ten tasks to average over")
     parser.add_argument("--share", type=float, default=0.7, help="share of the common function in a task's own, 0 to 1")
-    parser.add_argument("--quick", action="store_true", help="three numbers of rows only")
+    parser.add_argument("--quick", action="store_true", default=QUICK, help="three numbers of rows only")
     parser.add_argument("--figure", type=Path, default=Path("new_task.png"))
     options = parser.parse_args()
     sizes = N_ROWS[::3] if options.quick else N_ROWS

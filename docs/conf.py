@@ -1,0 +1,67 @@
+"""Sphinx configuration: the API reference by numpydoc, the gallery from ``examples/``; needs no network."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import mttab  # noqa: E402
+
+project = "mttab"
+author = copyright = "The mttab developers"
+version = release = mttab.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "numpydoc",
+    "sphinx_gallery.gen_gallery",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_build"]
+default_role = "py:obj"
+autosummary_generate = True
+autodoc_typehints = "none"
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+
+html_theme = "pydata_sphinx_theme"
+html_theme_options = {
+    "show_prev_next": False,
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "header_links_before_dropdown": 6,
+}
+html_sidebars = {"index": [], "migration": []}
+html_show_sourcelink = False
+html_copy_source = False
+
+_FIGURES = tempfile.mkdtemp(prefix="mttab-docs-")
+
+
+def example_arguments(gallery_conf, script_vars):
+    """The two examples with a command line save their figure; here the gallery takes it from the screen."""
+    name = Path(script_vars["src_file"]).stem
+    return ["--figure", f"{_FIGURES}/{name}.png"] if name in ("quickstart", "new_task") else []
+
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "auto_examples",
+    "filename_pattern": r"\.py$",
+    "within_subsection_order": "ExampleTitleSortKey",
+    "reset_argv": example_arguments,
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "show_memory": False,
+    "min_reported_time": 5,
+    "reference_url": {"mttab": None},
+    "backreferences_dir": None,
+    "doc_module": ("mttab",),
+}
+sphinx_gallery_conf["write_computation_times"] = False
+suppress_warnings = ["config.cache"]  # the function above cannot be pickled, so nothing of this is cached
