@@ -1,6 +1,7 @@
 """Sphinx configuration: the API reference by numpydoc, the gallery from ``examples/``; needs no network."""
 
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -27,7 +28,6 @@ default_role = "py:obj"
 autosummary_generate = True
 autodoc_typehints = "none"
 numpydoc_show_class_members = False
-numpydoc_xref_param_type = False
 
 html_theme = "pydata_sphinx_theme"
 html_theme_options = {
@@ -43,10 +43,14 @@ html_copy_source = False
 _FIGURES = tempfile.mkdtemp(prefix="mttab-docs-")
 
 
+# The two examples with a command line save their figure; the gallery takes it as it is drawn.
+FIGURE_OPTIONS = {"quickstart": "--output", "new_task": "--figure"}
+
+
 def example_arguments(gallery_conf, script_vars):
-    """The two examples with a command line save their figure; here the gallery takes it from the screen."""
+    """Arguments of an example's command line."""
     name = Path(script_vars["src_file"]).stem
-    return ["--figure", f"{_FIGURES}/{name}.png"] if name in ("quickstart", "new_task") else []
+    return [FIGURE_OPTIONS[name], f"{_FIGURES}/{name}.png"] if name in FIGURE_OPTIONS else []
 
 
 sphinx_gallery_conf = {
@@ -59,9 +63,28 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "show_memory": False,
     "min_reported_time": 5,
-    "reference_url": {"mttab": None},
     "backreferences_dir": None,
     "doc_module": ("mttab",),
+    "write_computation_times": False,
 }
-sphinx_gallery_conf["write_computation_times"] = False
 suppress_warnings = ["config.cache"]  # the function above cannot be pickled, so nothing of this is cached
+
+
+LITERAL = re.compile(r"(``.*?``|`.*?`)")
+TRAILING = re.compile(r"""(?<![\w*\\.:/])([A-Za-z]\w*)_(?=[\s,;."')\]]|$)""")
+BARS = re.compile(r"\|(\S[^|]*)\|")
+
+
+def as_plain_text(app, what, name, obj, options, lines):
+    """Fitted names such as tasks_, and absolute values: reST would take the one for a link, the other for a macro."""
+    for i, line in enumerate(lines):
+        if line.lstrip().startswith((">>>", "...", "..", ":", "+", "|")):
+            continue
+        parts = LITERAL.split(line)
+        parts[::2] = [BARS.sub(r"\\|\1\\|", TRAILING.sub(r"\1\\_", part)) for part in parts[::2]]
+        lines[i] = "".join(parts)
+
+
+def setup(app):
+    """Look at docstrings once numpydoc has made reST of them."""
+    app.connect("autodoc-process-docstring", as_plain_text, priority=900)

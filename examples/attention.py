@@ -1,8 +1,8 @@
 """What does a task read?
 ======================
 
-The token of every task looks at the tokens of the features. Where it looks can be drawn. Here we know the truth, and can
-see how far to trust the picture.
+The token of every task looks at the tokens of the features. Where it looks can be drawn. Here we know the truth, and
+can see how far to trust the picture.
 """
 
 import os
@@ -69,8 +69,6 @@ print(worth.round(2))
 attention = AttentionDisplay.from_estimator(net, X[n // 2 :]).weights
 plt.close()
 for task in Y:
-    most_read = sorted(attention.loc[task].nlargest(2).index)
-    print(
-        f"{task:9} most read: {', '.join(most_read):22} worth most: {', '.join(sorted(worth.loc[task].nlargest(2).index))}"
-    )
+    first, second = (", ".join(sorted(of.loc[task].nlargest(2).index)) for of in (attention, worth))
+    print(f"{task:9} most read: {first:16}  worth most: {second}")
 plt.show()
