@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,25 +39,11 @@ html_sidebars = {"index": [], "migration": []}
 html_show_sourcelink = False
 html_copy_source = False
 
-_FIGURES = tempfile.mkdtemp(prefix="mttab-docs-")
-
-
-# The two examples with a command line save their figure; the gallery takes it as it is drawn.
-FIGURE_OPTIONS = {"quickstart": "--output", "new_task": "--figure"}
-
-
-def example_arguments(gallery_conf, script_vars):
-    """Arguments of an example's command line."""
-    name = Path(script_vars["src_file"]).stem
-    return [FIGURE_OPTIONS[name], f"{_FIGURES}/{name}.png"] if name in FIGURE_OPTIONS else []
-
-
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"\.py$",
     "within_subsection_order": "ExampleTitleSortKey",
-    "reset_argv": example_arguments,
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_memory": False,
@@ -67,7 +52,6 @@ sphinx_gallery_conf = {
     "doc_module": ("mttab",),
     "write_computation_times": False,
 }
-suppress_warnings = ["config.cache"]  # the function above cannot be pickled, so nothing of this is cached
 
 
 LITERAL = re.compile(r"(``.*?``|`.*?`)")

@@ -74,7 +74,7 @@ def label_ticks(axis: Any, labels: Sequence[Any]) -> None:
 
     texts = [short(label) for label in labels]
     is_x = axis.axis_name == "x"
-    widest = CHARACTER_POINTS * (max(map(len, texts), default=0) + 2)
+    widest = CHARACTER_POINTS * (max(map(len, texts), default=0) + 1)
 
     def length() -> float:
         box = axis.axes.bbox
