@@ -160,6 +160,17 @@ def test_pages_link_to_examples_that_exist():
     assert linked <= {path.stem for path in (ROOT / "examples").glob("*.py")}
 
 
+def test_every_paper_a_public_docstring_names_is_in_the_citation_file():
+    cited = set(re.findall(r"arXiv:(\d{4}\.\d{5})", (ROOT / "CITATION.cff").read_text(encoding="utf-8")))
+    named = {
+        number
+        for path in (ROOT / "mttab").rglob("*.py")
+        for number in re.findall(r"arXiv:\s*(\d{4}\.\d{5})", path.read_text(encoding="utf-8"))
+    }
+    ours = {"2507.11411", "2602.14231", "2511.09970"}  # the methods themselves; docstrings name others besides
+    assert ours <= named & cited
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     """The pages and the reference; the examples are run by `make docs` and by tests/test_examples.py."""
