@@ -37,7 +37,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 # -W: a warning fails. The examples run, too, unless nothing has changed since the last time.
-docs: $(VENV)/.installed-docs-parquet
+docs: $(VENV)/.installed-docs
 	MTTAB_QUICK=$(MTTAB_QUICK) $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 	@echo "docs/_build/index.html"
 

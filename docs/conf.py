@@ -32,10 +32,12 @@ html_theme = "pydata_sphinx_theme"
 html_theme_options = {
     "show_prev_next": False,
     "navigation_with_keys": False,
-    "secondary_sidebar_items": ["page-toc"],
+    "secondary_sidebar_items": {"migration": [], "**": ["page-toc"]},
     "header_links_before_dropdown": 6,
 }
 html_sidebars = {"index": [], "migration": []}
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
 
