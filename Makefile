@@ -1,6 +1,8 @@
 # make quickstart   set up .venv and run the example        make lint    style and types
 # make test         the tests, without the slow ones        make bench   compare with LightGBM on ../shared/data
 # make test-slow    the slow ones only                      make clean   remove .venv and caches
+# make wheel        build dist/ and try the wheel in an empty environment
+# make docs         the site, in docs/_build; MTTAB_QUICK= for examples at full length
 #
 # Another interpreter: make test PYTHON=/path/to/python3.12. Options for pytest: make test PYTEST_ARGS="-n 2 -k rmtgb".
 
@@ -8,12 +10,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+MTTAB_QUICK ?= 1
 
 # The first interpreter that runs and is new enough.
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: quickstart test test-slow lint format bench clean
+.PHONY: quickstart test test-slow lint format bench docs wheel clean
 
 quickstart: $(VENV)/.installed-plot-parquet
 	$(BIN)/python examples/quickstart.py
@@ -33,11 +36,24 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# -W: a warning fails. The examples run, too, unless nothing has changed since the last time.
+docs: $(VENV)/.installed-docs
+	MTTAB_QUICK=$(MTTAB_QUICK) $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo "docs/_build/index.html"
+
+# The wheel where nothing else is installed, away from the sources.
+wheel: $(VENV)/.installed-dev
+	rm -rf dist build/smoke
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m venv build/smoke
+	build/smoke/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd build/smoke && bin/python -I ../../.ci/smoke.py
+
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench_accuracy.py $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) .numba_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .numba_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build docs/api docs/auto_examples
 
 # One stamp per set of extras: $(VENV)/.installed-plot-parquet says that `mttab[plot,parquet]` is in the venv.
 comma := ,

@@ -1,8 +1,11 @@
-"""Intervals that cover as often as they say, for every task.
+"""Intervals that cover as often as they say
+=========================================
 
 Quantile models promise 90 % and keep less, and one correction for all tasks covers quiet tasks too often and noisy ones
 too rarely. Conformal prediction with MAPIE, calibrated on rows of each task that no model has seen, keeps the promise
 task by task. It takes our estimators as they are, because the task id is a column of X.
+
+::
 
     pip install "mttab[examples]"
     python examples/conformal_intervals.py

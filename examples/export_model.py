@@ -1,6 +1,9 @@
-"""From a fitted model to what runs elsewhere: one LightGBM model per task, and what else takes such a model.
+"""A task's model outside this package
+===================================
 
-Treelite and ONNX predict with it, LightGBM draws it, and SHAP values come from it.
+From a fitted model to what runs elsewhere: one LightGBM model per task, and what else takes such a model. Treelite and ONNX predict with it, LightGBM draws it, and SHAP values come from it.
+
+::
 
     pip install "mttab[export,plot]"
     python examples/export_model.py

@@ -1,14 +1,18 @@
 """How many rows does a new task need?
+===================================
 
 Nine tasks are known well, a tenth has only a few rows so far. Three approaches see the same rows: one model that
 ignores the task (pooled), one model of the new task alone, and R-MTGB. The figure shows the error on new rows of the
-tenth task against the number of its rows that were there to learn from.
+tenth task against the number of its rows that were there to learn from::
 
     python examples/new_task.py
     python examples/new_task.py --draws 3 --quick       # three of the seven numbers of rows
+
+MTTAB_QUICK=1 in the environment means ``--draws 2 --quick``.
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ import pandas as pd
 from mttab import RMTGBRegressor
 from mttab.datasets import make_task_groups
 
+QUICK = bool(os.environ.get("MTTAB_QUICK"))
 N_ROWS = (2, 5, 10, 20, 50, 100, 200)
 N_OTHERS = 200  # rows of every other task
 NEW = 4  # the task that is new
@@ -56,51 +61,33 @@ def errors(seed: int, share: float, sizes: tuple[int, ...]) -> list[dict]:
     return rows
 
 
-def draw_figure(table: pd.DataFrame, spread: pd.DataFrame, path: Path) -> None:
+def draw_figure(runs: pd.DataFrame, path: Path) -> None:
     """One line per approach with its standard error over draws."""
     import matplotlib
 
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from mttab.plotting import NewTaskDisplay
 
-    styles = {
-        "R-MTGB": ("#0b6e4f", "o", "-"),
-        "pooled": ("#6c757d", "s", "--"),
-        "the new task alone": ("#c1440e", "^", ":"),
-    }
-    figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for approach, (colour, marker, line) in styles.items():
-        mean, error = table[approach], spread[approach]
-        axis.plot(mean.index, mean, color=colour, marker=marker, linestyle=line, label=approach)
-        axis.fill_between(mean.index, mean - error, mean + error, color=colour, alpha=0.15, linewidth=0)
-    axis.set_xscale("log")
-    axis.set_xticks(table.index, [str(n) for n in table.index])
-    axis.minorticks_off()
-    axis.set_ylim(bottom=0)
-    axis.set_xlabel(f"rows of the new task (the nine others have {N_OTHERS} each)")
-    axis.set_ylabel("RMSE on new rows of the new task")
-    axis.set_title("A task with few rows gains from the others", loc="left", fontsize=11)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    display = NewTaskDisplay.from_results(runs, n_rows="rows of the new task", error="RMSE")
+    display.ax_.set_title(f"A task with few rows gains from the others, which have {N_OTHERS} each", fontsize=11)
+    display.figure_.savefig(path, dpi=150)
     print(f"\nfigure: {path}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=20, help="draws of ten tasks to average over")
+    parser.add_argument("--draws", type=int, default=2 if QUICK else 20, help="draws of ten tasks to average over")
     parser.add_argument("--share", type=float, default=0.7, help="share of the common function in a task's own, 0 to 1")
-    parser.add_argument("--quick", action="store_true", help="three numbers of rows only")
+    parser.add_argument("--quick", action="store_true", default=QUICK, help="three numbers of rows only")
     parser.add_argument("--figure", type=Path, default=Path("new_task.png"))
     options = parser.parse_args()
     sizes = N_ROWS[::3] if options.quick else N_ROWS
     runs = pd.DataFrame([row for seed in range(options.draws) for row in errors(seed, options.share, sizes)])
-    groups = runs.groupby(["rows of the new task", "approach"])["RMSE"]
-    table, spread = groups.mean().unstack(), groups.sem().unstack().fillna(0.0)
+    table = runs.groupby(["rows of the new task", "approach"])["RMSE"].mean().unstack()
     table = table[["R-MTGB", "pooled", "the new task alone"]]
     print(f"test RMSE of the new task, mean of {options.draws} draws\n\n{table.round(3).to_string()}")
     try:
-        draw_figure(table, spread, options.figure)
+        draw_figure(runs, options.figure)
     except ImportError:
         print("no figure: matplotlib is not installed; pip install 'mttab[plot]'")
 

@@ -1,8 +1,9 @@
 """When do tasks help one another, and which of them do not belong?
+================================================================
 
 Without arguments: ten made-up tasks, eight that resemble one another and two planted outliers. Three approaches see the
 same rows: one model that ignores the task (pooled), one model per task, and R-MTGB, which is told the task of each row.
-With a table of your own:
+With a table of your own::
 
     python examples/quickstart.py --table students.csv --task school --target score
 """

@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mttab import datasets, metrics, model_selection
+    from mttab import datasets, metrics, model_selection, plotting
     from mttab.boosting import RMTGBClassifier, RMTGBRegressor
     from mttab.multitabnet import MultiTabNet, MultiTabNetClassifier, MultiTabNetRegressor
     from mttab.persistence import ModelFileError, load
@@ -27,9 +27,10 @@ __all__ = [
     "load",
     "metrics",
     "model_selection",
+    "plotting",
 ]
 
-_SUBMODULES = {"datasets", "metrics", "model_selection"}
+_SUBMODULES = {"datasets", "metrics", "model_selection", "plotting"}
 
 # Public name -> module that defines it. Everything loads on first use, so `import mttab` costs next to nothing and an
 # estimator that needs an extra can be listed here beside those that need none.

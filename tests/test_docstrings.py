@@ -41,7 +41,7 @@ PUBLIC_METHODS = [
 ]
 PUBLIC_NAMES = [
     pytest.param(getattr(package, name), id=f"{package.__name__}.{name}")
-    for package in (mttab.datasets, mttab.metrics, mttab.model_selection)
+    for package in (mttab.datasets, mttab.metrics, mttab.model_selection, mttab.plotting)
     for name in package.__all__
 ]
 

@@ -1,4 +1,4 @@
-"""The examples run as they stand, apart from the number of draws."""
+"""The examples run as they stand, apart from the numbers of rows and draws."""
 
 import logging
 import re
@@ -52,3 +52,36 @@ def test_conformal_intervals_cover_every_task(monkeypatch, capsys):
     assert min(by_method["conformal, all tasks"]) < 0.8
     for name in ("conformal, per task", "conformal quantiles, per task"):
         assert min(by_method[name]) > 0.83 and max(by_method[name]) < 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "n_figures", "said"),
+    [
+        ("outlier_tasks", 3, "sharing: groups"),
+        ("task_groups", 2, "adjusted Rand index: 1.0"),
+        ("mixed_targets", 2, "'y2': 'multiclass'"),
+        ("attention", 1, "worth most: age, income"),
+        ("grid_search", 1, "best:"),
+        ("harmed_tasks", 3, "mean gain"),
+    ],
+)
+def test_an_example_of_the_gallery_runs_and_draws(name, n_figures, said, tmp_path, monkeypatch, capsys):
+    plt = pytest.importorskip("matplotlib.pyplot", reason="the examples draw with matplotlib")
+    if name in ("mixed_targets", "attention"):
+        pytest.importorskip("torch", reason="the example fits a network")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MTTAB_QUICK", "1")
+    monkeypatch.setattr(plt, "show", lambda: None)
+    plt.close("all")
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    figures = [plt.figure(number) for number in plt.get_fignums()]
+    plt.close("all")
+    assert len(figures) == n_figures
+    assert said in capsys.readouterr().out
+
+
+def test_every_example_begins_with_a_title_for_the_gallery():
+    for path in EXAMPLES.glob("*.py"):
+        title, rule = path.read_text(encoding="utf-8").removeprefix('"""').split("\n")[:2]
+        assert rule == "=" * len(title), path.name

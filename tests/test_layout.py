@@ -30,6 +30,7 @@ SIDEWAYS = {
     "clustering": {"boosting"},
     "baselines": {"boosting"},
     "dask": {"boosting"},
+    "plotting": {"metrics"},
 }
 # ... and these, inside a function only.
 LAZY = {"persistence": ESTIMATORS}

@@ -146,7 +146,14 @@ class TaskScorer:
         return figure if greater_is_better else -figure
 
     def score_tasks(
-        self, estimator: Any, X: Any, y: Any, *, task: Any = None, sample_weight: Any = None
+        self,
+        estimator: Any,
+        X: Any,
+        y: Any,
+        *,
+        task: Any = None,
+        sample_weight: Any = None,
+        standard_error: bool = False,
     ) -> pd.DataFrame:
         """Scores of the single tasks, the arguments being those of a call.
 
@@ -162,11 +169,13 @@ class TaskScorer:
             Task id of each row.
         sample_weight : array-like of shape (n,), default=None
             Weights.
+        standard_error : bool, default=False
+            Whether to compute standard errors.
 
         Returns
         -------
         DataFrame
-            As `task_scores` returns it, in the metric's own sign and without standard errors.
+            As `task_scores` returns it, in the metric's own sign.
 
         Raises
         ------
@@ -177,7 +186,7 @@ class TaskScorer:
         weight = check_weight(sample_weight, len(y))
         tasks = self._wide if np.ndim(y) == 2 else self._long
         pairs = [(t, metric) for t in tasks(metric, estimator, X, y, task, weight)]
-        return score_tasks(pairs, with_standard_error=False)
+        return score_tasks(pairs, with_standard_error=standard_error)
 
     def _long(
         self, metric: Metric, estimator: Any, X: Any, y: Any, task: Any, weight: np.ndarray | None
