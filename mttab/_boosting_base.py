@@ -12,10 +12,11 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from mttab._boosting_adapt import TaskAdaptation
 from mttab._boosting_fit import FitSteps, Fitted, training_rows, validation_rows
 from mttab._core.boosting.forest import BLOCKS, PARTITION, SHARED, TASK, Forest, ForestBuilder
 from mttab._core.boosting.growing import Grower
-from mttab._core.boosting.importance import gain_importances
+from mttab._core.boosting.importance import gain_importances, normalised
 from mttab._core.boosting.losses import Loss
 from mttab._core.boosting.rmtgb import BoostedModel, boost
 from mttab._core.boosting.rows import Scores, TrainingRows, ValidationRows
@@ -30,12 +31,15 @@ from mttab._core.validation import (
     Interval,
     StrOptions,
     check_table,
+    features_without_task,
+    is_every_task,
     require_task,
     split_task_column,
+    task_positions,
 )
 
 
-class BaseRMTGB(FitSteps, BaseEstimator):
+class BaseRMTGB(FitSteps, TaskAdaptation, BaseEstimator):
     """Robust multi-task gradient boosting without a target: the parts that do not care what y is."""
 
     # `task` is routed by default wherever scikit-learn routes metadata; the other arguments ask for it as usual.
@@ -208,7 +212,7 @@ class BaseRMTGB(FitSteps, BaseEstimator):
         return Fitted(model, loss, encoder, mapper, scaling, labels, sharing, rows.sum_by_task(rows.weight))
 
     def _set_fitted_attributes(self, inputs: Inputs) -> None:
-        model, forest = self._fitted.model, self._fitted.model.forest
+        model = self._fitted.model
         self.n_features_in_ = inputs.n_columns
         if inputs.names is not None:
             self.feature_names_in_ = np.array(inputs.names, dtype=object)
@@ -220,31 +224,47 @@ class BaseRMTGB(FitSteps, BaseEstimator):
         self._fitted_sharing = self.sharing, self.n_task_groups
         self._fitted_target_scaling = getattr(self, "target_scaling", None)
         self._fitted_task_column = self.task_column if inputs.task_source == "column" else None
+        self.sharing_ = self._fitted.sharing.name
+        self._set_task_attributes()
+        self.train_score_ = _score_path(model.train_loss)
+        self.validation_score_ = _score_path(model.validation_loss)
+        gain = self._gain_by_column()
+        self.feature_importances_ = normalised(gain.sum(axis=0))
+        self.task_feature_importances_ = normalised(gain)
+
+    def _set_task_attributes(self) -> None:
+        """The fitted attributes with a value per task, and the rounds."""
+        model, forest = self._fitted.model, self._fitted.model.forest
         self.tasks_ = self._fitted.labels.labels
         self.n_tasks_ = len(self.tasks_)
-        self.sharing_ = self._fitted.sharing.name
         self.theta_ = model.theta
         self.task_group_ = forest.mixing[:-1].argmax(axis=1)
         self.outlier_score_ = 1.0 - forest.mixing[:-1, 0]
         self.n_iter_ = dict(zip(BLOCKS, forest.n_rounds, strict=True))
-        self.train_score_ = _score_path(model.train_loss)
-        self.validation_score_ = _score_path(model.validation_loss)
-        gain = gain_importances(forest, len(inputs.feature_positions), self._fitted.task_weight)
-        by_column = np.zeros((len(gain), inputs.n_columns))
-        by_column[:, inputs.feature_positions] = gain[:, :-1]
-        if len(inputs.task_positions):
-            by_column[:, inputs.task_positions[0]] = gain[:, -1]
-        self.feature_importances_ = _normalised(by_column.sum(axis=0))
-        self.task_feature_importances_ = _normalised(by_column)
+
+    def _gain_by_column(self) -> np.ndarray:
+        """Gain (n_tasks, n_features_in_) of each column in the trees that act for each task."""
+        names = getattr(self, "feature_names_in_", None)
+        task_columns = task_positions(self._fitted_task_column, self.n_features_in_, names)
+        features = np.delete(np.arange(self.n_features_in_), task_columns)
+        gain = gain_importances(self._fitted.model.forest, len(features), self._fitted.task_weight)
+        by_column = np.zeros((len(gain), self.n_features_in_))
+        by_column[:, features] = gain[:, :-1]
+        if len(task_columns):
+            by_column[:, task_columns[0]] = gain[:, -1]
+        return by_column
 
     # --- predict ---------------------------------------------------------------------------------------------------
 
     def _read_rows(self, X: Any, task: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Feature values (n_features, n_rows) and task indices; with a 2-D y the rows are repeated for every task."""
+        """Feature values (n_features, n_rows) and task indices; for every task at once the rows are repeated."""
         check_is_fitted(self)
-        table = check_table(X)
         names = getattr(self, "feature_names_in_", None)
         column = self._fitted_task_column
+        if is_every_task(task) and self._task_source in ("column", "argument"):
+            features, _ = features_without_task(X, column, self.n_features_in_, names)
+            return self._for_every_task(self._fitted.encoder.transform(features))
+        table = check_table(X)
         features, ids, _ = split_task_column(table, column, feature_names=names)
         validate_data(self, table, reset=False, skip_check_array=True)
         values = self._fitted.encoder.transform(features)
@@ -253,8 +273,7 @@ class BaseRMTGB(FitSteps, BaseEstimator):
                 raise ValueError(
                     "task was passed, but this model was fitted with a 2-D y and predicts all tasks at once; drop task."
                 )
-            n_rows = values.shape[1]
-            return np.tile(values, self.n_tasks_), np.repeat(np.arange(self.n_tasks_, dtype=np.int32), n_rows)
+            return self._for_every_task(values)
         if self._task_source is None:
             if task is not None:
                 raise ValueError(
@@ -268,6 +287,10 @@ class BaseRMTGB(FitSteps, BaseEstimator):
         name = "task" if self._task_source == "argument" else f"task_column={column!r}"
         encoded = self._fitted.labels.encode(ids, unseen=self.unseen_task, name=name)
         return values, np.where(encoded < 0, self.n_tasks_, encoded).astype(np.int32)
+
+    def _for_every_task(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        n_rows = values.shape[1]
+        return np.tile(values, self.n_tasks_), np.repeat(np.arange(self.n_tasks_, dtype=np.int32), n_rows)
 
     def _n_predict_threads(self, values: np.ndarray) -> int:
         return resolve_n_threads(self.n_jobs, values.shape[1] * max(len(self._fitted.model.forest.trees.root), 1))
@@ -294,9 +317,9 @@ class BaseRMTGB(FitSteps, BaseEstimator):
                 return
             yield self._unscaled(forest.base + blocks.sum(axis=0), encoded)
 
-    def _layout(self, values: np.ndarray) -> np.ndarray:
-        """Entries back to the caller's shape: one column per task where y had several."""
-        if self._task_source != "targets":
+    def _layout(self, values: np.ndarray, task: Any) -> np.ndarray:
+        """Entries back to the caller's shape: one column per task where y had several, or every task is asked for."""
+        if self._task_source != "targets" and not is_every_task(task):
             return values
         return values.reshape(self.n_tasks_, -1, *values.shape[1:]).swapaxes(0, 1)
 
@@ -314,7 +337,7 @@ class BaseRMTGB(FitSteps, BaseEstimator):
         -------
         Bunch with keys "shared", "partition" and "task"
             Arrays that sum to the score before the link: (n,), (n, n_classes) for several classes, with one more axis
-            for the tasks after the first where y had several columns. The base score counts as shared, the centre of
+            for the tasks after the first where y had several columns or with ``task="all"``. The base score counts as shared, the centre of
             ``target_scaling="task"`` as task.
 
         Examples
@@ -336,7 +359,7 @@ class BaseRMTGB(FitSteps, BaseEstimator):
         blocks[TASK] += self._fitted.scaling.center[encoded, None]
         if blocks.shape[2] == 1:
             blocks = blocks[:, :, 0]
-        return Bunch(**{name: self._layout(part) for name, part in zip(BLOCKS, blocks, strict=True)})
+        return Bunch(**{name: self._layout(part, task) for name, part in zip(BLOCKS, blocks, strict=True)})
 
     def __sklearn_tags__(self):  # type: ignore[no-untyped-def]
         tags = super().__sklearn_tags__()
@@ -368,11 +391,6 @@ def _score_path(losses: tuple[list[float], ...]) -> np.ndarray:
     for history in losses:
         path += history if not path else history[1:]
     return -np.array(path)
-
-
-def _normalised(gain: np.ndarray) -> np.ndarray:
-    total = gain.sum(axis=-1, keepdims=True)
-    return np.divide(gain, total, out=np.zeros_like(gain), where=total > 0)
 
 
 class ProgressLine:

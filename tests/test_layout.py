@@ -20,9 +20,10 @@ SUPPORT = {"datasets", "metrics", "model_selection", "plotting"}
 # Every public module may import `_core`; these imports of one public module by another are allowed besides.
 SIDEWAYS = {
     "boosting": {"_boosting_base"},
-    "_boosting_base": {"_boosting_fit"},
+    "_boosting_base": {"_boosting_adapt", "_boosting_fit"},
+    "_boosting_adapt": {"_boosting_fit"},
     "experts": {"_network_base"},
-    "multitabnet": {"_network_base", "_network_options"},
+    "multitabnet": {"_network_adapt", "_network_base", "_network_options"},
     "_network_base": {"_network_fit", "_network_predict"},
     "clustering": {"boosting"},
     "baselines": {"boosting"},
@@ -38,11 +39,11 @@ ORDER = {
     "boosting": (
         *("jit", "threads", "quantile", "losses"),
         *("binning", "histogram", "splitting", "small_nodes", "leaves", "tree", "forest"),
-        *("rows", "theta", "growing", "rmtgb", "similarity", "sharing", "importance", "export"),
+        *("rows", "theta", "growing", "rmtgb", "similarity", "sharing", "adapt", "importance", "export"),
     ),
     "neural": (
         *("device", "progress", "columns", "tokens", "attention", "network", "experts"),
-        *("losses", "weighting", "averaging", "training", "members"),
+        *("losses", "weighting", "averaging", "training", "members", "adapting"),
     ),
 }
 STANDS_ALONE = {"losses": {"jit", "threads", "quantile"}}  # and what it may import all the same

@@ -48,3 +48,9 @@ def _common_shares(forest: Forest, task_weight: np.ndarray) -> list[tuple[np.nda
         mass = task_weight * forest.mixing[:-1, group]
         pairs.append((mass / max(mass.sum(), 1e-300), (trees.block == PARTITION) & (trees.group == group)))
     return pairs
+
+
+def normalised(gain: np.ndarray) -> np.ndarray:
+    """The same summing to 1 along the last axis, or 0."""
+    total = gain.sum(axis=-1, keepdims=True)
+    return np.divide(gain, total, out=np.zeros_like(gain), where=total > 0)
