@@ -17,9 +17,15 @@ from mttab._core.boosting.rows import TrainingRows
 from mttab._core.boosting.sharing import Sharing
 from mttab._core.boosting.theta import mixing_weights
 from mttab._core.boosting.threads import parallel_region, resolve_n_threads
-from mttab._core.long_table import Inputs, LongTable
+from mttab._core.long_table import Inputs
 from mttab._core.tasks import TaskLabels
-from mttab._core.validation import check_same_length, check_weight, features_without_task, new_task_label, task_positions
+from mttab._core.validation import (
+    check_same_length,
+    check_weight,
+    features_without_task,
+    new_task_label,
+    task_positions,
+)
 
 
 class TaskAdaptation:
@@ -142,9 +148,7 @@ class TaskAdaptation:
         sharing = _with_task(before.sharing, int(weights.argmax()))
         labels = TaskLabels([*before.labels.labels.tolist(), label])
         task_weight = np.append(before.task_weight, rows.weight.sum())
-        return replace(
-            before, model=model, scaling=scaling, labels=labels, sharing=sharing, task_weight=task_weight
-        )
+        return replace(before, model=model, scaling=scaling, labels=labels, sharing=sharing, task_weight=task_weight)
 
     def _with_own_trees(
         self, before: Fitted, forest: Forest, rows: TrainingRows, score: np.ndarray, grower: Grower

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mttab._boosting_adapt import TaskAdaptation
 from mttab._boosting_fit import FitSteps, Fitted, training_rows, validation_rows
+from mttab._callbacks import CallbackSupport, FitHooks
 from mttab._core.boosting.forest import BLOCKS, PARTITION, SHARED, TASK, Forest, ForestBuilder
 from mttab._core.boosting.growing import Grower
 from mttab._core.boosting.importance import gain_importances, normalised
@@ -25,6 +27,7 @@ from mttab._core.boosting.similarity import cluster_tasks, task_agreement
 from mttab._core.boosting.threads import parallel_region, resolve_n_threads
 from mttab._core.holdout import stops_early
 from mttab._core.long_table import Inputs, LongTable, training_tasks
+from mttab._core.progress import messages_shown, tell
 from mttab._core.tasks import TaskLabels
 from mttab._core.validation import (
     HasMethods,
@@ -39,7 +42,7 @@ from mttab._core.validation import (
 )
 
 
-class BaseRMTGB(FitSteps, TaskAdaptation, BaseEstimator):
+class BaseRMTGB(CallbackSupport, FitSteps, TaskAdaptation, BaseEstimator):
     """Robust multi-task gradient boosting without a target: the parts that do not care what y is."""
 
     # `task` is routed by default wherever scikit-learn routes metadata; the other arguments ask for it as usual.
@@ -98,6 +101,9 @@ class BaseRMTGB(FitSteps, TaskAdaptation, BaseEstimator):
     def _fit(self, X: Any, y: Any, sample_weight: Any, task: Any, explicit: dict[str, Any]) -> None:
         """Everything between the arguments of fit and the fitted attributes, which are set only at the very end."""
         previous = self._fitted if self.warm_start and hasattr(self, "_fitted") else None
+        # Three blocks, and perhaps once more on all rows.
+        metadata = {"sample_weight": sample_weight, "task": task}
+        hooks = self._begin_callbacks(6 if self.refit else 3, in_order=True, X=X, y=y, metadata=metadata)
         seed = self._seed if previous else int(check_random_state(self.random_state).randint(2**31 - 1))
         inputs, weight = self._read_inputs(X, y, task, sample_weight)
         everything = long = inputs.melt(weight)
@@ -112,23 +118,30 @@ class BaseRMTGB(FitSteps, TaskAdaptation, BaseEstimator):
             self._check_same_problem(inputs, training_tasks(inputs, long), loss)
         self._warn_of_small_weights(long, sample_weight)
         n_threads = resolve_n_threads(self.n_jobs, len(long.y) * inputs.n_columns)
-        with parallel_region(n_threads):
+        with parallel_region(n_threads), messages_shown(self.verbose):
             is_refitted = self.refit and held_out is not None and not self.warm_start
             tasks = training_tasks(inputs, everything if is_refitted else long)
             fitted = self._fit_entries(
-                inputs, long, held_out, explicit, loss, is_stopped, seed, n_threads, tasks, previous
+                inputs, long, held_out, explicit, loss, is_stopped, seed, n_threads, tasks, hooks, previous
             )
             # What two tasks share cannot be learned from one of them.
             if is_refitted and (fitted.labels.n_tasks > 1 or tasks.n_tasks == 1):
-                if self.verbose:
-                    print("once more on all rows")
+                tell(self.verbose, "once more on all rows")
                 again = self._fit_entries(
-                    inputs, everything, None, {}, loss, False, seed, n_threads, tasks, chosen=fitted
+                    inputs, everything, None, {}, loss, False, seed, n_threads, tasks, hooks, chosen=fitted
                 )
                 again.model.validation_loss = fitted.model.validation_loss
                 fitted = again
         self._seed, self._fitted = seed, fitted
         self._set_fitted_attributes(inputs)
+        hooks.end()
+
+    def _attributes_of(self, fitted: Fitted, inputs: Inputs, seed: int) -> dict[str, Any]:
+        """All attributes of this estimator as they would be with that model, for a callback to look at."""
+        other = copy(self)
+        other._seed, other._fitted = seed, fitted
+        other._set_fitted_attributes(inputs)
+        return vars(other)
 
     def _fit_entries(
         self,
@@ -141,6 +154,7 @@ class BaseRMTGB(FitSteps, TaskAdaptation, BaseEstimator):
         seed: int,
         n_threads: int,
         tasks: TaskLabels,
+        hooks: FitHooks,
         previous: Fitted | None = None,
         chosen: Fitted | None = None,
     ) -> Fitted:
@@ -149,7 +163,7 @@ class BaseRMTGB(FitSteps, TaskAdaptation, BaseEstimator):
         ``tasks`` are those of the fit as a whole, of which some may be held out here.
         ``previous`` is a fit to go on from, ``chosen`` one whose sharing and numbers of rounds are taken over.
         """
-        labels = training_tasks(inputs, long)
+        labels = previous.labels if previous else training_tasks(inputs, long)
         factors = self._class_factors(long, inputs.classes), self._task_factors(long, labels)
         long = long.weighted(labels, *factors)
         encoder = previous.encoder if previous else self._fit_encoder(inputs, long)
@@ -194,8 +208,13 @@ class BaseRMTGB(FitSteps, TaskAdaptation, BaseEstimator):
                 inputs.task_is_category, seed,
             )  # fmt: skip
             options = sharing.apply(options)
-            if self.verbose and sharing.name != self.sharing:
-                print(f"sharing: {sharing.name}")
+            if sharing.name != self.sharing:
+                tell(self.verbose, f"sharing: {sharing.name}")
+
+        def as_fitted(model: BoostedModel) -> Fitted:
+            numbered = sharing.renumbered(model.group_order)
+            return Fitted(model, loss, encoder, mapper, scaling, labels, numbered, rows.sum_by_task(rows.weight))
+
         model = boost(
             rows,
             validation,
@@ -206,10 +225,11 @@ class BaseRMTGB(FitSteps, TaskAdaptation, BaseEstimator):
             base,
             np.random.default_rng([seed, 1, sum(previous.model.forest.n_rounds) if previous else 0]),
             start=start,
-            progress=ProgressLine(self.verbose) if self.verbose else None,
+            progress=hooks.follow(
+                self.verbose, "round", lambda model: self._attributes_of(as_fitted(model), inputs, seed)
+            ),
         )
-        sharing = sharing.renumbered(model.group_order)
-        return Fitted(model, loss, encoder, mapper, scaling, labels, sharing, rows.sum_by_task(rows.weight))
+        return as_fitted(model)
 
     def _set_fitted_attributes(self, inputs: Inputs) -> None:
         model = self._fitted.model
@@ -337,8 +357,8 @@ class BaseRMTGB(FitSteps, TaskAdaptation, BaseEstimator):
         -------
         Bunch with keys "shared", "partition" and "task"
             Arrays that sum to the score before the link: (n,), (n, n_classes) for several classes, with one more axis
-            for the tasks after the first where y had several columns or with ``task="all"``. The base score counts as shared, the centre of
-            ``target_scaling="task"`` as task.
+            for the tasks after the first where y had several columns or with ``task="all"``. The base score counts as
+            shared, the centre of ``target_scaling="task"`` as task.
 
         Examples
         --------
@@ -391,18 +411,3 @@ def _score_path(losses: tuple[list[float], ...]) -> np.ndarray:
     for history in losses:
         path += history if not path else history[1:]
     return -np.array(path)
-
-
-class ProgressLine:
-    """Prints a line every ten rounds and at the end of a block; every round from verbose=2 on."""
-
-    def __init__(self, verbose: int | bool):
-        self.every = 1 if int(verbose) >= 2 else 10
-
-    def __call__(
-        self, block: int, n_done: int, n_rounds: int, train_loss: float, validation_loss: float | None
-    ) -> None:
-        if n_done % self.every and n_done != n_rounds:
-            return
-        held_out = "" if validation_loss is None else f", validation loss {validation_loss:.6g}"
-        print(f"{BLOCKS[block]} round {n_done}/{n_rounds}: training loss {train_loss:.6g}{held_out}")

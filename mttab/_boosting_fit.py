@@ -370,7 +370,7 @@ class FitSteps:
         column = self.task_column if inputs.task_source == "column" else None
         if inputs.task_source != self._task_source or column != self._fitted_task_column:
             raise ValueError("warm_start=True continues with task_column or task as in the first fit; or refit.")
-        if labels.labels.tolist() != self._fitted.labels.labels.tolist():
+        if set(labels.labels.tolist()) != set(self._fitted.labels.labels.tolist()):  # added tasks are the last there
             raise ValueError("warm_start=True continues with the tasks of the first fit; pass the same, or refit.")
         if inputs.classes is not None and not np.array_equal(inputs.classes, self.classes_):
             raise ValueError("warm_start=True continues with the classes of the first fit; pass the same, or refit.")

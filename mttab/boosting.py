@@ -138,7 +138,9 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     n_jobs : int or None, default=None
         Threads; None and -1 use all. The model does not depend on it.
     verbose : int, default=0
-        1 prints a line every ten rounds, 2 every round.
+        1 gives a line every ten rounds, 2 every round, to the logger "mttab" of the standard library; it is seen on
+        standard error unless logging is set up otherwise. For a progress bar, with scikit-learn 1.9 or newer, pass
+        ``sklearn.callback.ProgressBar()`` to ``set_callbacks``, of this estimator or of a search around it.
 
     Attributes
     ----------
@@ -622,8 +624,9 @@ feature_importances_, task_feature_importances_, n_tasks_, n_features_in_, featu
 
         Returns
         -------
-        ndarray of shape (n, n_classes), or list of these, one per task, where ``y`` had several columns or ``task="all"``
-            Columns in the order of ``classes_``.
+        ndarray of shape (n, n_classes), or list of these
+            Columns in the order of ``classes_``; a list, one per task, where ``y`` had several columns or
+            ``task="all"``.
         """
         score, _ = self._score(X, task)
         proba = self._layout(self._fitted.loss.link_inverse(score), task)

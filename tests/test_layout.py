@@ -20,11 +20,11 @@ SUPPORT = {"datasets", "metrics", "model_selection", "plotting"}
 # Every public module may import `_core`; these imports of one public module by another are allowed besides.
 SIDEWAYS = {
     "boosting": {"_boosting_base"},
-    "_boosting_base": {"_boosting_adapt", "_boosting_fit"},
+    "_boosting_base": {"_boosting_adapt", "_boosting_fit", "_callbacks"},
     "_boosting_adapt": {"_boosting_fit"},
     "experts": {"_network_base"},
     "multitabnet": {"_network_adapt", "_network_base", "_network_options"},
-    "_network_base": {"_network_fit", "_network_predict"},
+    "_network_base": {"_callbacks", "_network_fit", "_network_predict"},
     "clustering": {"boosting"},
     "baselines": {"boosting"},
     "dask": {"boosting"},
@@ -34,7 +34,7 @@ LAZY = {"persistence": ESTIMATORS}
 
 # Inside `_core`, and inside a package of it, a module may import those that stand before it. The files of `_core`
 # itself lie below its packages.
-PLAIN = ("archive", "tasks", "validation", "targets", "features", "holdout", "long_table", "target_table")
+PLAIN = ("archive", "progress", "tasks", "validation", "targets", "features", "holdout", "long_table", "target_table")
 ORDER = {
     "boosting": (
         *("jit", "threads", "quantile", "losses"),
@@ -42,7 +42,7 @@ ORDER = {
         *("rows", "theta", "growing", "rmtgb", "similarity", "sharing", "adapt", "importance", "export"),
     ),
     "neural": (
-        *("device", "progress", "columns", "tokens", "attention", "network", "experts"),
+        *("device", "columns", "tokens", "attention", "network", "experts"),
         *("losses", "weighting", "averaging", "training", "members", "adapting"),
     ),
 }

@@ -128,8 +128,8 @@ def refuse_every_task(task: Any, method: str) -> None:
     """Raise where `method` is asked for every task but needs the one of each row."""
     if is_every_task(task):
         raise ValueError(
-            f"{method} compares each row with its own label, so task='all' says nothing to it; pass the task of each row, "
-            "or rows with the task column."
+            f"{method} compares each row with its own label, so task='all' says nothing to it; pass the "
+            "task of each row, or rows with the task column."
         )
 
 
@@ -207,7 +207,9 @@ def new_task_label(task: Any, known: TaskLabels, ids: Any, task_column: Any) -> 
         raise ValueError(
             f"task={task!r}, but tasks of this model are like {known.labels[0]!r}; pass a tuple of as many parts."
         )
-    if not is_composite and (isinstance(task, (list, np.ndarray, pd.Series, pd.Index)) or not pd.api.types.is_hashable(task)):
+    if not is_composite and (
+        isinstance(task, (list, np.ndarray, pd.Series, pd.Index)) or not pd.api.types.is_hashable(task)
+    ):
         raise ValueError(
             f"task={task!r} is no single label; pass the label of the one new task, and call add_task once for each."
         )

@@ -2,9 +2,9 @@
 
     F_new(x) = b + F_shared(x) + Σ_k w_k F_k(x) + F_own(x)
 
-The weights w are the mean over known tasks, each counted by how well its score explains the new rows (`place_task`): with
-no row they are those of an unseen task, with many those of the tasks most alike. Trees of its own are grown for as many
-rounds as pay on rows they have not seen (`grow_own_trees`), perhaps none.
+The weights w are the mean over known tasks, each counted by how well its score explains the new rows (`place_task`):
+with no row they are those of an unseen task, with many those of the tasks most alike. Trees of its own are grown for as
+many rounds as pay on rows they have not seen (`choose_rounds`), perhaps none.
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ def _splits_on_task(forest: Forest, n_features: int) -> np.ndarray:
 
 
 def follow(forest: Forest, n_features: int, like: int) -> Forest:
-    """The forest with a level more in the splits on the task id: that of a new task, on the side of the task ``like``.
+    """The forest with one level more in the splits on the task id: a new task, on the side of the task ``like``.
 
-    The new task is the next index; for all others nothing changes. A level that a split does not know, which is what the
-    new task is without this, goes where unseen tasks go.
+    The new task is the next index; for all others nothing changes. A level that a split does not know, which is what
+    the new task is without this, goes where unseen tasks go.
     """
     nodes = forest.nodes
     n_tasks = len(forest.mixing) - 1
@@ -167,7 +167,14 @@ class _OwnTrees:
 
 
 def choose_rounds(
-    rows: TrainingRows, score: np.ndarray, loss: Loss, grower: Grower, rate: float, vector: bool, limit: int, patience: int
+    rows: TrainingRows,
+    score: np.ndarray,
+    loss: Loss,
+    grower: Grower,
+    rate: float,
+    vector: bool,
+    limit: int,
+    patience: int,
 ) -> int:
     """Rounds of own trees by cross-validation: the best number if it beats none clearly, else 0.
 
@@ -206,7 +213,7 @@ def _is_clear(gain: np.ndarray, weight: np.ndarray) -> bool:
 
 
 def _most_rounds(n: float, min_samples: float, rate: float) -> int:
-    """Rounds after which a tree that cannot split has moved a task's level as far as `PRIOR_ROWS` allow, n/(n + prior)."""
+    """Rounds after which trees that cannot split have moved the level of n rows by n / (n + `PRIOR_ROWS`) of the way."""
     trust = n / (n + PRIOR_ROWS)
     if n >= 2.0 * min_samples or rate * trust >= 1.0:
         return 2**31
@@ -238,5 +245,11 @@ def shrunk_leaves(grower: Grower, rows: TrainingRows, score: np.ndarray, loss: L
     of_row = 1.0 if grower.task_split.constant_hessian else float(hessian.mean() / max(rows.weight.mean(), 1e-300))
     split = grower.task_split._replace(l2=grower.task_split.l2 + PRIOR_ROWS * of_row)
     return Grower(
-        grower.rows, grower.layout, grower.shared_growth, grower.task_growth, grower.shared_split, split, grower.n_threads
+        grower.rows,
+        grower.layout,
+        grower.shared_growth,
+        grower.task_growth,
+        grower.shared_split,
+        split,
+        grower.n_threads,
     )

@@ -34,7 +34,7 @@ MAX_COMPARED_IN_ALL, MIN_COMPARED = 4000, 40
 def add_token(
     networks: list[TrainedNetwork], examples: Examples, generator: np.random.Generator
 ) -> list[TrainedNetwork]:
-    """Copies of the networks with a row task more, learned from its rows; the first one decides how far it is learned."""
+    """Copies of the networks with a row task more, learned from its rows; the first one decides how far."""
     pull: float | None = None
     found = []
     for i, network in enumerate(networks):
@@ -70,12 +70,14 @@ def _weighted(network: TrainedNetwork, scores: Tensor, examples: Examples) -> Te
 
 
 def placed_token(network: TrainedNetwork, rows: TokenRows, use: Tensor) -> Tensor:
-    """Mean (width,) of the known tokens and that of unseen tasks, by how well they explain the rows ``use``, bool (n,)."""
+    """Mean (width,) of the known tokens and that of unseen tasks, by how well they explain the rows ``use``."""
     losses = rows.losses[:, use].sum(dim=1).double()
     mass = rows.examples.weight[use].sum().double()
     prior = torch.full_like(losses, 0.5 / (len(losses) - 1))
     prior[-1] = 0.5
-    share = torch.softmax(prior.log() - losses / _unit(network, float(losses.min() / mass)), dim=0).to(rows.losses.dtype)
+    share = torch.softmax(prior.log() - losses / _unit(network, float(losses.min() / mass)), dim=0).to(
+        rows.losses.dtype
+    )
     known = network.module.task_tokens.detach()
     return share[:-1] @ known + share[-1] * network.module.unseen_token().detach()
 
@@ -105,7 +107,9 @@ def trained_token(network: TrainedNetwork, rows: TokenRows, use: Tensor, start: 
         for first in range(0, len(task), 4 * PREDICTION_ROWS):
             part = examples.take(torch.arange(first, min(first + 4 * PREDICTION_ROWS, len(task)), device=start.device))
             tokens = {"task_tokens": torch.cat([known, token[None]])}
-            scores, _ = functional_call(module, tokens, (part.inputs._replace(task=task[: len(part.y)]), network.memory))
+            scores, _ = functional_call(
+                module, tokens, (part.inputs._replace(task=task[: len(part.y)]), network.memory)
+            )
             loss = _weighted(network, scores, part).sum() / (unit * mass)
             loss.backward()
             total += float(loss.detach())
