@@ -18,14 +18,9 @@ from mttab._core.boosting.sharing import Sharing
 from mttab._core.boosting.theta import mixing_weights
 from mttab._core.boosting.threads import parallel_region, resolve_n_threads
 from mttab._core.long_table import Inputs
+from mttab._core.other_tasks import features_without_task, new_task_label
 from mttab._core.tasks import TaskLabels
-from mttab._core.validation import (
-    check_same_length,
-    check_weight,
-    features_without_task,
-    new_task_label,
-    task_positions,
-)
+from mttab._core.validation import check_same_length, check_weight, task_positions
 
 
 class TaskAdaptation:

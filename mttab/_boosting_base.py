@@ -27,6 +27,7 @@ from mttab._core.boosting.similarity import cluster_tasks, task_agreement
 from mttab._core.boosting.threads import parallel_region, resolve_n_threads
 from mttab._core.holdout import stops_early
 from mttab._core.long_table import Inputs, LongTable, training_tasks
+from mttab._core.other_tasks import features_without_task, is_every_task
 from mttab._core.progress import messages_shown, tell
 from mttab._core.tasks import TaskLabels
 from mttab._core.validation import (
@@ -34,8 +35,6 @@ from mttab._core.validation import (
     Interval,
     StrOptions,
     check_table,
-    features_without_task,
-    is_every_task,
     require_task,
     split_task_column,
     task_positions,

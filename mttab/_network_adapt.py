@@ -10,8 +10,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from mttab._core.neural.adapting import add_token
 from mttab._core.neural.members import EncodedRows, Place
+from mttab._core.other_tasks import features_without_task, new_task_label
 from mttab._core.tasks import TaskLabels
-from mttab._core.validation import features_without_task, new_task_label
 
 
 class TaskAdaptation:

@@ -11,16 +11,8 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mttab._core.neural.members import Place, average_predictions
-from mttab._core.validation import (
-    check_cell_weight,
-    check_same_length,
-    check_table,
-    features_without_task,
-    is_every_task,
-    refuse_every_task,
-    require_task,
-    split_task_column,
-)
+from mttab._core.other_tasks import features_without_task, is_every_task, refuse_every_task
+from mttab._core.validation import check_cell_weight, check_same_length, check_table, require_task, split_task_column
 
 
 class ScoredColumn:

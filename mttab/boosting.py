@@ -14,9 +14,10 @@ from sklearn.utils.metaestimators import available_if
 from mttab._boosting_base import BaseRMTGB
 from mttab._core.boosting.losses import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, Loss
 from mttab._core.long_table import LongTable, TargetScaling, values_by_label
+from mttab._core.other_tasks import refuse_every_task
 from mttab._core.targets import check_target_classification, check_target_regression
 from mttab._core.tasks import TaskLabels
-from mttab._core.validation import Interval, StrOptions, fit_context, refuse_every_task
+from mttab._core.validation import Interval, StrOptions, fit_context
 
 
 class RMTGBRegressor(RegressorMixin, BaseRMTGB):

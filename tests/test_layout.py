@@ -34,7 +34,10 @@ LAZY = {"persistence": ESTIMATORS}
 
 # Inside `_core`, and inside a package of it, a module may import those that stand before it. The files of `_core`
 # itself lie below its packages.
-PLAIN = ("archive", "progress", "tasks", "validation", "targets", "features", "holdout", "long_table", "target_table")
+PLAIN = (
+    *("archive", "progress", "tasks", "validation", "other_tasks"),
+    *("targets", "features", "holdout", "long_table", "target_table"),
+)
 ORDER = {
     "boosting": (
         *("jit", "threads", "quantile", "losses"),

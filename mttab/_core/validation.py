@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator
 from sklearn.base import _fit_context as fit_context  # noqa: F401 - used by the estimators
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions  # noqa: F401 - used by the estimators
-from sklearn.utils.validation import _num_samples, check_array, validate_data
+from sklearn.utils.validation import _num_samples, check_array
 
-from mttab._core.tasks import TaskLabels, closest, did_you_mean, normalise_task_ids, some_of
+from mttab._core.tasks import closest, did_you_mean, normalise_task_ids, some_of
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The table
@@ -116,119 +115,7 @@ def split_task_column(
         ids: Any = X.iloc[:, positions[0]] if len(positions) == 1 else X.iloc[:, positions]
     else:
         ids = X[:, positions[0]] if len(positions) == 1 else X[:, positions]
-    return _drop_columns(X, positions), normalise_task_ids(ids, name=name), positions
-
-
-def is_every_task(task: Any) -> bool:
-    """Whether the argument ``task`` asks for every task. Ids are one per row, so that "all" alone is never an id."""
-    return isinstance(task, str) and task == "all"
-
-
-def refuse_every_task(task: Any, method: str) -> None:
-    """Raise where `method` is asked for every task but needs the one of each row."""
-    if is_every_task(task):
-        raise ValueError(
-            f"{method} compares each row with its own label, so task='all' says nothing to it; pass the "
-            "task of each row, or rows with the task column."
-        )
-
-
-def features_without_task(
-    X: Any, task_column: Any, n_columns: int, feature_names: Sequence[str] | None
-) -> tuple[pd.DataFrame | np.ndarray, Any]:
-    """Features of rows for which no task id is read: X as at fit, or without the task column.
-
-    Parameters
-    ----------
-    X : array-like of shape (n, n_columns) or (n, n_features)
-    task_column : None, str, int or list of these
-        The column of fit; None where X never had one.
-    n_columns : int
-        Columns of X at fit.
-    feature_names : sequence of str or None
-        Their names.
-
-    Returns
-    -------
-    features : DataFrame or ndarray of shape (n, n_features)
-    ids : DataFrame, Series, ndarray or None
-        The task column as it stands in X, unchecked; None where it is not there.
-    """
-    table = check_table(X)
-    names = None if feature_names is None else list(feature_names)
-    positions = task_positions(task_column, n_columns, names)
-    is_there = len(positions) > 0 and table.shape[1] == n_columns
-    if len(positions) and isinstance(table, pd.DataFrame) and names is not None:
-        there = [names[p] in table.columns for p in positions]
-        is_there = any(there)
-        if is_there and not all(there):
-            raise ValueError(
-                f"X has some of the columns of task_column={task_column!r} but not all; pass all or none of them."
-            )
-    probe = BaseEstimator()
-    kept = np.arange(n_columns) if is_there else np.delete(np.arange(n_columns), positions)
-    probe.n_features_in_ = len(kept)
-    if names is not None:
-        probe.feature_names_in_ = np.array([names[j] for j in kept], dtype=object)
-    validate_data(probe, table, reset=False, skip_check_array=True)
-    if not is_there:
-        return table, None
-    if isinstance(table, pd.DataFrame):
-        ids: Any = table.iloc[:, positions[0]] if len(positions) == 1 else table.iloc[:, positions]
-    else:
-        ids = table[:, positions[0]] if len(positions) == 1 else table[:, positions]
-    return _drop_columns(table, positions), ids
-
-
-def task_positions(task_column: Any, n_columns: int, feature_names: Sequence[str] | None) -> np.ndarray:
-    """Where the task columns stood in X at fit, given its columns; intp (n_task_columns,)."""
-    if task_column is None:
-        return np.empty(0, dtype=np.intp)
-    at_fit: Any = np.empty((1, n_columns)) if feature_names is None else pd.DataFrame(columns=list(feature_names))
-    wanted = _as_list(task_column, at_fit)
-    return np.array([_task_position(at_fit, column, feature_names) for column in wanted], dtype=np.intp)
-
-
-def new_task_label(task: Any, known: TaskLabels, ids: Any, task_column: Any) -> Any:
-    """Label of a task to add: one label that is no task yet, and what the task column, if it is there, says.
-
-    Parameters
-    ----------
-    task : object
-        The argument of the user: a label, or for composite ids a tuple.
-    known : TaskLabels
-    ids : Series, DataFrame, ndarray or None
-        The task column of the rows.
-    task_column : None, str, int or list of these
-        For the messages.
-    """
-    is_composite = all(isinstance(label, tuple) for label in known.labels.tolist())
-    if is_composite and not (isinstance(task, (tuple, list)) and len(task) == len(known.labels[0])):
-        raise ValueError(
-            f"task={task!r}, but tasks of this model are like {known.labels[0]!r}; pass a tuple of as many parts."
-        )
-    if not is_composite and (
-        isinstance(task, (list, np.ndarray, pd.Series, pd.Index)) or not pd.api.types.is_hashable(task)
-    ):
-        raise ValueError(
-            f"task={task!r} is no single label; pass the label of the one new task, and call add_task once for each."
-        )
-    one: Any = pd.DataFrame([list(task)], dtype=object) if is_composite else pd.Series([task])
-    label = normalise_task_ids(one).tolist()[0]
-    if known.encode(one)[0] >= 0:
-        raise ValueError(
-            f"task={label!r} is a task of this model already, and add_task would not learn from its rows together with "
-            "those of fit; refit on all rows, or pass the label of a new task."
-        )
-    if ids is not None:
-        found = TaskLabels.fit(ids, name=f"task_column={task_column!r}")
-        others = [other for other in found.labels.tolist() if other != label]
-        if others:
-            raise ValueError(
-                f"task={label!r}, but task_column={task_column!r} holds {some_of(others)}; pass the rows of the new "
-                "task only, or X without its task column."
-            )
-    return label
+    return drop_columns(X, positions), normalise_task_ids(ids, name=name), positions
 
 
 def resolve_task_ids(task: Any, ids: np.ndarray | None, task_column: Any) -> tuple[np.ndarray | None, str | None]:
@@ -260,6 +147,25 @@ def require_task(task: Any, table: Any) -> np.ndarray:
     ids = normalise_task_ids(task)
     check_same_length(X=table, task=ids)
     return ids
+
+
+def task_positions(task_column: Any, n_columns: int, feature_names: Sequence[str] | None) -> np.ndarray:
+    """Where the task columns stood in X at fit, given its columns; intp (n_task_columns,)."""
+    if task_column is None:
+        return np.empty(0, dtype=np.intp)
+    at_fit: Any = np.empty((1, n_columns)) if feature_names is None else pd.DataFrame(columns=list(feature_names))
+    wanted = _as_list(task_column, at_fit)
+    return np.array([_task_position(at_fit, column, feature_names) for column in wanted], dtype=np.intp)
+
+
+def drop_columns(X: pd.DataFrame | np.ndarray, positions: np.ndarray) -> pd.DataFrame | np.ndarray:
+    """X without some of its columns; a view where that is possible."""
+    kept = np.delete(np.arange(X.shape[1]), positions)
+    if isinstance(X, pd.DataFrame):
+        return X.iloc[:, kept]
+    if kept[-1] - kept[0] + 1 == len(kept):  # the first or last column was taken: a view spares a copy of the table
+        return X[:, kept[0] : kept[-1] + 1]
+    return X[:, kept]
 
 
 def _as_list(task_column: Any, X: pd.DataFrame | np.ndarray) -> list:
@@ -320,15 +226,6 @@ def _missing_column_message(column: Any, names: list) -> str:
         "dropped or renamed it, pass it through (remainder='passthrough') with verbose_feature_names_out=False and "
         '.set_output(transform="pandas").'
     )
-
-
-def _drop_columns(X: pd.DataFrame | np.ndarray, positions: np.ndarray) -> pd.DataFrame | np.ndarray:
-    kept = np.delete(np.arange(X.shape[1]), positions)
-    if isinstance(X, pd.DataFrame):
-        return X.iloc[:, kept]
-    if kept[-1] - kept[0] + 1 == len(kept):  # the first or last column was taken: a view spares a copy of the table
-        return X[:, kept[0] : kept[-1] + 1]
-    return X[:, kept]
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -213,7 +213,7 @@ def _is_clear(gain: np.ndarray, weight: np.ndarray) -> bool:
 
 
 def _most_rounds(n: float, min_samples: float, rate: float) -> int:
-    """Rounds after which trees that cannot split have moved the level of n rows by n / (n + `PRIOR_ROWS`) of the way."""
+    """Rounds after which trees that cannot split have moved the level of n rows n / (n + `PRIOR_ROWS`) of the way."""
     trust = n / (n + PRIOR_ROWS)
     if n >= 2.0 * min_samples or rate * trust >= 1.0:
         return 2**31
