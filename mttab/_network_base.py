@@ -79,7 +79,7 @@ class BaseNetwork(CallbackSupport, NetworkFitSteps, NetworkPredictions, BaseEsti
         ----------
         X : array-like of shape (n, n_features)
             Features, with the task column if ``task_column`` names one. NaN is missing; pandas categories and strings
-            are categorical.
+            are categorical. Frames of polars and pyarrow are read as pandas reads them.
         y : array-like of shape (n,) or (n, n_tasks)
             Labels. With several columns every column is a task, and NaN or None means not observed; a row without any
             label is left out, with a warning.

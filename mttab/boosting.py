@@ -324,7 +324,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         ----------
         X : array-like of shape (n, n_features)
             Features, with the task column if ``task_column`` names one. NaN is missing; pandas categories and strings
-            are categorical.
+            are categorical. Frames of polars and pyarrow are read as pandas reads them.
         y : array-like of shape (n,) or (n, n_tasks)
             Targets. With several columns every column is a task and NaN means not observed.
         sample_weight : array-like of shape (n,), default=None

@@ -35,7 +35,7 @@ LAZY = {"persistence": ESTIMATORS}
 # Inside `_core`, and inside a package of it, a module may import those that stand before it. The files of `_core`
 # itself lie below its packages.
 PLAIN = (
-    *("archive", "progress", "tasks", "validation", "other_tasks"),
+    *("archive", "progress", "frames", "tasks", "validation", "other_tasks"),
     *("targets", "features", "holdout", "long_table", "target_table"),
 )
 ORDER = {

@@ -12,6 +12,7 @@ from sklearn.base import _fit_context as fit_context  # noqa: F401 - used by the
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions  # noqa: F401 - used by the estimators
 from sklearn.utils.validation import _num_samples, check_array
 
+from mttab._core.frames import pandas_if_table
 from mttab._core.tasks import closest, did_you_mean, normalise_task_ids, some_of
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -33,12 +34,13 @@ def check_table(X: Any, *, name: str = "X") -> pd.DataFrame | np.ndarray:
     Raises
     ------
     TypeError
-        If X is sparse.
+        If X is sparse, lazy, or made of dicts.
     ValueError
         If X is not two-dimensional, empty or complex, in scikit-learn's words.
     """
-    if not isinstance(X, pd.DataFrame) and hasattr(X, "to_pandas"):
-        X = X.to_pandas()
+    X = pandas_if_table(X, name=name)
+    if isinstance(X, (list, tuple)) and len(X) and isinstance(X[0], dict):
+        raise TypeError(f"{name} is a list of dicts; pass a table, for example pandas.DataFrame({name}).")
     if isinstance(X, pd.DataFrame):
         for size, what in zip(X.shape, ("sample(s)", "feature(s)"), strict=True):
             if size == 0:
