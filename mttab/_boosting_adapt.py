@@ -27,6 +27,7 @@ class TaskAdaptation:
     """Mixin with `add_task`; sets attributes only at its very end."""
 
     if TYPE_CHECKING:  # parameters, fitted attributes and steps of fit
+        task_feature_importances_: np.ndarray
 
         def __getattr__(self, name: str) -> Any: ...
 

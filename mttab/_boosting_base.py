@@ -140,7 +140,7 @@ class BaseRMTGB(CallbackSupport, FitSteps, TaskAdaptation, BaseEstimator):
         other = copy(self)
         other._seed, other._fitted = seed, fitted
         other._set_fitted_attributes(inputs)
-        return vars(other)
+        return dict(vars(other))
 
     def _fit_entries(
         self,

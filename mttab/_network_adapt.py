@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from mttab._core.neural.adapting import add_token
 from mttab._core.neural.members import EncodedRows, Place
+from mttab._core.neural.training import TrainedNetwork
 from mttab._core.other_tasks import features_without_task, new_task_label
 from mttab._core.tasks import TaskLabels
 
@@ -18,6 +19,8 @@ class TaskAdaptation:
     """Mixin with `add_task` over the fitted attributes `_encoding` and `_networks`."""
 
     if TYPE_CHECKING:  # parameters and fitted attributes of the estimators
+        _encoding: Encoding
+        _networks: list[TrainedNetwork]
 
         def __getattr__(self, name: str) -> Any: ...
 
@@ -55,6 +58,7 @@ class TaskAdaptation:
         --------
         >>> from mttab import MultiTabNetRegressor
         >>> from mttab.datasets import make_task_groups
+        from mttab._network_fit import Encoding
         >>> X, y = make_task_groups(n_samples=50, group_sizes=(4,), random_state=0)
         >>> is_new = X["task"] == 3
         >>> net = MultiTabNetRegressor(task_column="task", n_members=1, max_epochs=3, random_state=0)

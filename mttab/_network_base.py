@@ -131,7 +131,7 @@ class BaseNetwork(CallbackSupport, NetworkFitSteps, NetworkPredictions, BaseEsti
         """All attributes of this estimator as they would be with that network alone, for a callback to look at."""
         other = copy.copy(self)
         other._take_over([(network, [])], encoding, place, seed, None)
-        return vars(other)
+        return dict(vars(other))
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, task: Any = None, *, classes: Any = None) -> Any:

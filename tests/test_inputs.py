@@ -29,6 +29,12 @@ OPTIONS = {
 REGRESSORS, CLASSIFIERS = [RMTGBRegressor, MultiTabNetRegressor], [RMTGBClassifier, MultiTabNetClassifier]
 
 
+# Both families read columns, labels and ids by the same code: that the second one does is checked form by form as well,
+# but with the slow tests.
+SLOW_NETWORKS = [RMTGBRegressor, pytest.param(MultiTabNetRegressor, marks=pytest.mark.slow)]
+SLOW_NETWORK_CLASSIFIERS = [RMTGBClassifier, pytest.param(MultiTabNetClassifier, marks=pytest.mark.slow)]
+
+
 def make_model(estimator_class, **options):
     common = {"task_column": "task", "early_stopping": False, "random_state": 0}
     return estimator_class(**common | OPTIONS[estimator_class] | options)
@@ -88,13 +94,19 @@ TABLES = {
 
 
 @pytest.mark.parametrize("form", TABLES)
-@pytest.mark.parametrize("estimator_class", REGRESSORS)
+@pytest.mark.parametrize("estimator_class", SLOW_NETWORKS)
 def test_a_table_in_another_form_gives_the_same_model(expected, estimator_class, form):
     X = TABLES[form]()
     model = make_model(estimator_class).fit(X, Y)
     np.testing.assert_array_equal(model.predict(X), expected[estimator_class])
     np.testing.assert_array_equal(model.predict(FRAME), expected[estimator_class])
     assert model.tasks_.tolist() == ["p", "q", "r"] and model.feature_names_in_.tolist() == list(FRAME.columns)
+
+
+@pytest.mark.parametrize("form", ["polars", "arrow dtypes", "objects"])
+def test_networks_read_tables_in_other_forms(expected, form):
+    model = make_model(MultiTabNetRegressor).fit(TABLES[form](), Y)
+    np.testing.assert_array_equal(model.predict(FRAME), expected[MultiTabNetRegressor])
 
 
 REFUSED = {
@@ -135,7 +147,7 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("form", NUMBERS)
-@pytest.mark.parametrize("estimator_class", REGRESSORS)
+@pytest.mark.parametrize("estimator_class", SLOW_NETWORKS)
 def test_targets_in_another_form_give_the_same_model(expected, estimator_class, form):
     model = make_model(estimator_class).fit(FRAME, NUMBERS[form]())
     np.testing.assert_array_equal(model.predict(FRAME), expected[estimator_class])
@@ -154,7 +166,7 @@ CLASSES = {
 
 
 @pytest.mark.parametrize("form", CLASSES)
-@pytest.mark.parametrize("estimator_class", CLASSIFIERS)
+@pytest.mark.parametrize("estimator_class", SLOW_NETWORK_CLASSIFIERS)
 def test_classes_in_another_form_give_the_same_model(expected, estimator_class, form):
     model = make_model(estimator_class).fit(FRAME, CLASSES[form]())
     assert model.classes_.tolist() == ["high", "low"]
@@ -163,7 +175,7 @@ def test_classes_in_another_form_give_the_same_model(expected, estimator_class, 
 
 
 @pytest.mark.parametrize("dtype", ["boolean", "bool[pyarrow]", "Int64", object, "polars"])
-@pytest.mark.parametrize("estimator_class", CLASSIFIERS)
+@pytest.mark.parametrize("estimator_class", SLOW_NETWORK_CLASSIFIERS)
 def test_flags_in_another_form_are_classes(estimator_class, dtype):
     flags = LABELS == "high"
     y = pl.Series(flags.tolist()) if dtype == "polars" else flags.astype(dtype)
@@ -215,7 +227,7 @@ WEIGHTS = {
 }
 
 
-@pytest.mark.parametrize("estimator_class", REGRESSORS)
+@pytest.mark.parametrize("estimator_class", SLOW_NETWORKS)
 def test_weights_come_in_every_form(estimator_class):
     weight = np.random.default_rng(1).random(N) + 0.5
     reference = make_model(estimator_class).fit(FRAME, Y, sample_weight=weight).predict(FRAME)
@@ -237,7 +249,7 @@ IDS = {
 }
 
 
-@pytest.mark.parametrize("estimator_class", REGRESSORS)
+@pytest.mark.parametrize("estimator_class", SLOW_NETWORKS)
 def test_ids_come_in_every_form(expected, estimator_class):
     X, ids = FRAME.drop(columns="task"), FRAME["task"]
     model = make_model(estimator_class, task_column=None).fit(X, Y, task=ids)

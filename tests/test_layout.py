@@ -24,6 +24,7 @@ SIDEWAYS = {
     "_boosting_adapt": {"_boosting_fit"},
     "experts": {"_network_base"},
     "multitabnet": {"_network_adapt", "_network_base", "_network_options"},
+    "_network_adapt": {"_network_fit"},
     "_network_base": {"_callbacks", "_network_fit", "_network_predict"},
     "clustering": {"boosting"},
     "baselines": {"boosting"},

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -386,5 +387,5 @@ class _Run:
         rounds = (self.n_rounds[0], self.n_rounds[1], self.n_rounds[2])
         mixing = mixing_weights(theta, self.task_mass)
         forest = builder.build(self.base, mixing, rounds, n_leaf_outputs)
-        histories = [tuple(list(h) for h in losses) for losses in (self.train_loss, self.validation_loss)]
-        return BoostedModel(forest, theta, *histories, order)  # type: ignore[arg-type]
+        train, validation = (copy.deepcopy(losses) for losses in (self.train_loss, self.validation_loss))
+        return BoostedModel(forest, theta, train, validation, order)
