@@ -13,6 +13,7 @@ from mttab._core.neural.members import EncodedRows, Place
 from mttab._core.neural.training import TrainedNetwork
 from mttab._core.other_tasks import features_without_task, new_task_label
 from mttab._core.tasks import TaskLabels
+from mttab._network_fit import Encoding
 
 
 class TaskAdaptation:
