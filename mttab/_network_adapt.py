@@ -59,7 +59,6 @@ class TaskAdaptation:
         --------
         >>> from mttab import MultiTabNetRegressor
         >>> from mttab.datasets import make_task_groups
-        from mttab._network_fit import Encoding
         >>> X, y = make_task_groups(n_samples=50, group_sizes=(4,), random_state=0)
         >>> is_new = X["task"] == 3
         >>> net = MultiTabNetRegressor(task_column="task", n_members=1, max_epochs=3, random_state=0)
