@@ -280,9 +280,8 @@ class BaseRMTGB(CallbackSupport, FitSteps, TaskAdaptation, BaseEstimator):
         check_is_fitted(self)
         names = getattr(self, "feature_names_in_", None)
         column = self._fitted_task_column
-        if is_every_task(task) and self._task_source in ("column", "argument"):
-            features, _ = features_without_task(X, column, self.n_features_in_, names)
-            return self._for_every_task(self._fitted.encoder.transform(features))
+        if self._is_every_row_task(task):
+            return self._for_every_task(self._features_for_every_task(X))
         table = check_table(X)
         features, ids, _ = split_task_column(table, column, feature_names=names)
         validate_data(self, table, reset=False, skip_check_array=True)
@@ -307,6 +306,16 @@ class BaseRMTGB(CallbackSupport, FitSteps, TaskAdaptation, BaseEstimator):
         encoded = self._fitted.labels.encode(ids, unseen=self.unseen_task, name=name)
         return values, np.where(encoded < 0, self.n_tasks_, encoded).astype(np.int32)
 
+    def _is_every_row_task(self, task: Any) -> bool:
+        """Whether predictions for every row task are asked for."""
+        check_is_fitted(self)
+        return is_every_task(task) and self._task_source in ("column", "argument")
+
+    def _features_for_every_task(self, X: Any) -> np.ndarray:
+        names = getattr(self, "feature_names_in_", None)
+        features, _ = features_without_task(X, self._fitted_task_column, self.n_features_in_, names)
+        return self._fitted.encoder.transform(features)
+
     def _for_every_task(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         n_rows = values.shape[1]
         return np.tile(values, self.n_tasks_), np.repeat(np.arange(self.n_tasks_, dtype=np.int32), n_rows)
@@ -316,6 +325,16 @@ class BaseRMTGB(CallbackSupport, FitSteps, TaskAdaptation, BaseEstimator):
 
     def _score(self, X: Any, task: Any) -> tuple[np.ndarray, np.ndarray]:
         """Score (n, K) in the target's unit, before the link, and the task of each entry."""
+        if self._is_every_row_task(task):  # task by task: the rows repeated for all of them might not fit into memory
+            values = self._features_for_every_task(X)
+            n_threads, each = self._n_predict_threads(values), np.arange(self.n_tasks_, dtype=np.int32)
+            encoded = np.repeat(each, values.shape[1])
+            with parallel_region(n_threads):
+                parts = [
+                    self._fitted.model.forest.score(values, np.full(values.shape[1], i, np.int32), n_threads)
+                    for i in each
+                ]
+            return self._unscaled(np.concatenate(parts), encoded), encoded
         values, encoded = self._read_rows(X, task)
         n_threads = self._n_predict_threads(values)
         with parallel_region(n_threads):

@@ -58,10 +58,10 @@ def compare_tokens(network: TrainedNetwork, examples: Examples) -> TokenRows:
     n, n_known = len(examples.y), network.module.options.n_row_tasks
     few = min(n, max(MIN_COMPARED, MAX_COMPARED_IN_ALL // n_known))
     losses = examples.y.new_zeros(n_known + 1, n)
-    part = examples.take(torch.arange(few, device=examples.y.device))
-    for task in range(n_known + 1):
-        inputs = part.inputs._replace(task=torch.full((few,), task, device=examples.y.device))
-        losses[task, :few] = _weighted(network, network.scores(inputs), part)
+    tasks = torch.arange(n_known + 1, device=examples.y.device)
+    part = examples.take(torch.arange(few, device=examples.y.device).repeat(len(tasks)))
+    scores = network.scores(part.inputs._replace(task=tasks.repeat_interleave(few)))
+    losses[:, :few] = _weighted(network, scores, part).view(len(tasks), few)
     return TokenRows(examples, losses)
 
 
