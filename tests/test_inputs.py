@@ -114,6 +114,7 @@ REFUSED = {
     "dict": (lambda: dict(FRAME), TypeError, r"X is a dict; .*pandas.DataFrame\(X\)"),
     "list of dicts": (lambda: FRAME.to_dict("records"), TypeError, r"X is a list of dicts; .*pandas.DataFrame\(X\)"),
     "sparse": (lambda: sparse.csr_matrix(np.ones((N, 2))), TypeError, "dense data is required"),
+    "sparse dict": (lambda: sparse.dok_array(np.ones((N, 2))), TypeError, "dense data is required"),
     "dates": (lambda: DATES, ValueError, "column 'day' of X holds dates or times.*days since a fixed date"),
     "polars dates": (lambda: pl.from_pandas(DATES), ValueError, "column 'day' of X holds dates or times"),
     "arrow dates": (lambda: DATES.convert_dtypes(dtype_backend="pyarrow"), ValueError, "'day' of X holds dates"),

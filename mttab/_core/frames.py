@@ -23,7 +23,7 @@ def pandas_if_table(table: Any, *, name: str) -> Any:
     """
     if isinstance(table, (pd.DataFrame, pd.Series)):
         return table
-    if isinstance(table, dict):
+    if isinstance(table, dict) and not hasattr(table, "toarray"):  # one of the sparse formats is a dict
         raise TypeError(f"{name} is a dict; pass a table, for example pandas.DataFrame({name}).")
     kind = type(table)  # asked instead of the table itself, which may have to work to answer
     for method in ("collect", "compute"):
