@@ -82,15 +82,14 @@ class TaskAdaptation:
             scaling = scaling.with_task(rows.values[:, 0], rows.weight[:, 0])
         else:
             scaling = scaling.with_task(np.zeros(1), np.ones(1))
-        encoding = replace(
-            encoding, row_tasks=TaskLabels([*encoding.row_tasks.labels.tolist(), label]), scaling=scaling
-        )
-        new = encoding.row_tasks.n_tasks - 1
+        labels = TaskLabels([*encoding.row_tasks.labels.tolist(), label])
+        encoding = replace(encoding, row_tasks=labels, scaling=scaling)
+        new = labels.n_tasks - 1
         task_idx = np.full(len(rows.values), new, dtype=np.int64)
         y_scaled = np.nan_to_num(encoding.scale(rows.values, task_idx))
         encoded = EncodedRows(encoding.encode_features(rows.features), task_idx, y_scaled, rows.weight)
         examples = Place.of(self._networks[0], self.precision).examples(encoded.with_weight_of_1())
         self._networks = add_token(self._networks, examples, np.random.default_rng([self._seed, 2]))
         self._encoding = encoding
-        self.tasks_, self.n_tasks_ = encoding.row_tasks.labels, new + 1
+        self.tasks_, self.n_tasks_ = labels.labels, labels.n_tasks
         return self
