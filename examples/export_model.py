@@ -1,7 +1,8 @@
 """A task's model outside this package
 ===================================
 
-From a fitted model to what runs elsewhere: one LightGBM model per task, and what else takes such a model. Treelite and ONNX predict with it, LightGBM draws it, and SHAP values come from it.
+From a fitted model to what runs elsewhere: one LightGBM model per task, and what else takes such a model. Treelite and
+ONNX predict with it, LightGBM draws it, and SHAP values come from it.
 
 ::
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -12,11 +13,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from mttab._boosting_adapt import TaskAdaptation
 from mttab._boosting_explain import Explaining
 from mttab._boosting_fit import FitSteps, Fitted, training_rows, validation_rows
+from mttab._callbacks import CallbackSupport, FitHooks
 from mttab._core.boosting.forest import BLOCKS, PARTITION, SHARED, TASK, Forest, ForestBuilder
 from mttab._core.boosting.growing import Grower
-from mttab._core.boosting.importance import gain_importances
+from mttab._core.boosting.importance import gain_importances, normalised
 from mttab._core.boosting.losses import Loss
 from mttab._core.boosting.rmtgb import BoostedModel, boost
 from mttab._core.boosting.rows import Scores, TrainingRows, ValidationRows
@@ -25,6 +28,8 @@ from mttab._core.boosting.similarity import cluster_tasks, task_agreement
 from mttab._core.boosting.threads import parallel_region, resolve_n_threads
 from mttab._core.holdout import stops_early
 from mttab._core.long_table import Inputs, LongTable, training_tasks
+from mttab._core.other_tasks import features_without_task, is_every_task
+from mttab._core.progress import messages_shown, tell
 from mttab._core.records import require
 from mttab._core.tasks import TaskLabels
 from mttab._core.validation import (
@@ -38,7 +43,7 @@ from mttab._core.validation import (
 from mttab.persistence import Saving
 
 
-class BaseRMTGB(Explaining, Saving, FitSteps, BaseEstimator):
+class BaseRMTGB(Explaining, Saving, CallbackSupport, FitSteps, TaskAdaptation, BaseEstimator):
     """Robust multi-task gradient boosting without a target: the parts that do not care what y is."""
 
     # `task` is routed by default wherever scikit-learn routes metadata; the other arguments ask for it as usual.
@@ -110,6 +115,9 @@ class BaseRMTGB(Explaining, Saving, FitSteps, BaseEstimator):
     def _fit(self, X: Any, y: Any, sample_weight: Any, task: Any, explicit: dict[str, Any]) -> None:
         """Everything between the arguments of fit and the fitted attributes, which are set only at the very end."""
         previous = self._fitted if self.warm_start and hasattr(self, "_fitted") else None
+        # Three blocks, and perhaps once more on all rows.
+        metadata = {"sample_weight": sample_weight, "task": task}
+        hooks = self._begin_callbacks(6 if self.refit else 3, in_order=True, X=X, y=y, metadata=metadata)
         seed = self._seed if previous else int(check_random_state(self.random_state).randint(2**31 - 1))
         inputs, weight = self._read_inputs(X, y, task, sample_weight)
         everything = long = inputs.melt(weight)
@@ -124,23 +132,30 @@ class BaseRMTGB(Explaining, Saving, FitSteps, BaseEstimator):
             self._check_same_problem(inputs, training_tasks(inputs, long), loss)
         self._warn_of_small_weights(long, sample_weight)
         n_threads = resolve_n_threads(self.n_jobs, len(long.y) * inputs.n_columns)
-        with parallel_region(n_threads):
+        with parallel_region(n_threads), messages_shown(self.verbose):
             is_refitted = self.refit and held_out is not None and not self.warm_start
             tasks = training_tasks(inputs, everything if is_refitted else long)
             fitted = self._fit_entries(
-                inputs, long, held_out, explicit, loss, is_stopped, seed, n_threads, tasks, previous
+                inputs, long, held_out, explicit, loss, is_stopped, seed, n_threads, tasks, hooks, previous
             )
             # What two tasks share cannot be learned from one of them.
             if is_refitted and (fitted.labels.n_tasks > 1 or tasks.n_tasks == 1):
-                if self.verbose:
-                    print("once more on all rows")
+                tell(self.verbose, "once more on all rows")
                 again = self._fit_entries(
-                    inputs, everything, None, {}, loss, False, seed, n_threads, tasks, chosen=fitted
+                    inputs, everything, None, {}, loss, False, seed, n_threads, tasks, hooks, chosen=fitted
                 )
                 again.model.validation_loss = fitted.model.validation_loss
                 fitted = again
         self._seed, self._fitted = seed, fitted
         self._set_fitted_attributes(inputs)
+        hooks.end()
+
+    def _attributes_of(self, fitted: Fitted, inputs: Inputs, seed: int) -> dict[str, Any]:
+        """All attributes of this estimator as they would be with that model, for a callback to look at."""
+        other = copy(self)
+        other._seed, other._fitted = seed, fitted
+        other._set_fitted_attributes(inputs)
+        return dict(vars(other))
 
     def _fit_entries(
         self,
@@ -153,6 +168,7 @@ class BaseRMTGB(Explaining, Saving, FitSteps, BaseEstimator):
         seed: int,
         n_threads: int,
         tasks: TaskLabels,
+        hooks: FitHooks,
         previous: Fitted | None = None,
         chosen: Fitted | None = None,
     ) -> Fitted:
@@ -161,7 +177,7 @@ class BaseRMTGB(Explaining, Saving, FitSteps, BaseEstimator):
         ``tasks`` are those of the fit as a whole, of which some may be held out here.
         ``previous`` is a fit to go on from, ``chosen`` one whose sharing and numbers of rounds are taken over.
         """
-        labels = training_tasks(inputs, long)
+        labels = previous.labels if previous else training_tasks(inputs, long)
         factors = self._class_factors(long, inputs.classes), self._task_factors(long, labels)
         long = long.weighted(labels, *factors)
         encoder = previous.encoder if previous else self._fit_encoder(inputs, long)
@@ -207,8 +223,14 @@ class BaseRMTGB(Explaining, Saving, FitSteps, BaseEstimator):
                 inputs.task_is_category, seed,
             )  # fmt: skip
             options = sharing.apply(options)
-            if self.verbose and sharing.name != self.sharing:
-                print(f"sharing: {sharing.name}")
+            if sharing.name != self.sharing:
+                tell(self.verbose, f"sharing: {sharing.name}")
+
+        def as_fitted(model: BoostedModel) -> Fitted:
+            numbered = sharing.renumbered(model.group_order)
+            mass, positions = rows.sum_by_task(rows.weight), tuple(inputs.task_positions.tolist())
+            return Fitted(model, loss, encoder, mapper, scaling, labels, numbered, mass, positions)
+
         model = boost(
             rows,
             validation,
@@ -219,14 +241,14 @@ class BaseRMTGB(Explaining, Saving, FitSteps, BaseEstimator):
             base,
             np.random.default_rng([seed, 1, sum(previous.model.forest.n_rounds) if previous else 0]),
             start=start,
-            progress=ProgressLine(self.verbose) if self.verbose else None,
+            progress=hooks.follow(
+                self.verbose, "round", lambda model: self._attributes_of(as_fitted(model), inputs, seed)
+            ),
         )
-        sharing = sharing.renumbered(model.group_order)
-        mass, positions = rows.sum_by_task(rows.weight), tuple(inputs.task_positions.tolist())
-        return Fitted(model, loss, encoder, mapper, scaling, labels, sharing, mass, positions)
+        return as_fitted(model)
 
     def _set_fitted_attributes(self, inputs: Inputs) -> None:
-        model, forest = self._fitted.model, self._fitted.model.forest
+        model = self._fitted.model
         self.n_features_in_ = inputs.n_columns
         if inputs.names is not None:
             self.feature_names_in_ = np.array(inputs.names, dtype=object)
@@ -238,31 +260,45 @@ class BaseRMTGB(Explaining, Saving, FitSteps, BaseEstimator):
         self._fitted_sharing = self.sharing, self.n_task_groups
         self._fitted_target_scaling = getattr(self, "target_scaling", None)
         self._fitted_task_column = self.task_column if inputs.task_source == "column" else None
+        self.sharing_ = self._fitted.sharing.name
+        self._set_task_attributes()
+        self.train_score_ = _score_path(model.train_loss)
+        self.validation_score_ = _score_path(model.validation_loss)
+        gain = self._gain_by_column()
+        self.feature_importances_ = normalised(gain.sum(axis=0))
+        self.task_feature_importances_ = normalised(gain)
+
+    def _set_task_attributes(self) -> None:
+        """The fitted attributes with a value per task, and the rounds."""
+        model, forest = self._fitted.model, self._fitted.model.forest
         self.tasks_ = self._fitted.labels.labels
         self.n_tasks_ = len(self.tasks_)
-        self.sharing_ = self._fitted.sharing.name
         self.theta_ = model.theta
         self.task_group_ = forest.mixing[:-1].argmax(axis=1)
         self.outlier_score_ = 1.0 - forest.mixing[:-1, 0]
         self.n_iter_ = dict(zip(BLOCKS, forest.n_rounds, strict=True))
-        self.train_score_ = _score_path(model.train_loss)
-        self.validation_score_ = _score_path(model.validation_loss)
-        gain = gain_importances(forest, len(inputs.feature_positions), self._fitted.task_weight)
-        by_column = np.zeros((len(gain), inputs.n_columns))
-        by_column[:, inputs.feature_positions] = gain[:, :-1]
-        if len(inputs.task_positions):
-            by_column[:, inputs.task_positions[0]] = gain[:, -1]
-        self.feature_importances_ = _normalised(by_column.sum(axis=0))
-        self.task_feature_importances_ = _normalised(by_column)
+
+    def _gain_by_column(self) -> np.ndarray:
+        """Gain (n_tasks, n_features_in_) of each column in the trees that act for each task."""
+        task_columns = list(self._fitted.task_positions)
+        features = np.delete(np.arange(self.n_features_in_), task_columns)
+        gain = gain_importances(self._fitted.model.forest, len(features), self._fitted.task_weight)
+        by_column = np.zeros((len(gain), self.n_features_in_))
+        by_column[:, features] = gain[:, :-1]
+        if len(task_columns):
+            by_column[:, task_columns[0]] = gain[:, -1]
+        return by_column
 
     # --- predict ---------------------------------------------------------------------------------------------------
 
     def _read_rows(self, X: Any, task: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Feature values (n_features, n_rows) and task indices; with a 2-D y the rows are repeated for every task."""
+        """Feature values (n_features, n_rows) and task indices; for every task at once the rows are repeated."""
         check_is_fitted(self)
-        table = check_table(X)
         names = getattr(self, "feature_names_in_", None)
         column = self._fitted_task_column
+        if self._is_every_row_task(task):
+            return self._for_every_task(self._features_for_every_task(X))
+        table = check_table(X)
         features, ids, _ = split_task_column(table, column, feature_names=names)
         validate_data(self, table, reset=False, skip_check_array=True)
         values = self._fitted.encoder.transform(features)
@@ -271,8 +307,7 @@ class BaseRMTGB(Explaining, Saving, FitSteps, BaseEstimator):
                 raise ValueError(
                     "task was passed, but this model was fitted with a 2-D y and predicts all tasks at once; drop task."
                 )
-            n_rows = values.shape[1]
-            return np.tile(values, self.n_tasks_), np.repeat(np.arange(self.n_tasks_, dtype=np.int32), n_rows)
+            return self._for_every_task(values)
         if self._task_source is None:
             if task is not None:
                 raise ValueError(
@@ -287,11 +322,35 @@ class BaseRMTGB(Explaining, Saving, FitSteps, BaseEstimator):
         encoded = self._fitted.labels.encode(ids, unseen=self.unseen_task, name=name)
         return values, np.where(encoded < 0, self.n_tasks_, encoded).astype(np.int32)
 
+    def _is_every_row_task(self, task: Any) -> bool:
+        """Whether predictions for every row task are asked for."""
+        check_is_fitted(self)
+        return is_every_task(task) and self._task_source in ("column", "argument")
+
+    def _features_for_every_task(self, X: Any) -> np.ndarray:
+        names = getattr(self, "feature_names_in_", None)
+        features, _ = features_without_task(X, self._fitted_task_column, self.n_features_in_, names)
+        return self._fitted.encoder.transform(features)
+
+    def _for_every_task(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        n_rows = values.shape[1]
+        return np.tile(values, self.n_tasks_), np.repeat(np.arange(self.n_tasks_, dtype=np.int32), n_rows)
+
     def _n_predict_threads(self, values: np.ndarray) -> int:
         return resolve_n_threads(self.n_jobs, values.shape[1] * max(len(self._fitted.model.forest.trees.root), 1))
 
     def _score(self, X: Any, task: Any) -> tuple[np.ndarray, np.ndarray]:
         """Score (n, K) in the target's unit, before the link, and the task of each entry."""
+        if self._is_every_row_task(task):  # task by task: the rows repeated for all of them might not fit into memory
+            values = self._features_for_every_task(X)
+            n_threads, each = self._n_predict_threads(values), np.arange(self.n_tasks_, dtype=np.int32)
+            encoded = np.repeat(each, values.shape[1])
+            with parallel_region(n_threads):
+                parts = [
+                    self._fitted.model.forest.score(values, np.full(values.shape[1], i, np.int32), n_threads)
+                    for i in each
+                ]
+            return self._unscaled(np.concatenate(parts), encoded), encoded
         values, encoded = self._read_rows(X, task)
         n_threads = self._n_predict_threads(values)
         with parallel_region(n_threads):
@@ -312,9 +371,9 @@ class BaseRMTGB(Explaining, Saving, FitSteps, BaseEstimator):
                 return
             yield self._unscaled(forest.base + blocks.sum(axis=0), encoded)
 
-    def _layout(self, values: np.ndarray) -> np.ndarray:
-        """Entries back to the caller's shape: one column per task where y had several."""
-        if self._task_source != "targets":
+    def _layout(self, values: np.ndarray, task: Any) -> np.ndarray:
+        """Entries back to the caller's shape: one column per task where y had several, or every task is asked for."""
+        if self._task_source != "targets" and not is_every_task(task):
             return values
         return values.reshape(self.n_tasks_, -1, *values.shape[1:]).swapaxes(0, 1)
 
@@ -332,8 +391,8 @@ class BaseRMTGB(Explaining, Saving, FitSteps, BaseEstimator):
         -------
         Bunch with keys "shared", "partition" and "task"
             Arrays that sum to the score before the link: (n,), (n, n_classes) for several classes, with one more axis
-            for the tasks after the first where y had several columns. The base score counts as shared, the centre of
-            ``target_scaling="task"`` as task.
+            for the tasks after the first where y had several columns or with ``task="all"``. The base score counts as
+            shared, the centre of ``target_scaling="task"`` as task.
 
         Examples
         --------
@@ -354,7 +413,7 @@ class BaseRMTGB(Explaining, Saving, FitSteps, BaseEstimator):
         blocks[TASK] += self._fitted.scaling.center[encoded, None]
         if blocks.shape[2] == 1:
             blocks = blocks[:, :, 0]
-        return Bunch(**{name: self._layout(part) for name, part in zip(BLOCKS, blocks, strict=True)})
+        return Bunch(**{name: self._layout(part, task) for name, part in zip(BLOCKS, blocks, strict=True)})
 
     # --- save and load ---------------------------------------------------------------------------------------------
 
@@ -405,23 +464,3 @@ def _score_path(losses: tuple[list[float], ...]) -> np.ndarray:
     for history in losses:
         path += history if not path else history[1:]
     return -np.array(path)
-
-
-def _normalised(gain: np.ndarray) -> np.ndarray:
-    total = gain.sum(axis=-1, keepdims=True)
-    return np.divide(gain, total, out=np.zeros_like(gain), where=total > 0)
-
-
-class ProgressLine:
-    """Prints a line every ten rounds and at the end of a block; every round from verbose=2 on."""
-
-    def __init__(self, verbose: int | bool):
-        self.every = 1 if int(verbose) >= 2 else 10
-
-    def __call__(
-        self, block: int, n_done: int, n_rounds: int, train_loss: float, validation_loss: float | None
-    ) -> None:
-        if n_done % self.every and n_done != n_rounds:
-            return
-        held_out = "" if validation_loss is None else f", validation loss {validation_loss:.6g}"
-        print(f"{BLOCKS[block]} round {n_done}/{n_rounds}: training loss {train_loss:.6g}{held_out}")

@@ -136,7 +136,7 @@ class Explaining:
         contributions, base = out[:, :, :-1].swapaxes(1, 2), out[:, :, -1]
         if n_outputs == 1:
             contributions, base = contributions[:, :, 0], base[:, 0]
-        return ShapValues(self._layout(contributions), self._layout(base))
+        return ShapValues(self._layout(contributions, task), self._layout(base, task))
 
     def feature_importance(
         self, importance_type: str = "gain", by: str = "block", *, block: str | None = None, task: Any = None

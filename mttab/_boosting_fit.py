@@ -23,6 +23,7 @@ from mttab._core.boosting.similarity import MAX_TASKS, cluster_tasks, task_agree
 from mttab._core.boosting.splitting import MIN_HESSIAN, SplitOptions
 from mttab._core.boosting.tree import GrowthOptions
 from mttab._core.features import FeatureEncoder, resolve_categorical_features
+from mttab._core.frames import pandas_if_table
 from mttab._core.holdout import splitter_holdout, stratified_holdout
 from mttab._core.long_table import Inputs, LongTable, TargetScaling, present_classes, values_by_label
 from mttab._core.tasks import TaskLabels, label_array, normalise_task_ids
@@ -93,6 +94,7 @@ class FitSteps:
         probe = BaseEstimator()  # collects the column names without touching what an earlier fit has left in self
         validate_data(probe, table, skip_check_array=True)
         features, task_ids, positions = split_task_column(table, self.task_column)
+        y = pandas_if_table(y, name="y")
         values, classes = self._read_target(y)
         target_labels = None
         task_ids, source = resolve_task_ids(task, task_ids, self.task_column)
@@ -372,7 +374,7 @@ class FitSteps:
         column = self.task_column if inputs.task_source == "column" else None
         if inputs.task_source != self._task_source or column != self._fitted_task_column:
             raise ValueError("warm_start=True continues with task_column or task as in the first fit; or refit.")
-        if labels.labels.tolist() != self._fitted.labels.labels.tolist():
+        if set(labels.labels.tolist()) != set(self._fitted.labels.labels.tolist()):  # added tasks are the last there
             raise ValueError("warm_start=True continues with the tasks of the first fit; pass the same, or refit.")
         if inputs.classes is not None and not np.array_equal(inputs.classes, self.classes_):
             raise ValueError("warm_start=True continues with the classes of the first fit; pass the same, or refit.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
+from mttab._callbacks import CallbackSupport
 from mttab._core.holdout import stops_early
 from mttab._core.neural.device import run_side_by_side
 from mttab._core.neural.losses import TaskOutputs
@@ -22,6 +24,7 @@ from mttab._core.neural.members import (
 )
 from mttab._core.neural.training import TrainedNetwork, TrainingOptions
 from mttab._core.neural.weighting import make_weighting
+from mttab._core.progress import Messages, Progress, messages_shown
 from mttab._core.validation import fit_context
 from mttab._network_export import NetworkExport
 from mttab._network_fit import Encoding, Layout, NetworkFitSteps, Rows
@@ -34,7 +37,7 @@ AUTO_BATCHES, AUTO_BATCH_MIN, AUTO_BATCH_MAX = 32, 32, 1024
 AUTO_ROWS_IN_ALL, AUTO_EPOCHS_MIN, AUTO_EPOCHS_MAX = 3_200_000, 10, 100
 
 
-class BaseNetwork(NetworkSaving, NetworkExport, NetworkFitSteps, NetworkPredictions, BaseEstimator):
+class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps, NetworkPredictions, BaseEstimator):
     """A network over encoded rows, without saying which: `_make_module` does."""
 
     # `task` is routed by default wherever scikit-learn routes metadata; the other arguments ask for it as usual.
@@ -87,7 +90,7 @@ class BaseNetwork(NetworkSaving, NetworkExport, NetworkFitSteps, NetworkPredicti
         ----------
         X : array-like of shape (n, n_features)
             Features, with the task column if ``task_column`` names one. NaN is missing; pandas categories and strings
-            are categorical.
+            are categorical. Frames of polars and pyarrow are read as pandas reads them.
         y : array-like of shape (n,) or (n, n_tasks)
             Labels. With several columns every column is a task, and NaN or None means not observed; a row without any
             label is left out, with a warning.
@@ -112,6 +115,8 @@ class BaseNetwork(NetworkSaving, NetworkExport, NetworkFitSteps, NetworkPredicti
         previous = self if self.warm_start and hasattr(self, "_networks") else None
         seed = previous._seed if previous else int(check_random_state(self.random_state).randint(2**31 - 1))
         place = Place.resolve(self.device, self.precision)
+        metadata = {"sample_weight": sample_weight, "task": task}
+        hooks = self._begin_callbacks(self.n_members, in_order=False, X=X, y=y, metadata=metadata)
         encoding, rows, keep, ids = self._read_training(X, y, sample_weight, task, previous)
         is_stopped = stops_early(self.early_stopping, len(rows.values), explicit, self.validation)
         explicit_rows = self._explicit_rows(encoding, explicit)
@@ -125,10 +130,19 @@ class BaseNetwork(NetworkSaving, NetworkExport, NetworkFitSteps, NetworkPredicti
             held = encoded.take(is_held) if is_held.any() else explicit_held
             start = previous._networks[member] if previous and member < len(previous._networks) else None
             training = encoded.take(~is_held) if is_held.any() else encoded
-            jobs.append(self._prepare(encoding, training, held, place, (seed, member), start))
-        done = run_side_by_side(jobs, place.device, self.n_jobs)
+            progress = hooks.follow(self.verbose, "epoch", partial(self._attributes_of, encoding, place, seed), member)
+            jobs.append(self._prepare(encoding, training, held, place, (seed, member), start, progress))
+        with messages_shown(self.verbose):
+            done = run_side_by_side(jobs, place.device, self.n_jobs)
         self._take_over(done, encoding, place, seed, previous)
+        hooks.end()
         return self
+
+    def _attributes_of(self, encoding: Encoding, place: Place, seed: int, network: TrainedNetwork) -> dict[str, Any]:
+        """All attributes of this estimator as they would be with that network alone, for a callback to look at."""
+        other = copy.copy(self)
+        other._take_over([(network, [])], encoding, place, seed, None)
+        return dict(vars(other))
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, task: Any = None, *, classes: Any = None) -> Any:
@@ -158,10 +172,13 @@ class BaseNetwork(NetworkSaving, NetworkExport, NetworkFitSteps, NetworkPredicti
         encoded = self._encoded_rows(encoding, rows)
         once = {"max_epochs": 1, "schedule": "constant", "warmup_fraction": 0.0, "patience": None}
         jobs = [
-            self._prepare(encoding, encoded, None, place, (seed, member), start, **once)
+            self._prepare(
+                encoding, encoded, None, place, (seed, member), start, Messages(self.verbose, "epoch"), **once
+            )
             for member, start in enumerate(starts)
         ]
-        done = run_side_by_side(jobs, place.device, self.n_jobs)
+        with messages_shown(self.verbose):
+            done = run_side_by_side(jobs, place.device, self.n_jobs)
         self._take_over(done, encoding, place, seed, previous)
         return self
 
@@ -216,6 +233,7 @@ class BaseNetwork(NetworkSaving, NetworkExport, NetworkFitSteps, NetworkPredicti
         place: Place,
         seeds: tuple[int, int],
         start: TrainedNetwork | None,
+        progress: Progress,
         **overrides: Any,
     ) -> Job:
         """The training of one network, ready to run."""
@@ -226,7 +244,7 @@ class BaseNetwork(NetworkSaving, NetworkExport, NetworkFitSteps, NetworkPredicti
         def make() -> TrainedNetwork:
             return self._new_network(encoding, training)
 
-        return prepare_training(start or make, training, validation, options, place, seeds, bool(self.verbose))
+        return prepare_training(start or make, training, validation, options, place, seeds, progress)
 
     def _new_network(self, encoding: Encoding, training: EncodedRows) -> TrainedNetwork:
         bins = None

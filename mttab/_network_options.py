@@ -217,7 +217,14 @@ TRAINING: dict[str, Option] = {
         "int, RandomState instance or None",
         "Seeds validation rows, starts, batches and dropout.",
     ),
-    "verbose": Option(0, ["verbose"], "int", "1 shows a progress bar, on standard error."),
+    "verbose": Option(
+        0,
+        ["verbose"],
+        "int",
+        '1 gives a line every ten epochs, 2 every epoch, to the logger "mttab" of the standard library; it is seen on '
+        "standard error unless logging is set up otherwise. For a progress bar, with scikit-learn 1.9 or newer, pass "
+        "``sklearn.callback.ProgressBar()`` to ``set_callbacks``, of this estimator or of a search around it.",
+    ),
 }
 
 

@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mttab._core.neural.members import Place, average_predictions
+from mttab._core.other_tasks import features_without_task, is_every_task, refuse_every_task
 from mttab._core.validation import check_cell_weight, check_same_length, check_table, require_task, split_task_column
 
 
@@ -81,9 +82,32 @@ class NetworkPredictions:
         columns = self._encoding.encode_features(features)
         return average_predictions(self._networks, place, columns, row_task), row_task, index
 
+    def _predictions_of_every_task(self, X: Any) -> np.ndarray:
+        """Mean prediction of the members for every row as one of every row task, (n_row_tasks, n, 1, n_outputs)."""
+        names = getattr(self, "feature_names_in_", None)
+        features, _ = features_without_task(X, self._fitted_task_column, self.n_features_in_, names)
+        place = Place.of(self._networks[0], self.precision)
+        columns = self._encoding.encode_features(features)
+        n = len(columns.numeric)
+        return np.stack(
+            [
+                average_predictions(self._networks, place, columns, np.full(n, task, dtype=np.int64))
+                for task in range(self.n_tasks_)
+            ]
+        )
+
+    def _is_every_row_task(self, task: Any) -> bool:
+        """Whether predictions for every row task are asked for."""
+        check_is_fitted(self, "_networks")
+        return is_every_task(task) and self._encoding.row_tasks is not None
+
     def _predict_values(self, X: Any, task: Any) -> tuple[np.ndarray, np.ndarray | None, Any]:
         """Numbers, or indices of the likeliest classes, (n, n_tasks); row tasks, and the index of X."""
         out, row_task, index = self._predictions(X, task)
+        return self._values(out, row_task), row_task, index
+
+    def _values(self, out: np.ndarray, row_task: np.ndarray | None) -> np.ndarray:
+        """Numbers, or indices of the likeliest classes, (n, n_tasks) of predictions (n, n_tasks, n_outputs)."""
         unscaled = self._encoding.unscale(out[:, :, 0], row_task)
         values = np.empty(out.shape[:2])
         for t, target in enumerate(self._encoding.targets.columns):
@@ -93,11 +117,15 @@ class NetworkPredictions:
                 values[:, t] = out[:, t, 0] > 0.5
             else:
                 values[:, t] = out[:, t, : target.n_outputs].argmax(axis=1)
-        return values, row_task, index
+        return values
 
     def _probabilities(self, X: Any, task: Any) -> list[np.ndarray | None]:
         """Probabilities (n, n_classes) of each task; None for regression."""
         return self._probabilities_from(self._predictions(X, task)[0])
+
+    def _probabilities_of_every_task(self, X: Any) -> list[np.ndarray | None]:
+        """The same with an entry per row task."""
+        return [self._probabilities_from(out)[0] for out in self._predictions_of_every_task(X)]
 
     def _probabilities_from(self, out: np.ndarray) -> list[np.ndarray | None]:
         """The same from the mean predictions of the members."""
@@ -119,14 +147,24 @@ class NetworkPredictions:
         ----------
         X : array-like of shape (n, n_features)
             As in fit.
-        task : array-like of shape (n,), default=None
-            Task of each row, for a model fitted with ``task=``.
+        task : array-like of shape (n,) or "all", default=None
+            Task of each row, for a model fitted with ``task=``. "all", for models with row tasks: every row as a row of
+            every task; the task column of ``X`` then has no say and may be left out. (Rows of a task that is called
+            "all" are asked for by one id per row.)
 
         Returns
         -------
         ndarray of shape (n,) or (n, n_tasks), or DataFrame
-            In the shape and with the labels of the ``y`` of fit; a DataFrame where that was one.
+            In the shape and with the labels of the ``y`` of fit; a DataFrame where that was one. With ``task="all"`` an
+            array with one column per task, in the order of ``tasks_``.
         """
+        if self._is_every_row_task(task):
+            target = self._encoding.targets.columns[0]
+            found = self._predictions_of_every_task(X)
+            values = np.column_stack(
+                [self._values(out, np.full(len(out), i, dtype=np.int64))[:, 0] for i, out in enumerate(found)]
+            )
+            return values if target.classes is None else target.classes[values.astype(np.intp)]
         values, _, index = self._predict_values(X, task)
         return self._encoding.targets.decode(values, index)
 
@@ -159,6 +197,7 @@ class NetworkPredictions:
 
     def _scored_columns(self, X: Any, y: Any, sample_weight: Any, task: Any) -> tuple[list[ScoredColumn], Any]:
         """Every column of y beside its prediction, and the row tasks; labels that do not count have weight 0."""
+        refuse_every_task(task, "score")
         predicted, row_task, _ = self._predict_values(X, task)
         targets = self._encoding.targets
         truth = targets.encode(y, sample_weight, known_only=False)

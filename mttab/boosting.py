@@ -14,6 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from mttab._boosting_base import BaseRMTGB
 from mttab._core.boosting.losses import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, Loss
 from mttab._core.long_table import LongTable, TargetScaling, values_by_label
+from mttab._core.other_tasks import refuse_every_task
 from mttab._core.targets import check_target_classification, check_target_regression
 from mttab._core.tasks import TaskLabels
 from mttab._core.validation import Interval, StrOptions, fit_context
@@ -138,12 +139,14 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     n_jobs : int or None, default=None
         Threads; None and -1 use all. The model does not depend on it.
     verbose : int, default=0
-        1 prints a line every ten rounds, 2 every round.
+        1 gives a line every ten rounds, 2 every round, to the logger "mttab" of the standard library; it is seen on
+        standard error unless logging is set up otherwise. For a progress bar, with scikit-learn 1.9 or newer, pass
+        ``sklearn.callback.ProgressBar()`` to ``set_callbacks``, of this estimator or of a search around it.
 
     Attributes
     ----------
     tasks_ : ndarray of shape (n_tasks,)
-        Task labels, sorted; the columns of a 2-D ``y`` in their order.
+        Task labels, sorted, then those of `add_task`; the columns of a 2-D ``y`` in their order.
     sharing_ : str
         What tasks share: ``sharing``, or what "auto" has come to; "pooled" where there is one task.
     task_group_ : ndarray of shape (n_tasks,)
@@ -325,7 +328,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         ----------
         X : array-like of shape (n, n_features)
             Features, with the task column if ``task_column`` names one. NaN is missing; pandas categories and strings
-            are categorical.
+            are categorical. Frames of polars and pyarrow are read as pandas reads them.
         y : array-like of shape (n,) or (n, n_tasks)
             Targets. With several columns every column is a task and NaN means not observed.
         sample_weight : array-like of shape (n,), default=None
@@ -356,16 +359,18 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         ----------
         X : array-like of shape (n, n_features)
             As in fit.
-        task : array-like of shape (n,), default=None
-            Task of each row, for a model fitted with ``task=``.
+        task : array-like of shape (n,) or "all", default=None
+            Task of each row, for a model fitted with ``task=``. "all", for models with row tasks: every row as a row of
+            every task; the task column of ``X`` then has no say and may be left out. (Rows of a task that is called
+            "all" are asked for by one id per row.)
 
         Returns
         -------
         ndarray of shape (n,) or (n, n_tasks)
-            With one column per task where ``y`` had several columns.
+            With one column per task, in the order of ``tasks_``, where ``y`` had several columns or ``task="all"``.
         """
         score, _ = self._score(X, task)
-        return self._layout(self._fitted.loss.link_inverse(score)[:, 0])
+        return self._layout(self._fitted.loss.link_inverse(score)[:, 0], task)
 
     def staged_predict(self, X: Any, task: Any = None) -> Iterator[np.ndarray]:
         """Yield the predictions after each round: shared rounds first, then partition and task rounds.
@@ -377,7 +382,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         ndarray of shape (n,) or (n, n_tasks)
         """
         for score in self._staged_scores(X, task):
-            yield self._layout(self._fitted.loss.link_inverse(score)[:, 0])
+            yield self._layout(self._fitted.loss.link_inverse(score)[:, 0], task)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None, task: Any = None) -> float:
         """R² of the predictions; of several columns the mean over the columns, each on its observed rows.
@@ -393,6 +398,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         -------
         float
         """
+        refuse_every_task(task, "score")
         return _mean_over_columns(r2_score, check_target_regression(y), self.predict(X, task=task), sample_weight)
 
     def _read_target(self, y: Any) -> tuple[np.ndarray, None]:
@@ -400,6 +406,12 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
 
     def _encode_target(self, y: Any, classes: None, *, name: str) -> np.ndarray:
         return check_target_regression(y, loss=self.loss, name=name)
+
+    def _encode_new_target(self, y: Any) -> np.ndarray:
+        values = check_target_regression(y, multi_output=False)
+        if self.loss == "poisson" and (values < 0).any():
+            raise ValueError(f"loss='poisson' needs y >= 0, but y holds {values.min():g}; pass counts.")
+        return values
 
     def _make_loss(self, classes: np.ndarray | None) -> Loss:
         return REGRESSION_LOSSES[self.loss](self.quantile, self.huber_delta)
@@ -612,43 +624,45 @@ feature_importances_, task_feature_importances_, task_similarity_, n_tasks_, n_f
         ----------
         X : array-like of shape (n, n_features)
             As in fit.
-        task : array-like of shape (n,), default=None
-            Task of each row, for a model fitted with ``task=``.
+        task : array-like of shape (n,) or "all", default=None
+            Task of each row, for a model fitted with ``task=``; "all" as in `RMTGBRegressor.predict`.
 
         Returns
         -------
-        ndarray of shape (n, n_classes), or list of these, one per task, where ``y`` had several columns
-            Columns in the order of ``classes_``.
+        ndarray of shape (n, n_classes), or list of these
+            Columns in the order of ``classes_``; a list, one per task, where ``y`` had several columns or
+            ``task="all"``.
         """
         score, _ = self._score(X, task)
-        proba = self._layout(self._fitted.loss.link_inverse(score))
+        proba = self._layout(self._fitted.loss.link_inverse(score), task)
         return proba if proba.ndim == 2 else list(proba.swapaxes(0, 1))
 
     def predict(self, X: Any, task: Any = None) -> np.ndarray:
         """Most probable classes, (n,) or (n, n_tasks). Parameters as in `predict_proba`."""
         score, _ = self._score(X, task)
-        return self._layout(self.classes_[np.argmax(self._fitted.loss.link_inverse(score), axis=1)])
+        return self._layout(self._predicted_classes(score), task)
 
     @available_if(_is_single_target)
     def decision_function(self, X: Any, task: Any = None) -> np.ndarray:
         """Scores before the link: log-odds (n,) of the second of two classes, else (n, n_classes).
 
-        Parameters as in `predict_proba`. Not available after a fit with a 2-D ``y``.
+        Parameters as in `predict_proba`; with ``task="all"`` there is an axis of tasks after the first. Not available
+        after a fit with a 2-D ``y``.
         """
         score, _ = self._score(X, task)
-        if len(self.classes_) > 2:
-            return score
-        return score[:, 0] if score.shape[1] == 1 else score[:, 1] - score[:, 0]
+        if len(self.classes_) == 2:
+            score = score[:, 0] if score.shape[1] == 1 else score[:, 1] - score[:, 0]
+        return self._layout(score, task)
 
     def staged_predict(self, X: Any, task: Any = None) -> Iterator[np.ndarray]:
         """Yield the predicted classes after each round, see `RMTGBRegressor.staged_predict`."""
         for score in self._staged_scores(X, task):
-            yield self._layout(self.classes_[np.argmax(self._fitted.loss.link_inverse(score), axis=1)])
+            yield self._layout(self._predicted_classes(score), task)
 
     def staged_predict_proba(self, X: Any, task: Any = None) -> Iterator[Any]:
         """Yield the class probabilities after each round, shaped as in `predict_proba`."""
         for score in self._staged_scores(X, task):
-            proba = self._layout(self._fitted.loss.link_inverse(score))
+            proba = self._layout(self._fitted.loss.link_inverse(score), task)
             yield proba if proba.ndim == 2 else list(proba.swapaxes(0, 1))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None, task: Any = None) -> float:
@@ -665,6 +679,7 @@ feature_importances_, task_feature_importances_, task_similarity_, n_tasks_, n_f
         -------
         float
         """
+        refuse_every_task(task, "score")
         predicted = self.predict(X, task=task)
         if predicted.ndim == 1:
             return float(accuracy_score(y, predicted, sample_weight=sample_weight))
@@ -672,6 +687,9 @@ feature_importances_, task_feature_importances_, task_similarity_, n_tasks_, n_f
         true = np.array([*classes.tolist(), None], dtype=object)[codes]
         is_right = np.where(codes < 0, np.nan, (true == predicted).astype(float))
         return _mean_over_columns(_weighted_mean, is_right, is_right, sample_weight)
+
+    def _predicted_classes(self, score: np.ndarray) -> np.ndarray:
+        return self.classes_[np.argmax(self._fitted.loss.link_inverse(score), axis=1)]
 
     def _read_target(self, y: Any) -> tuple[np.ndarray, np.ndarray]:
         classes, codes = check_target_classification(y)
@@ -686,6 +704,17 @@ feature_importances_, task_feature_importances_, task_similarity_, n_tasks_, n_f
                 f"{name} holds the class {unknown[0]!r}, which y does not have; its classes are {classes.tolist()}."
             )
         return np.append([float(index[label]) for label in own.tolist()], np.nan)[codes]
+
+    def _encode_new_target(self, y: Any) -> np.ndarray:
+        seen, codes = check_target_classification(y, multi_output=False)
+        index = {label: i for i, label in enumerate(self.classes_.tolist())}
+        unknown = [label for label in seen.tolist() if label not in index]
+        if unknown:
+            raise ValueError(
+                f"y holds the class {unknown[0]!r}, which fit did not see: its classes are {self.classes_.tolist()}; "
+                "leave these rows out, or refit on all rows."
+            )
+        return np.array([float(index[label]) for label in seen.tolist()])[codes]
 
     def _make_loss(self, classes: np.ndarray | None) -> Loss:
         assert classes is not None

@@ -14,6 +14,7 @@ from mttab._core.neural.network import MultiTabModule, NetworkOptions
 from mttab._core.neural.tokens import FeatureTokens
 from mttab._core.target_table import TargetTable
 from mttab._core.validation import StrOptions
+from mttab._network_adapt import TaskAdaptation
 from mttab._network_base import BaseNetwork
 from mttab._network_options import FEATURES, NETWORK, TASKS, TRAINING, Option, declare
 
@@ -43,7 +44,7 @@ _PAPER_PARAMETERS = {
 }
 
 
-class BaseMultiTabNet(BaseNetwork):
+class BaseMultiTabNet(TaskAdaptation, BaseNetwork):
     """The architecture of MultiTab-Net on the common base."""
 
     _fixed_options: ClassVar[tuple[str, ...]] = (
@@ -184,7 +185,7 @@ class MultiTabNet(BaseMultiTabNet):
     Attributes
     ----------
     tasks_ : ndarray of shape (n_tasks,)
-        Names of the columns of ``y`` in their order; sorted ids with row tasks.
+        Names of the columns of ``y`` in their order; with row tasks sorted ids, then those of `add_task`.
     task_types_ : dict
         Kind of every column of ``y``.
     classes_ : dict
@@ -246,8 +247,11 @@ class MultiTabNet(BaseMultiTabNet):
         Returns
         -------
         dict of ndarray of shape (n, n_classes)
-            By column of ``y``; the order of the classes is that of ``classes_``.
+            By column of ``y``, or with ``task="all"`` by row task; the order of the classes is that of ``classes_``.
         """
+        if self._is_every_row_task(task):
+            of_tasks = zip(self.tasks_.tolist(), self._probabilities_of_every_task(X), strict=True)
+            return {label: p for label, p in of_tasks if p is not None}
         found = zip(self._fitted_targets(), self._probabilities(X, task), strict=True)
         return {target.label: p for target, p in found if p is not None}
 
@@ -347,7 +351,9 @@ class MultiTabNetClassifier(ClassifierMixin, BaseMultiTabNet):
         Returns
         -------
         ndarray of shape (n, n_classes), or list of these
-            A list with an entry per column where ``y`` had several.
+            A list with an entry per column where ``y`` had several, per row task with ``task="all"``.
         """
+        if self._is_every_row_task(task):
+            return self._probabilities_of_every_task(X)
         found = self._probabilities(X, task)
         return found[0] if len(found) == 1 else found

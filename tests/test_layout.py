@@ -20,11 +20,13 @@ SUPPORT = {"datasets", "metrics", "model_selection", "plotting"}
 # Every public module may import `_core`; these imports of one public module by another are allowed besides.
 SIDEWAYS = {
     "boosting": {"_boosting_base"},
-    "_boosting_base": {"_boosting_explain", "_boosting_fit", "persistence"},
+    "_boosting_base": {"_boosting_adapt", "_boosting_explain", "_boosting_fit", "_callbacks", "persistence"},
+    "_boosting_adapt": {"_boosting_fit"},
     "_boosting_explain": {"_boosting_export"},
     "experts": {"_network_base"},
-    "multitabnet": {"_network_base", "_network_options"},
-    "_network_base": {"_network_fit", "_network_export", "_network_predict", "_network_saving"},
+    "multitabnet": {"_network_adapt", "_network_base", "_network_options"},
+    "_network_adapt": {"_network_fit"},
+    "_network_base": {"_callbacks", "_network_fit", "_network_export", "_network_predict", "_network_saving"},
     "_network_saving": {"persistence"},
     "persistence": {"_stored_kinds"},
     "clustering": {"boosting"},
@@ -38,26 +40,18 @@ LAZY = {"persistence": ESTIMATORS}
 # Inside `_core`, and inside a package of it, a module may import those that stand before it. The files of `_core`
 # itself lie below its packages.
 PLAIN = (
-    "scalars",
-    "archive",
-    "records",
-    "tasks",
-    "validation",
-    "targets",
-    "features",
-    "holdout",
-    "long_table",
-    "target_table",
+    *("scalars", "archive", "records", "progress", "frames", "tasks", "validation", "other_tasks"),
+    *("targets", "features", "holdout", "long_table", "target_table"),
 )
 ORDER = {
     "boosting": (
         *("jit", "threads", "quantile", "losses"),
         *("binning", "histogram", "splitting", "small_nodes", "leaves", "tree", "forest"),
-        *("rows", "theta", "growing", "rmtgb", "similarity", "sharing", "importance", "export"),
+        *("rows", "theta", "growing", "rmtgb", "similarity", "sharing", "adapt", "importance", "export"),
     ),
     "neural": (
-        *("device", "progress", "columns", "tokens", "attention", "network", "experts"),
-        *("losses", "weighting", "averaging", "training", "members", "storing", "onnx"),
+        *("device", "columns", "tokens", "attention", "network", "experts"),
+        *("losses", "weighting", "averaging", "training", "members", "adapting", "storing", "onnx"),
     ),
 }
 STANDS_ALONE = {"losses": {"jit", "threads", "quantile"}}  # and what it may import all the same

@@ -501,7 +501,7 @@ OTHER_TESTS = {
     "device": "test_a_device_that_is_not_there",
     "compile": "test_compile_is_passed_on",
     "n_jobs": "test_the_network_is_the_same_for_any_number_of_threads",
-    "verbose": "test_a_bar_on_standard_error",
+    "verbose": "test_verbose_logs_the_figures",
 }
 
 
@@ -833,24 +833,18 @@ def test_going_on_may_change_the_precision(first, then, rows):
     assert str(next(net._networks[0].module.parameters()).dtype) == f"torch.{then}"
 
 
-class FailingBar:
-    """In place of the progress bar: an error after the first epoch."""
-
-    def __init__(self, *_):
-        pass
-
-    def __call__(self, figures):
-        raise RuntimeError("out of memory")
-
-
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 def test_going_on_that_fails_leaves_the_networks_as_they_were(method, monkeypatch):
     X, Y = table()
     net = MultiTabNet(**SMALL, warm_start=True).fit(X, Y)
     before = predicted(net, X)
-    monkeypatch.setattr("mttab._core.neural.members.EpochBar", FailingBar)
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("mttab._core.progress.Messages.end_step", fail)  # after the first epoch
     with pytest.raises(RuntimeError, match="out of memory"):
-        getattr(net.set_params(verbose=1), method)(X, Y)
+        getattr(net, method)(X, Y)
     np.testing.assert_array_equal(predicted(net, X), before)
     assert net.n_iter_ == [3] and len(net.history_) == 3
 
@@ -1076,26 +1070,16 @@ def test_the_network_is_the_same_for_any_number_of_threads(monkeypatch):
     assert seen == [7]
 
 
-def test_a_bar_on_standard_error_shows_progress_where_verbose_asks_for_it(capsys):
-    pytest.importorskip("tqdm", reason="tqdm is not installed")
+def test_verbose_logs_the_figures_of_epochs(caplog):
     X, Y = table(n=60)
     MultiTabNet(**SMALL).fit(X, Y)
-    assert capsys.readouterr() == ("", "")
+    assert caplog.messages == []
     MultiTabNet(**SMALL, verbose=1).fit(X, Y)
-    out, err = capsys.readouterr()
-    assert out == "" and "member 1" in err and "3/3" in err and "loss=" in err
+    (line,) = caplog.messages
+    assert line.startswith("member 1 epoch 3/3: training loss ")
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
-
-
-def test_a_bar_without_tqdm_is_an_error_that_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tqdm", None)
-    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    with pytest.raises(
-        ImportError, match=r"verbose=1 .* tqdm, which is not installed; run pip install 'mttab\[neural\]'"
-    ):
-        MultiTabNet(**SMALL, verbose=1).fit(*table(n=60))
 
 
 BAD_INPUT = {

@@ -18,13 +18,13 @@ pytest.importorskip("torch", reason="torch is not installed")
 import torch
 from scipy.special import expit, softmax
 
-from mttab import MultiTabNet, MultiTabNetRegressor
-from mttab._core.neural import members
+from mttab import MultiTabNet, MultiTabNetRegressor, _callbacks
 from mttab._core.neural.averaging import WeightAverage
 from mttab._core.neural.device import run_side_by_side
 from mttab._core.neural.losses import TaskOutputs, explained
 from mttab._core.neural.network import TokenDropout
 from mttab._core.neural.weighting import AGGREGATORS, WEIGHTINGS, make_weighting
+from mttab._core.progress import Messages
 
 SMALL = {
     "embedding_dim": 8,
@@ -296,20 +296,15 @@ def test_without_torchjd_the_error_names_the_extra(monkeypatch):
 # --- interrupts, errors, threads --------------------------------------------------------------------------------------
 
 
-class InterruptingBar:
-    """In place of the progress bar: sends SIGINT after some epochs, as Ctrl-C does."""
+class Interrupting(Messages):
+    """In place of messages: sends SIGINT after some epochs, as Ctrl-C does."""
 
     after = 6
 
-    def __init__(self, n_epochs, label, position):
-        self.is_first = position == 0
-
-    def __call__(self, figures):
-        if self.is_first and figures["epoch"] == self.after:
+    def end_step(self, n_done, figures, model):
+        if self.part == "member 1" and n_done == self.after + 1:
             os.kill(os.getpid(), signal.SIGINT)
-
-    def close(self):
-        pass
+        return False
 
 
 @pytest.mark.skipif(
@@ -318,7 +313,7 @@ class InterruptingBar:
 )
 @pytest.mark.parametrize("n_members", [1, 2])
 def test_an_interrupt_keeps_the_best_weights_so_far(monkeypatch, n_members):
-    monkeypatch.setattr(members, "EpochBar", InterruptingBar)
+    monkeypatch.setattr(_callbacks, "Messages", Interrupting)
     X, Y = regression_data(n=400)
     options = SMALL | {
         "early_stopping": True,
@@ -334,7 +329,7 @@ def test_an_interrupt_keeps_the_best_weights_so_far(monkeypatch, n_members):
         net.fit(X[:200], Y[:200], X_val=X[200:], y_val=Y[200:])
     except KeyboardInterrupt:
         pytest.fail("the interrupt came through")
-    assert all(n < 100_000 for n in net.n_iter_) and max(net.n_iter_) > InterruptingBar.after
+    assert all(n < 100_000 for n in net.n_iter_) and max(net.n_iter_) > Interrupting.after
     assert np.isfinite(net.predict(X)).all()
     if n_members == 1:
         assert net.score(X[200:], Y[200:]) == pytest.approx(net.history_["validation_score"].max(), abs=1e-5)

@@ -11,6 +11,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GroupKFold, KFold, TimeSeriesSplit
 
 from mttab import RMTGBClassifier, RMTGBRegressor
+from mttab._core.progress import Messages
 
 ESTIMATORS = [RMTGBRegressor, RMTGBClassifier]
 REGRESSOR, CLASSIFIER = [RMTGBRegressor], [RMTGBClassifier]
@@ -590,11 +591,11 @@ def test_an_interrupted_fit_leaves_the_model_as_it_was(estimator_class, monkeypa
     model = estimator_class(task_column="school", verbose=2, **SMALL).fit(X, y)
     before = numbers(model, X)
 
-    def interrupt(*lines):
-        if "task round" in lines[0]:
+    def interrupt(messages, n_done, figures, model):
+        if messages.part == "task":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("builtins.print", interrupt)
+    monkeypatch.setattr(Messages, "end_step", interrupt)
     with pytest.raises(KeyboardInterrupt):
         model.fit(X.iloc[::-1], y)
     np.testing.assert_array_equal(numbers(model, X), before)

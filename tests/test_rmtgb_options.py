@@ -1,5 +1,6 @@
 """Every option of the constructors changes something that a user can observe."""
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,9 +83,14 @@ def predictions_after_a_second_fit(model, X, y, capsys):
     return predictions(model, X, y, capsys)
 
 
-def printed(model, X, y, capsys):
+def lines_for_the_logger(model, X, y, capsys):
+    lines, logger = logging.Handler(), logging.getLogger("mttab")
+    lines.emit = lambda record: found.append(record.getMessage())
+    found = []
+    logger.addHandler(lines)
     model.fit(X, y)
-    return capsys.readouterr().out
+    logger.removeHandler(lines)
+    return found
 
 
 def number_of_threads(model, X, y, capsys):
@@ -141,7 +147,7 @@ BOTH = {
     "warm_start": Case(False, True, predictions_after_a_second_fit),
     "random_state": Case(0, 1, options={"subsample": 0.5}),
     "n_jobs": Case(1, 2, number_of_threads, {"max_iter_shared": 1, "max_iter_partition": 0, "max_iter_task": 0}),
-    "verbose": Case(0, 1, printed),
+    "verbose": Case(0, 1, lines_for_the_logger),
 }
 CASES = {
     RMTGBRegressor: BOTH

@@ -1170,16 +1170,17 @@ def test_without_warm_start_a_second_fit_starts_anew(estimator_class):
 
 
 @pytest.mark.parametrize("estimator_class", ESTIMATORS)
-def test_verbose_prints_a_line_per_ten_rounds_or_per_round_with_the_losses(estimator_class, capsys):
+def test_verbose_logs_a_line_per_ten_rounds_or_per_round_with_the_losses(estimator_class, caplog):
     X, y, task = task_rows(estimator_class)
     X, options = X.assign(task=task), SMALL | {"task_column": "task", "max_iter_shared": 20, "early_stopping": True}
     options |= {"sharing": "blocks", "refit": False}
     estimator_class(**options | {"n_iter_no_change": 50}).fit(X, y)
-    assert capsys.readouterr().out == ""
+    assert caplog.messages == []
     lines = {}
     for verbose in (1, 2):
         model = estimator_class(verbose=verbose, **options | {"n_iter_no_change": 50}).fit(X, y)
-        lines[verbose] = capsys.readouterr().out.splitlines()
+        lines[verbose] = caplog.messages.copy()
+        caplog.clear()
     assert [line.split(":")[0] for line in lines[1]] == [
         "shared round 10/20", "shared round 20/20", "partition round 5/5", "task round 4/4"
     ]  # fmt: skip

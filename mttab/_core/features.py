@@ -226,7 +226,7 @@ def _column(X: pd.DataFrame | np.ndarray, j: int) -> Any:
 
 def _holds_categories(column: pd.Series) -> bool:
     dtype = column.dtype
-    if isinstance(dtype, (pd.CategoricalDtype, pd.StringDtype)):
+    if isinstance(dtype, (pd.CategoricalDtype, pd.StringDtype)) or dtype.kind in "US":  # the last: Arrow's strings
         return True
     if dtype.kind != "O" or isinstance(dtype, pd.PeriodDtype):
         return False

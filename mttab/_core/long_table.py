@@ -113,6 +113,33 @@ class TargetScaling:
     def identity(cls, n_tasks: int) -> TargetScaling:
         return cls(np.zeros(n_tasks + 1), np.ones(n_tasks + 1))
 
+    def with_task(self, y: np.ndarray, weight: np.ndarray) -> TargetScaling:
+        """The same with one task more, its centre and scale drawn to those of unseen tasks as far as its rows are few.
+
+        y, weight : (n_rows,), of the new task
+        """
+        center, scale = self.center[:-1], self.scale[:-1]
+        n = weight.sum() ** 2 / np.sum(weight**2)
+        mean = np.average(y, weights=weight)
+        # How far centres differ between tasks, in units of what rows of one task differ by.
+        between, within = np.mean((center - self.center[-1]) ** 2), np.mean(scale**2)
+        trust = between / max(between + within / n, 1e-300)
+        new_center = self.center[-1] + trust * (mean - self.center[-1])
+        new_scale, variance = self.scale[-1], np.average((y - mean) ** 2, weights=weight)
+        if n > 1.0 and variance > 1e-24 * max(mean**2, 1e-280):
+            log_scale = 0.5 * np.log(variance * n / (n - 1.0))
+            spread = np.mean((np.log(scale) - np.log(self.scale[-1])) ** 2)
+            trust = spread / (spread + 0.5 / (n - 1.0))
+            new_scale = np.exp(trust * log_scale + (1.0 - trust) * np.log(self.scale[-1]))
+        return TargetScaling(
+            np.concatenate([center, [new_center], self.center[-1:]]),
+            np.concatenate([scale, [new_scale], self.scale[-1:]]),
+        )
+
+    def of_last_task(self) -> TargetScaling:
+        """That of the last task alone."""
+        return TargetScaling(self.center[-2:], self.scale[-2:])
+
     @classmethod
     def standard(cls, y: np.ndarray, task: np.ndarray, weight: np.ndarray, n_tasks: int) -> TargetScaling:
         """Weighted mean and standard deviation per task; constant targets keep their scale."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mttab._core.frames import pandas_if_table
 from mttab._core.records import require
 from mttab._core.targets import check_target_classification, check_target_regression, infer_label_kind
 from mttab._core.tasks import did_you_mean
@@ -90,6 +91,7 @@ class TargetTable:
         ValueError
             If y has no column, a column twice, a task without a label, or labels that are not of their kind.
         """
+        y = pandas_if_table(y, name="y")
         series = _columns_of(y)
         self.frame_columns = y.columns.copy() if isinstance(y, pd.DataFrame) else None
         self.is_single = (
@@ -110,6 +112,7 @@ class TargetTable:
 
         A class that fit did not see is an error, or with ``known_only=False`` the number of classes.
         """
+        y = pandas_if_table(y, name=name)
         series = _columns_of(y, name=name)
         labels = [column.label for column in self.columns]
         given = [label for label, _ in series]
@@ -165,6 +168,7 @@ def _columns_of(y: Any, *, name: str = "y") -> list[tuple[Any, pd.Series]]:
     """The columns of y with their names; numbers of a mixed table become numbers again."""
     if y is None:
         raise ValueError(f"This estimator requires {name} to be passed, but the target {name} is None.")
+    y = pandas_if_table(y, name=name)
     if isinstance(y, pd.DataFrame):
         series = [(y.columns[j], y.iloc[:, j]) for j in range(y.shape[1])]
     elif isinstance(y, pd.Series):

@@ -11,6 +11,7 @@ from scipy import sparse
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.multiclass import check_classification_targets
 
+from mttab._core.frames import pandas_if_table
 from mttab._core.tasks import factorize_labels, label_array, label_type, sort_order
 
 # What pandas calls the content of an object column that is one of numbers all the same.
@@ -164,6 +165,7 @@ def _target_array(y: Any, *, multi_output: bool, name: str) -> np.ndarray:
         raise ValueError(f"This estimator requires {name} to be passed, but the target {name} is None.")
     if sparse.issparse(y):
         raise TypeError(f"Sparse data was passed for {name}, but dense data is required; use {name}.toarray().")
+    y = pandas_if_table(y, name=name)
     if not hasattr(y, "__array__"):  # through pandas, which keeps [1, "a", None] as they are
         rows = list(y)
         y = pd.DataFrame(rows) if rows and isinstance(rows[0], (list, tuple, np.ndarray)) else pd.Series(rows)

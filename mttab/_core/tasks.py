@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from mttab._core.frames import pandas_if_table
+
 # Labels named in an error message; a table may hold thousands.
 _N_SHOWN = 5
 
@@ -220,6 +222,7 @@ def _task_codes(ids: Any, *, name: str) -> tuple[np.ndarray, list]:
 
 def _id_columns(ids: Any) -> list | None:
     """The columns of two-dimensional ids, None for one-dimensional ones."""
+    ids = pandas_if_table(ids, name="task")
     if isinstance(ids, pd.DataFrame):
         return [ids.iloc[:, j] for j in range(ids.shape[1])]
     if isinstance(ids, np.ndarray) and ids.ndim == 2:

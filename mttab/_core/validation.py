@@ -12,6 +12,7 @@ from sklearn.base import _fit_context as fit_context  # noqa: F401 - used by the
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions  # noqa: F401 - used by the estimators
 from sklearn.utils.validation import _num_samples, check_array
 
+from mttab._core.frames import pandas_if_table
 from mttab._core.tasks import closest, did_you_mean, normalise_task_ids, some_of
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -33,12 +34,13 @@ def check_table(X: Any, *, name: str = "X") -> pd.DataFrame | np.ndarray:
     Raises
     ------
     TypeError
-        If X is sparse.
+        If X is sparse, lazy, or made of dicts.
     ValueError
         If X is not two-dimensional, empty or complex, in scikit-learn's words.
     """
-    if not isinstance(X, pd.DataFrame) and hasattr(X, "to_pandas"):
-        X = X.to_pandas()
+    X = pandas_if_table(X, name=name)
+    if isinstance(X, (list, tuple)) and len(X) and isinstance(X[0], dict):
+        raise TypeError(f"{name} is a list of dicts; pass a table, for example pandas.DataFrame({name}).")
     if isinstance(X, pd.DataFrame):
         for size, what in zip(X.shape, ("sample(s)", "feature(s)"), strict=True):
             if size == 0:
@@ -115,7 +117,7 @@ def split_task_column(
         ids: Any = X.iloc[:, positions[0]] if len(positions) == 1 else X.iloc[:, positions]
     else:
         ids = X[:, positions[0]] if len(positions) == 1 else X[:, positions]
-    return _drop_columns(X, positions), normalise_task_ids(ids, name=name), positions
+    return drop_columns(X, positions), normalise_task_ids(ids, name=name), positions
 
 
 def resolve_task_ids(task: Any, ids: np.ndarray | None, task_column: Any) -> tuple[np.ndarray | None, str | None]:
@@ -147,6 +149,25 @@ def require_task(task: Any, table: Any) -> np.ndarray:
     ids = normalise_task_ids(task)
     check_same_length(X=table, task=ids)
     return ids
+
+
+def task_positions(task_column: Any, n_columns: int, feature_names: Sequence[str] | None) -> np.ndarray:
+    """Where the task columns stood in X at fit, given its columns; intp (n_task_columns,)."""
+    if task_column is None:
+        return np.empty(0, dtype=np.intp)
+    at_fit: Any = np.empty((1, n_columns)) if feature_names is None else pd.DataFrame(columns=list(feature_names))
+    wanted = _as_list(task_column, at_fit)
+    return np.array([_task_position(at_fit, column, feature_names) for column in wanted], dtype=np.intp)
+
+
+def drop_columns(X: pd.DataFrame | np.ndarray, positions: np.ndarray) -> pd.DataFrame | np.ndarray:
+    """X without some of its columns; a view where that is possible."""
+    kept = np.delete(np.arange(X.shape[1]), positions)
+    if isinstance(X, pd.DataFrame):
+        return X.iloc[:, kept]
+    if kept[-1] - kept[0] + 1 == len(kept):  # the first or last column was taken: a view spares a copy of the table
+        return X[:, kept[0] : kept[-1] + 1]
+    return X[:, kept]
 
 
 def _as_list(task_column: Any, X: pd.DataFrame | np.ndarray) -> list:
@@ -207,15 +228,6 @@ def _missing_column_message(column: Any, names: list) -> str:
         "dropped or renamed it, pass it through (remainder='passthrough') with verbose_feature_names_out=False and "
         '.set_output(transform="pandas").'
     )
-
-
-def _drop_columns(X: pd.DataFrame | np.ndarray, positions: np.ndarray) -> pd.DataFrame | np.ndarray:
-    kept = np.delete(np.arange(X.shape[1]), positions)
-    if isinstance(X, pd.DataFrame):
-        return X.iloc[:, kept]
-    if kept[-1] - kept[0] + 1 == len(kept):  # the first or last column was taken: a view spares a copy of the table
-        return X[:, kept[0] : kept[-1] + 1]
-    return X[:, kept]
 
 
 # ----------------------------------------------------------------------------------------------------------------------

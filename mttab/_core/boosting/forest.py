@@ -199,6 +199,12 @@ class ForestBuilder:
         self._n_tasks = n_tasks
         self._chunks: list[tuple[Nodes, Trees]] = []
 
+    def copy(self) -> ForestBuilder:
+        """One that goes its own way from here."""
+        copied = ForestBuilder(self._mapper, self._n_tasks)
+        copied._chunks = list(self._chunks)
+        return copied
+
     def append(
         self, grown: TreeArrays, block: int, group: np.ndarray, round_: int, output: int, learning_rate: float
     ) -> tuple[Nodes, Trees]:

@@ -60,3 +60,9 @@ def _by_tree(forest: Forest, n_features: int, kind: str) -> np.ndarray:
     out = np.zeros((n_trees, n_features + 1))
     np.add.at(out, (tree[is_split], nodes.feature[is_split]), nodes.gain[is_split] if kind == "gain" else 1.0)
     return out
+
+
+def normalised(gain: np.ndarray) -> np.ndarray:
+    """The same summing to 1 along the last axis, or 0."""
+    total = gain.sum(axis=-1, keepdims=True)
+    return np.divide(gain, total, out=np.zeros_like(gain), where=total > 0)

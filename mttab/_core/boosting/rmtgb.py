@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -14,7 +15,9 @@ from functools import cached_property
 
 import numpy as np
 
-from .forest import PARTITION, SHARED, TASK, Forest, ForestBuilder, add_round
+from mttab._core.progress import Progress
+
+from .forest import BLOCKS, PARTITION, SHARED, TASK, Forest, ForestBuilder, add_round
 from .growing import Grower, GrownTrees
 from .losses import Loss
 from .rows import RowSample, Scores, TrainingRows, ValidationRows
@@ -83,9 +86,6 @@ class BoostedModel:
     group_order: np.ndarray
 
 
-Progress = Callable[[int, int, int, float, float | None], None]
-
-
 def boost(
     rows: TrainingRows,
     validation: ValidationRows | None,
@@ -102,10 +102,9 @@ def boost(
     """Fit the three blocks one after the other.
 
     ``base`` (n_outputs,) is the score before the first tree. ``start`` continues a fitted model, given with the scores
-    of the training and validation rows under it. ``progress`` is called after every round with block, round, budget,
-    training and validation loss.
+    of the training and validation rows under it. ``progress`` follows the blocks and their rounds.
     """
-    run = _Run(rows, validation, loss, grower, builder, options, base, rng, start, progress)
+    run = _Run(rows, validation, loss, grower, builder, options, base, rng, start, progress or Progress())
     run.block(SHARED, run.shared_round)
     if rows.n_tasks > 1:
         run.start_theta()
@@ -292,19 +291,26 @@ class _Run:
         if last <= first:
             return
         best, best_round, best_state = losses[-1], first, self.snapshot()
+        self.progress.begin(BLOCKS[block], last)
         for r in range(first, last):
+            self.progress.begin_step()
             one_round(r)
             self.n_rounds[block] = r + 1
             losses = self.losses()
             self.record(block, losses)
-            if self.progress is not None:
-                self.progress(block, r + 1, last, losses[0], losses[1] if self.validation is not None else None)
+            named = dict(zip(("training loss", "validation loss"), losses, strict=False))
+            is_ended = self.progress.end_step(r + 1, named, self.model)
             if patience is None:
+                if is_ended:
+                    break
                 continue
             if losses[-1] < best - self.options.tol:
                 best, best_round, best_state = losses[-1], r + 1, self.snapshot()
             elif r + 1 - best_round >= patience:
                 break
+            if is_ended:
+                break
+        self.progress.end()
         n_dropped = self.n_rounds[block] - best_round
         if patience is not None and n_dropped > 0:
             self.scores, self.validation_scores, self.theta = best_state
@@ -367,16 +373,19 @@ class _Run:
 
     def model(self) -> BoostedModel:
         """The fitted model, turned so that the inlier branch is the one that most tasks lean to."""
+        theta, builder = self.theta, self.builder.copy()  # this may be asked for in the middle of the training
         order = np.arange(self.mixing().shape[1])
-        if self.theta.ndim == 2:
+        if theta.ndim == 2:
             order = group_order(self.mixing()[:-1], self.task_mass)
-            self.theta = self.theta[:, order]
-            self.builder.reorder_groups(order)
-        elif orientation(self.theta, self.task_mass) < 0:
+            theta = theta[:, order]
+            builder.reorder_groups(order)
+        elif orientation(theta, self.task_mass) < 0:
             order = order[::-1]
-            self.theta = -self.theta
-            self.builder.reorder_groups(order)
+            theta = -theta
+            builder.reorder_groups(order)
         n_leaf_outputs = self.loss.n_outputs if self.options.vector_leaves else 1
         rounds = (self.n_rounds[0], self.n_rounds[1], self.n_rounds[2])
-        forest = self.builder.build(self.base, self.mixing(), rounds, n_leaf_outputs)
-        return BoostedModel(forest, self.theta, self.train_loss, self.validation_loss, order)
+        mixing = mixing_weights(theta, self.task_mass)
+        forest = builder.build(self.base, mixing, rounds, n_leaf_outputs)
+        train, validation = (copy.deepcopy(losses) for losses in (self.train_loss, self.validation_loss))
+        return BoostedModel(forest, theta, train, validation, order)

@@ -15,8 +15,8 @@ from torch import Tensor
 from mttab._core.neural.columns import Columns
 from mttab._core.neural.device import resolve_device, resolve_precision
 from mttab._core.neural.network import Inputs
-from mttab._core.neural.progress import EpochBar
 from mttab._core.neural.training import Examples, TrainedNetwork, TrainingOptions, train
+from mttab._core.progress import Progress
 
 Job = Callable[[Callable[[], bool]], "tuple[TrainedNetwork, list[dict[str, Any]]]"]
 
@@ -95,7 +95,7 @@ def prepare_training(
     options: TrainingOptions,
     place: Place,
     seeds: tuple[int, int],
-    verbose: bool,
+    progress: Progress,
 ) -> Job:
     """One training, ready to run.
 
@@ -108,8 +108,8 @@ def prepare_training(
     place : Place
     seeds : tuple of int
         Seed of all, number of the member.
-    verbose : bool
-        Whether to show a bar.
+    progress : Progress
+        Follows the epochs.
 
     Returns
     -------
@@ -131,17 +131,18 @@ def prepare_training(
 
     def run(is_cancelled: Callable[[], bool]) -> tuple[TrainedNetwork, list[dict[str, Any]]]:
         history: list[dict[str, Any]] = []
-        bar = EpochBar(options.max_epochs, f"member {member + 1}", member) if verbose else None
 
-        def note(figures: dict[str, Any]) -> None:
+        def note(figures: dict[str, Any], current: Callable[[], TrainedNetwork]) -> bool:
             history.append({"member": member, **figures, "epoch": n_before + figures["epoch"]})
-            if bar is not None:
-                bar(figures)
+            named = {"training loss": figures["train_loss"]}
+            if "validation_score" in figures:
+                named["validation score"] = figures["validation_score"]
+            return progress.end_step(figures["epoch"] + 1, named, current)
 
         generator = torch.Generator(place.device).manual_seed(_hash(seed, member, n_before + 1))
-        train(network, examples, held_out, options, generator, note, is_cancelled)
-        if bar is not None:
-            bar.close()
+        progress.begin(f"member {member + 1}", options.max_epochs)
+        train(network, examples, held_out, options, generator, progress.begin_step, note, is_cancelled)
+        progress.end()
         return network, history
 
     return run

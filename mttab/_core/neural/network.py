@@ -51,6 +51,8 @@ class NetworkOptions(NamedTuple):
         Feature tokens; task tokens of a row; scores of every task.
     n_row_tasks : int
         Tasks of which every row has one, which then has one task token; 0 where tasks are targets.
+    n_added : int
+        How many of these, the last ones, came after training, see `MultiTabModule.add_task_token`.
     """
 
     n_features: int
@@ -68,6 +70,7 @@ class NetworkOptions(NamedTuple):
     context_size: int
     direct_width: int
     dropout: float
+    n_added: int = 0
 
 
 class TokenDropout(nn.Module):
@@ -226,12 +229,21 @@ class MultiTabModule(nn.Module):
                 options.dropout,
             )
 
+    def unseen_token(self) -> Tensor:
+        """Token (width,) of a task that fit did not see: the mean of all that were trained together."""
+        return self.task_tokens[: len(self.task_tokens) - self.options.n_added].mean(dim=0)
+
+    def add_task_token(self, token: Tensor) -> None:
+        """One row task more, with this token (width,); nothing changes for the others and for unseen tasks."""
+        self.task_tokens = nn.Parameter(torch.cat([self.task_tokens.detach(), token[None]]))
+        n_row_tasks, n_added = self.options.n_row_tasks + 1, self.options.n_added + 1
+        self.options = self.options._replace(n_row_tasks=n_row_tasks, n_added=n_added)
+
     def first_tokens(self, inputs: Inputs) -> Tensor:
         """Tokens before the first block, (n, d + t, width)."""
         features = self.features(inputs.numeric, inputs.missing, inputs.codes)
         if self.options.n_row_tasks:
-            # A task that fit did not see has the mean of all tokens.
-            known = torch.cat([self.task_tokens, self.task_tokens.mean(dim=0, keepdim=True)])
+            known = torch.cat([self.task_tokens, self.unseen_token()[None]])
             tasks = known[inputs.task][:, None]
         else:
             tasks = self.task_tokens.expand(features.shape[0], -1, -1)

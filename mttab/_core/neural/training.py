@@ -149,7 +149,8 @@ def train(
     validation: Examples | None,
     options: TrainingOptions,
     generator: torch.Generator,
-    on_epoch: Callable[[dict[str, Any]], None],
+    before_epoch: Callable[[], None],
+    on_epoch: Callable[[dict[str, Any], Callable[[], TrainedNetwork]], bool],
     is_cancelled: Callable[[], bool],
 ) -> None:
     """Train a network in place; it ends with the weights of its best epoch where there are validation rows.
@@ -163,18 +164,21 @@ def train(
     options : TrainingOptions
     generator : torch.Generator
         Of the device of the data; orders the batches.
+    before_epoch : callable
     on_epoch : callable
-        Called with the figures of every epoch.
+        Called with the figures of every epoch and what gives the network as if training ended there; says whether it is
+        to end.
     is_cancelled : callable
         Asked before every batch; training then ends with the best weights so far.
     """
     run = _Run(network, training, validation, options, generator)
     for epoch in range(options.max_epochs):
+        before_epoch()
         figures = run.epoch(epoch, is_cancelled)
         if figures is None:
             break
-        on_epoch(figures)
-        if run.is_over():
+        is_ended = on_epoch(figures, run.current)
+        if is_ended or run.is_over():
             break
     run.finish()
 
@@ -297,6 +301,17 @@ class _Run:
     def is_over(self) -> bool:
         """Whether patience is at its end."""
         return self.options.patience is not None and self.n_bad >= self.options.patience
+
+    def current(self) -> TrainedNetwork:
+        """A copy of the network with the weights that it would be validated with now."""
+        generators = {id(self.generator): None}  # belongs to this training and cannot be copied
+        with self.average.applied():
+            copied = copy.copy(self.network)
+            copied.module = copy.deepcopy(self.network.module, generators)
+        copied.module.features.fill_unseen()
+        copied.optimizer_state = None
+        copied.remember()
+        return copied
 
     def finish(self) -> None:
         """Put the best weights back and compute what prediction needs."""
