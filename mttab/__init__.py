@@ -7,6 +7,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mttab import datasets, metrics, model_selection
     from mttab.boosting import RMTGBClassifier, RMTGBRegressor
+    from mttab.experts import (
+        MMoE,
+        MMoEClassifier,
+        MMoERegressor,
+        PLE,
+        PLEClassifier,
+        PLERegressor,
+        STEM,
+        STEMClassifier,
+        STEMRegressor,
+        SharedBottom,
+        SharedBottomClassifier,
+        SharedBottomRegressor,
+        TaskExpert,
+        TaskExpertClassifier,
+        TaskExpertRegressor,
+    )
     from mttab.multitabnet import MultiTabNet, MultiTabNetClassifier, MultiTabNetRegressor
 
 try:
@@ -15,11 +32,26 @@ except PackageNotFoundError:  # run from a folder that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "MMoE",
+    "MMoEClassifier",
+    "MMoERegressor",
     "MultiTabNet",
     "MultiTabNetClassifier",
     "MultiTabNetRegressor",
+    "PLE",
+    "PLEClassifier",
+    "PLERegressor",
     "RMTGBClassifier",
     "RMTGBRegressor",
+    "STEM",
+    "STEMClassifier",
+    "STEMRegressor",
+    "SharedBottom",
+    "SharedBottomClassifier",
+    "SharedBottomRegressor",
+    "TaskExpert",
+    "TaskExpertClassifier",
+    "TaskExpertRegressor",
     "__version__",
     "datasets",
     "metrics",
@@ -28,9 +60,16 @@ __all__ = [
 
 _SUBMODULES = {"datasets", "metrics", "model_selection"}
 
+_EXPERTS = [
+    *("MMoE", "MMoEClassifier", "MMoERegressor", "PLE", "PLEClassifier", "PLERegressor"),
+    *("STEM", "STEMClassifier", "STEMRegressor", "SharedBottom", "SharedBottomClassifier", "SharedBottomRegressor"),
+    *("TaskExpert", "TaskExpertClassifier", "TaskExpertRegressor"),
+]
+
 # Public name -> module that defines it. Everything loads on first use, so `import mttab` costs next to nothing and an
 # estimator that needs an extra can be listed here beside those that need none.
 _HOME_OF = {
+    **dict.fromkeys(_EXPERTS, "mttab.experts"),
     "MultiTabNet": "mttab.multitabnet",
     "MultiTabNetClassifier": "mttab.multitabnet",
     "MultiTabNetRegressor": "mttab.multitabnet",

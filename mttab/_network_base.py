@@ -20,6 +20,7 @@ from mttab._core.neural.members import (
     Place,
     prepare_training,
 )
+from mttab._core.neural.tokens import FeatureTokens
 from mttab._core.neural.training import TrainedNetwork, TrainingOptions
 from mttab._core.neural.weighting import make_weighting
 from mttab._core.validation import fit_context
@@ -42,7 +43,10 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
     __metadata_request__score: ClassVar[dict[str, Any]] = {"task": True}
 
     # Options that a fit which goes on cannot change; an architecture adds its own.
-    _fixed_options: ClassVar[tuple[str, ...]] = ("task_weighting", "task_weight", "target_scaling")
+    _fixed_options: ClassVar[tuple[str, ...]] = (
+        *("task_weighting", "task_weight", "target_scaling"),
+        *("numerical_embedding", "n_bins", "numerical_scaling"),
+    )
 
     _encoding: Encoding
     _networks: list[TrainedNetwork]
@@ -54,6 +58,22 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
     def _make_module(self, encoding: Encoding, outputs: TaskOutputs, bins: np.ndarray | None) -> Any:
         """The network as a torch module, freshly initialised from torch's global generator."""
         raise NotImplementedError
+
+    def _look_back(self, rows: EncodedRows) -> None:
+        """What there is to say of the fitted networks, given the rows they were trained on."""
+
+    def _feature_tokens(self, encoding: Encoding, bins: np.ndarray | None, width: int) -> FeatureTokens:
+        """What embeds the features of these columns."""
+        columns = encoding.columns
+        return FeatureTokens(
+            len(columns.numeric),
+            columns.n_scales,
+            columns.offset,
+            columns.level_frequency,
+            width,
+            self.numerical_embedding,
+            bins,
+        )
 
     # --- fit -------------------------------------------------------------------------------------------------------
 
@@ -117,6 +137,7 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
             jobs.append(self._prepare(encoding, training, held, place, (seed, member), start))
         done = run_side_by_side(jobs, place.device, self.n_jobs)
         self._take_over(done, encoding, place, seed, previous)
+        self._look_back(encoded)
         return self
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -152,6 +173,7 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
         ]
         done = run_side_by_side(jobs, place.device, self.n_jobs)
         self._take_over(done, encoding, place, seed, previous)
+        self._look_back(encoded)
         return self
 
     def _take_over(self, done: list[Any], encoding: Encoding, place: Place, seed: int, previous: Any) -> None:

@@ -6,16 +6,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from mttab._core.neural.members import Place, average_attention
 from mttab._core.neural.network import MultiTabModule, NetworkOptions
-from mttab._core.neural.tokens import FeatureTokens
-from mttab._core.target_table import TargetTable
-from mttab._core.validation import StrOptions
 from mttab._network_base import BaseNetwork
-from mttab._network_options import FEATURES, NETWORK, TASKS, TRAINING, Option, declare
+from mttab._network_options import FEATURES, NETWORK, TASK_TYPES, TASKS, TRAINING, declare
+from mttab._network_targets import ClassTargets, MixedTargets, NumberTargets
 
 _PAPER_PARAMETERS = {
     "embedding_dim": 16,
@@ -46,11 +43,7 @@ _PAPER_PARAMETERS = {
 class BaseMultiTabNet(BaseNetwork):
     """The architecture of MultiTab-Net on the common base."""
 
-    _fixed_options: ClassVar[tuple[str, ...]] = (
-        *BaseNetwork._fixed_options,
-        *("numerical_embedding", "n_bins", "numerical_scaling"),
-        *NETWORK,
-    )
+    _fixed_options: ClassVar[tuple[str, ...]] = (*BaseNetwork._fixed_options, *NETWORK)
 
     @classmethod
     def paper_parameters(cls) -> dict[str, Any]:
@@ -102,16 +95,8 @@ class BaseMultiTabNet(BaseNetwork):
 
     def _make_module(self, encoding: Any, outputs: Any, bins: Any) -> Any:
         self._check_widths()
+        tokens = self._feature_tokens(encoding, bins, self.embedding_dim)
         columns = encoding.columns
-        tokens = FeatureTokens(
-            len(columns.numeric),
-            columns.n_scales,
-            columns.offset,
-            columns.level_frequency,
-            self.embedding_dim,
-            self.numerical_embedding,
-            bins,
-        )
         n_features = len(columns.numeric) + len(columns.categorical)
         row_width = self.embedding_dim * (n_features + len(outputs.kinds))
         options = NetworkOptions(
@@ -157,20 +142,9 @@ def _told_apart(labels: list[Any], features: list[str]) -> list[Any]:
 
 OPTIONS = {**TASKS, **FEATURES, **NETWORK, **TRAINING}
 
-# Kind of the columns of y of the mixed estimator.
-TASK_TYPES: dict[str, Option] = {
-    "task_types": Option(
-        "auto",
-        [dict, StrOptions({"auto", "regression", "binary", "multiclass"})],
-        '"auto", {"regression", "binary", "multiclass"} or dict',
-        "Kind of every column of ``y``, or a dict from column to kind. Inferred otherwise: strings, bools and "
-        "categories are classes, numbers that are only 0 and 1 are binary, other numbers regression.",
-    )
-}
-
 
 @declare({**TASK_TYPES, **OPTIONS})
-class MultiTabNet(BaseMultiTabNet):
+class MultiTabNet(MixedTargets, BaseMultiTabNet):
     """MultiTab-Net for tasks of mixed kinds.
 
     A transformer for tables whose rows carry several labels [1]_: a token per feature and a token per task go through
@@ -227,33 +201,9 @@ class MultiTabNet(BaseMultiTabNet):
     ['y1']
     """
 
-    __metadata_request__predict_proba: ClassVar[dict[str, Any]] = {"task": True}
-
-    def _fit_targets(self, y: Any, sample_weight: Any, classes: Any) -> tuple[TargetTable, np.ndarray]:
-        return TargetTable().fit(y, self.task_types, sample_weight, classes)
-
-    def _set_fitted_attributes(self, encoding: Any, history: Any, device: Any) -> None:
-        super()._set_fitted_attributes(encoding, history, device)
-        self.classes_ = {t.label: t.classes for t in encoding.targets.columns if t.classes is not None}
-
-    def predict_proba(self, X: Any, task: Any = None) -> dict[Any, np.ndarray]:
-        """Probabilities of the classes of every column that holds classes.
-
-        Parameters
-        ----------
-        X, task : see `predict`
-
-        Returns
-        -------
-        dict of ndarray of shape (n, n_classes)
-            By column of ``y``; the order of the classes is that of ``classes_``.
-        """
-        found = zip(self._fitted_targets(), self._probabilities(X, task), strict=True)
-        return {target.label: p for target, p in found if p is not None}
-
 
 @declare(OPTIONS)
-class MultiTabNetRegressor(RegressorMixin, BaseMultiTabNet):
+class MultiTabNetRegressor(NumberTargets, BaseMultiTabNet):
     """MultiTab-Net for regression, of one or several targets.
 
     The network of `MultiTabNet` [1]_ with scikit-learn's conventions for several outputs.
@@ -281,14 +231,9 @@ class MultiTabNetRegressor(RegressorMixin, BaseMultiTabNet):
     (300, 3)
     """
 
-    score = BaseNetwork.score  # the mixin's knows neither missing labels nor tasks
-
-    def _fit_targets(self, y: Any, sample_weight: Any, classes: Any) -> tuple[TargetTable, np.ndarray]:
-        return TargetTable().fit(y, "regression", sample_weight)
-
 
 @declare(OPTIONS)
-class MultiTabNetClassifier(ClassifierMixin, BaseMultiTabNet):
+class MultiTabNetClassifier(ClassTargets, BaseMultiTabNet):
     """MultiTab-Net for classification, of one or several targets.
 
     The network of `MultiTabNet` [1]_ with scikit-learn's conventions for several outputs. Columns may have different
@@ -324,30 +269,3 @@ class MultiTabNetClassifier(ClassifierMixin, BaseMultiTabNet):
     >>> [p.shape for p in net.predict_proba(X)]
     [(300, 2), (300, 2), (300, 2)]
     """
-
-    __metadata_request__predict_proba: ClassVar[dict[str, Any]] = {"task": True}
-
-    score = BaseNetwork.score  # the mixin's knows neither missing labels nor tasks
-
-    def _fit_targets(self, y: Any, sample_weight: Any, classes: Any) -> tuple[TargetTable, np.ndarray]:
-        return TargetTable().fit(y, "classes", sample_weight, classes)
-
-    def _set_fitted_attributes(self, encoding: Any, history: Any, device: Any) -> None:
-        super()._set_fitted_attributes(encoding, history, device)
-        classes = [t.classes for t in encoding.targets.columns]
-        self.classes_ = classes[0] if len(classes) == 1 else classes
-
-    def predict_proba(self, X: Any, task: Any = None) -> Any:
-        """Probabilities of the classes, in the order of ``classes_``.
-
-        Parameters
-        ----------
-        X, task : see `predict`
-
-        Returns
-        -------
-        ndarray of shape (n, n_classes), or list of these
-            A list with an entry per column where ``y`` had several.
-        """
-        found = self._probabilities(X, task)
-        return found[0] if len(found) == 1 else found

@@ -21,9 +21,10 @@ SUPPORT = {"datasets", "metrics", "model_selection", "plotting"}
 SIDEWAYS = {
     "boosting": {"_boosting_base"},
     "_boosting_base": {"_boosting_fit"},
-    "experts": {"_network_base"},
-    "multitabnet": {"_network_base", "_network_options"},
+    "experts": {"_network_base", "_network_options", "_network_targets"},
+    "multitabnet": {"_network_base", "_network_options", "_network_targets"},
     "_network_base": {"_network_fit", "_network_predict"},
+    "_network_targets": {"_network_predict"},
     "clustering": {"boosting"},
     "baselines": {"boosting"},
     "dask": {"boosting"},
@@ -41,7 +42,7 @@ ORDER = {
         *("rows", "theta", "growing", "rmtgb", "similarity", "sharing", "importance", "export"),
     ),
     "neural": (
-        *("device", "progress", "columns", "tokens", "attention", "network", "experts"),
+        *("device", "progress", "columns", "tokens", "attention", "stacked", "network", "expert_parts", "experts"),
         *("losses", "weighting", "averaging", "training", "members"),
     ),
 }

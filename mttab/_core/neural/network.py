@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mttab._core.neural.attention import FeatureAttention, RowAttention, RowMemory
+from mttab._core.neural.stacked import affine
 from mttab._core.neural.tokens import FeatureTokens
 
 # Hidden numbers of an MLP over tokens computed at a time on a CPU: 2 MB in single precision.
@@ -155,8 +155,8 @@ class Heads(nn.Module):
     def __init__(self, n_tasks: int, width: int, hidden: int, n_outputs: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.weight_in, self.bias_in = _affine(n_tasks, width, hidden)
-        self.weight_out, self.bias_out = _affine(n_tasks, hidden, n_outputs)
+        self.weight_in, self.bias_in = affine((n_tasks,), width, hidden)
+        self.weight_out, self.bias_out = affine((n_tasks,), hidden, n_outputs)
         self.dropout = TokenDropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -279,10 +279,3 @@ class MultiTabModule(nn.Module):
             weights.append(block.attention.task_weights(block.norm(tokens)))
             tokens, _ = block(tokens, memory[i] if memory else None)
         return torch.stack(weights)
-
-
-def _affine(n_tasks: int, n_in: int, n_out: int) -> tuple[nn.Parameter, nn.Parameter]:
-    """Weight (n_tasks, n_in, n_out) and bias (n_tasks, 1, n_out) with the start of nn.Linear."""
-    bound = 1.0 / math.sqrt(n_in)
-    weight = torch.empty(n_tasks, n_in, n_out).uniform_(-bound, bound)
-    return nn.Parameter(weight), nn.Parameter(torch.empty(n_tasks, 1, n_out).uniform_(-bound, bound))
