@@ -8,18 +8,18 @@ if TYPE_CHECKING:
     from mttab import datasets, metrics, model_selection
     from mttab.boosting import RMTGBClassifier, RMTGBRegressor
     from mttab.experts import (
+        PLE,
+        STEM,
         MMoE,
         MMoEClassifier,
         MMoERegressor,
-        PLE,
         PLEClassifier,
         PLERegressor,
-        STEM,
-        STEMClassifier,
-        STEMRegressor,
         SharedBottom,
         SharedBottomClassifier,
         SharedBottomRegressor,
+        STEMClassifier,
+        STEMRegressor,
         TaskExpert,
         TaskExpertClassifier,
         TaskExpertRegressor,
@@ -32,18 +32,18 @@ except PackageNotFoundError:  # run from a folder that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "PLE",
+    "STEM",
     "MMoE",
     "MMoEClassifier",
     "MMoERegressor",
     "MultiTabNet",
     "MultiTabNetClassifier",
     "MultiTabNetRegressor",
-    "PLE",
     "PLEClassifier",
     "PLERegressor",
     "RMTGBClassifier",
     "RMTGBRegressor",
-    "STEM",
     "STEMClassifier",
     "STEMRegressor",
     "SharedBottom",

@@ -62,17 +62,19 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
     def _look_back(self, rows: EncodedRows) -> None:
         """What there is to say of the fitted networks, given the rows they were trained on."""
 
-    def _feature_tokens(self, encoding: Encoding, bins: np.ndarray | None, width: int) -> FeatureTokens:
-        """What embeds the features of these columns."""
+    def _feature_tokens(
+        self, encoding: Encoding, bins: np.ndarray | None, width: int, n_numeric: int | None = None
+    ) -> FeatureTokens:
+        """What embeds the features: all, or the first `n_numeric` of the numeric ones and the categorical ones."""
         columns = encoding.columns
         return FeatureTokens(
-            len(columns.numeric),
+            len(columns.numeric) if n_numeric is None else n_numeric,
             columns.n_scales,
             columns.offset,
             columns.level_frequency,
             width,
             self.numerical_embedding,
-            bins,
+            None if bins is None else bins[:n_numeric],
         )
 
     # --- fit -------------------------------------------------------------------------------------------------------

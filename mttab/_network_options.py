@@ -109,6 +109,12 @@ NETWORK: dict[str, Option] = {
         MASKS,
         "What the tokens of a row may not see: nothing; a task token the other tasks; a feature token any task; both.",
     ),
+    "token_features": _choice(
+        "all",
+        ("all", "categorical"),
+        'Features that have a token. With "categorical" numbers take no part in attention, as in TabTransformer, and '
+        "go through the MLP of ``direct_dim`` alone.",
+    ),
     "sample_attention": _flag(
         False,
         "Whether rows attend to rows: in training to those of the batch, in prediction to ``context_size`` training "

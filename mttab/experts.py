@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from textwrap import fill
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -111,7 +112,9 @@ class BaseExperts(BaseNetwork):
             inputs = Place.of(network, self.precision).inputs(rows.columns, rows.task)
             share = network.read(inputs, lambda module, block: module.zeros(block))
             share = _mean_by_expert(share, rows.task, names)
-            layers = [pd.DataFrame({"layer": i, "expert": [name for _, name in layer]}) for i, layer in enumerate(names)]
+            layers = [
+                pd.DataFrame({"layer": i, "expert": [name for _, name in layer]}) for i, layer in enumerate(names)
+            ]
             tables.append(pd.concat(layers).assign(member=member, zeros=share))
         self.zero_activations_ = pd.concat(tables, ignore_index=True)[["member", "layer", "expert", "zeros"]]
         collapsed = self.zero_activations_[self.zero_activations_["zeros"] > COLLAPSED]
@@ -183,54 +186,54 @@ ARCHITECTURES = (
         SharedBottomModule,
         "SharedBottom",
         "the shared bottom",
-        "One MLP for all tasks and a tower per task on top of it [1]_. The MLP is called an expert here, one that all\n"
+        "One MLP for all tasks and a tower per task on top of it [1]_. The MLP is called an expert here, one that all "
         "tasks read with weight 1.",
         _STACK,
-        '.. [1] R. Caruana. "Multitask Learning". Machine Learning 28, 1997.',
+        'R. Caruana. "Multitask Learning". Machine Learning 28, 1997.',
     ),
     Architecture(
         MMoEModule,
         "MMoE",
         "the multi-gate mixture of experts",
-        "All tasks share the experts, MLPs that see the whole row, and every task has a gate that weighs them anew for\n"
+        "All tasks share the experts, MLPs that see the whole row, and every task has a gate that weighs them anew for "
         "every row [1]_. A tower per task reads the weighted mean.",
         (*_STACK, "n_experts", *_GATES),
-        '.. [1] J. Ma, Z. Zhao, X. Yi, J. Chen, L. Hong, E. H. Chi. "Modeling Task Relationships in Multi-task Learning\n'
-        '   with Multi-gate Mixture-of-Experts". KDD 2018.',
+        'J. Ma, Z. Zhao, X. Yi, J. Chen, L. Hong, E. H. Chi. "Modeling Task Relationships in Multi-task Learning with '
+        'Multi-gate Mixture-of-Experts". KDD 2018.',
     ),
     Architecture(
         PLEModule,
         "PLE",
         "progressive layered extraction",
-        "Every task has experts of its own and there are shared ones; the gate of a task weighs its own and the shared\n"
-        "experts, in several layers [1]_. With ``n_layers=1`` it is CGC, customised gate control. With row tasks the\n"
+        "Every task has experts of its own and there are shared ones; the gate of a task weighs its own and the shared "
+        "experts, in several layers [1]_. With ``n_layers=1`` it is CGC, customised gate control. With row tasks the "
         "shared stream between layers reads the experts of the row's own task, not those of all tasks.",
         (*_STACK, "n_shared_experts", "n_task_experts", "n_layers", *_GATES),
-        '.. [1] H. Tang, J. Liu, M. Zhao, X. Gong. "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning\n'
-        '   (MTL) Model for Personalized Recommendations". RecSys 2020.',
+        'H. Tang, J. Liu, M. Zhao, X. Gong. "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning (MTL) '
+        'Model for Personalized Recommendations". RecSys 2020.',
     ),
     Architecture(
         STEMModule,
         "STEM",
         "shared and task-specific embeddings",
-        "Every task has an embedding of the features and experts of its own, and one more of each is shared. The gate of\n"
-        "a task weighs all experts, but its loss trains only its own and the shared ones: nothing flows back into the\n"
-        "experts and the embedding of another task [1]_. Time and memory grow with the square of the number of tasks,\n"
-        "with row tasks in proportion to it.",
+        "Every task has an embedding of the features and experts of its own, and one more of each is shared. The gate "
+        "of a task weighs all experts, but its loss trains only its own and the shared ones: nothing flows back into "
+        "the experts and the embedding of another task [1]_. All experts see every row, so that time and memory grow "
+        "with the number of tasks, also of row tasks.",
         (*_STACK, "n_shared_experts", "n_task_experts", *_GATES),
-        '.. [1] L. Su, J. Pan, X. Wang, X. Xiao, S. Quan, X. Chen, J. Jiang. "STEM: Unleashing the Power of Embeddings for\n'
-        '   Multi-task Recommendation". AAAI 2024, arXiv:2308.13537.',
+        'L. Su, J. Pan, X. Wang, X. Xiao, S. Quan, X. Chen, J. Jiang. "STEM: Unleashing the Power of Embeddings for '
+        'Multi-task Recommendation". AAAI 2024, arXiv:2308.13537.',
     ),
     Architecture(
         TaskExpertModule,
         "TaskExpert",
         "experts with a memory, after TaskExpert",
-        "A trunk of several layers; in each of them experts take its state apart and every task has a gate that depends\n"
-        "on the row. What a task has read so far is its memory, which is one expert more in the next layer [1]_. Made for\n"
-        "pictures there; here the trunk is an MLP over a row, and a gate reads the trunk and the memory.",
+        "A trunk of several layers; in each of them experts take its state apart and every task has a gate that "
+        "depends on the row. What a task has read so far is its memory, which is one expert more in the next layer [1]_. Made "
+        "for pictures there; here the trunk is an MLP over a row, and a gate reads the trunk and the memory.",
         (*_STACK, "n_experts", "n_layers", *_GATES),
-        '.. [1] H. Ye, D. Xu. "TaskExpert: Dynamically Assembling Multi-Task Representations with Memorial\n'
-        '   Mixture-of-Experts". ICCV 2023, arXiv:2307.15324.',
+        'H. Ye, D. Xu. "TaskExpert: Dynamically Assembling Multi-Task Representations with Memorial '
+        'Mixture-of-Experts". ICCV 2023, arXiv:2307.15324.',
     ),
 )
 
@@ -365,8 +368,8 @@ def make_estimators(architecture: Architecture) -> list[Any]:
     experts = {name: option for name, option in EXPERTS.items() if name in architecture.options}
     for ending, (targets, doc, own_options) in _KINDS.items():
         names = {"name": architecture.name, "Title": architecture.title[0].upper() + architecture.title[1:]}
-        for part in ("what", "reference"):
-            names[part] = getattr(architecture, part).replace("\n", "\n    ")
+        names["what"] = fill(architecture.what, 116, subsequent_indent="    ")
+        names["reference"] = fill(f".. [1] {architecture.reference}", 116, subsequent_indent="       ")
         members = {
             "__module__": __name__,
             "__doc__": inspect.cleandoc(doc.format(**names, parameters="{parameters}")),

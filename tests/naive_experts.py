@@ -63,7 +63,8 @@ def ple(module, tokens, task):
         common = experts_of(layer.shared_experts, 0, o.n_experts, shared)
         streams = {t: mean(gate(layer.task_gates, t, streams[t]), own[t] + common) for t in tasks}
         if layer.shared_gate is not None:
-            shared = mean(gate(layer.shared_gate, 0, shared), sum(own.values(), []) + common)
+            every = [e for experts in own.values() for e in experts] + common
+            shared = mean(gate(layer.shared_gate, 0, shared), every)
     return streams[task]
 
 

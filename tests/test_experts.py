@@ -167,7 +167,7 @@ def test_a_task_that_fit_did_not_see_has_the_mean_over_all_tasks(name, of_rows):
     net = of_rows[name]
     expected = np.mean([net.predict(X.assign(task=t)) for t in net.tasks_], axis=0)
     np.testing.assert_allclose(net.predict(X.assign(task="new")), expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="holds 1 task.* that fit did not see, 'new'"):
+    with pytest.raises(ValueError, match=r"holds 1 task.* that fit did not see, 'new'"):
         net.set_params(unseen_task="error").predict(X.assign(task="new"))
     net.set_params(unseen_task="shared")
 
@@ -277,7 +277,7 @@ COLUMNS = {
 
 @each_architecture
 def test_gates_say_of_every_row_and_task_what_it_reads(name, mixed):
-    X, Y = table(n=40)
+    X, _ = table(n=40)
     X.index = np.arange(40) + 100
     gates = mixed[name].gates(X)
     assert list(gates) == ["price", "sold", "colour"]
@@ -373,7 +373,9 @@ def test_fit_warns_of_experts_that_say_nothing_but_zeros_and_names_them(name, mo
     X, Y = table()
     dead_start(monkeypatch, name)
     n = {"SharedBottom": 1, "MMoE": 6, "PLE": 16, "STEM": 8, "TaskExpert": 12}[name]
-    with pytest.warns(ConvergenceWarning, match=rf"1 of {n} experts have collapsed: .*{DEAD[name]} \(member 0, layer 0"):
+    with pytest.warns(
+        ConvergenceWarning, match=rf"1 of {n} experts have collapsed: .*{DEAD[name]} \(member 0, layer 0"
+    ):
         net = of_kind(name)(**SMALL).fit(X, Y)
     zeros = net.zero_activations_
     assert zeros.columns.tolist() == ["member", "layer", "expert", "zeros"] and len(zeros) == n

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("torch", reason="torch is not installed")
+
+import torch
 
 import naive_experts
 from mttab._core.neural.expert_parts import ExpertOptions, ExpertStack, GateDropout, Gates, HiddenDropout
@@ -131,6 +133,19 @@ def test_the_gates_are_shares_of_the_experts(module_class, has_row_tasks):
         n = n_seen - (module.has_memory and layer == 0)
         assert gates.shape == (11, 1 if has_row_tasks else 3, n) and (gates > 0).all()
         torch.testing.assert_close(gates.sum(dim=2), torch.ones(gates.shape[:2]))
+
+
+@each_module
+@of_rows_or_targets
+def test_what_the_towers_read_can_be_had(module_class, has_row_tasks):
+    module = make(module_class, has_row_tasks=has_row_tasks, head_width=0)
+    inputs = rows(n_tasks=3 if has_row_tasks else 0)
+    read = module.represent(inputs).unflatten(1, (-1, 5))
+    out = module.towers.out
+    for i, row in enumerate(read):
+        tasks = [int(inputs.task[i])] if has_row_tasks else range(3)
+        expected = torch.stack([r @ out.weight[t, 0] + out.bias[t, 0, 0] for r, t in zip(row, tasks, strict=True)])
+        torch.testing.assert_close(module(inputs)[0][i], expected)
 
 
 def test_the_gates_of_mmoe_are_those_of_the_slow_twin():

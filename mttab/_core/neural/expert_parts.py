@@ -6,6 +6,7 @@ Axes are (groups, experts, rows, channels), see `mttab._core.neural.stacked`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -57,7 +58,10 @@ class ExpertOptions(NamedTuple):
     head_width: int
     dropout: float
 
-    sample_attention = False  # what training asks of every network
+    @property
+    def sample_attention(self) -> bool:
+        """Whether rows attend to rows, which training asks of every network: never."""
+        return False
 
 
 class HiddenDropout(TokenDropout):
@@ -100,7 +104,7 @@ class ExpertStack(nn.Module):
         widths = [n_in, *[options.expert_width] * options.expert_depth]
         self.layers = nn.ModuleList(
             StackedLinear(n_groups, n_experts, *pair, is_normed=options.expert_norm)
-            for pair in zip(widths, widths[1:], strict=False)
+            for pair in pairwise(widths)
         )
         self.activation = ACTIVATIONS[options.activation]
         self.dropout = HiddenDropout(options.dropout)
@@ -169,7 +173,7 @@ class Record(NamedTuple):
 
 
 class ExpertNetwork(nn.Module):
-    """From encoded rows to scores, without saying which experts there are: `represent` does.
+    """From encoded rows to scores, without saying which experts there are: `read_experts` does.
 
     Parameters
     ----------
@@ -197,7 +201,7 @@ class ExpertNetwork(nn.Module):
         """Make the layers of experts."""
         raise NotImplementedError
 
-    def represent(self, tokens: Tensor, layout: Layout) -> tuple[Tensor, list[Record]]:
+    def read_experts(self, tokens: Tensor, layout: Layout) -> tuple[Tensor, list[Record]]:
         """Tokens (n, d, n_embeddings · width) → what the towers read (groups or 1, 1, n, expert_width), and records."""
         raise NotImplementedError
 
@@ -229,6 +233,13 @@ class ExpertNetwork(nn.Module):
             scores = torch.where(is_unseen[:, None, None], everywhere.mean(dim=1, keepdim=True), scores)
         return scores, []
 
+    def represent(self, inputs: Inputs, log_weight: Tensor | None = None) -> Tensor:
+        """What the towers read of n rows, side by side: (n, n_tasks · expert_width), with row tasks of one tower."""
+        layout = self._layout(inputs)
+        tokens = self.features(inputs.numeric, inputs.missing, inputs.codes)
+        read = self.read_experts(tokens, layout)[0][:, 0]
+        return layout.gather(read.expand(len(layout.task_of_group), -1, -1)).flatten(1)
+
     def gates(self, inputs: Inputs, layer: int) -> Tensor:
         """Weights of the experts in the mean that each task reads, (n, n_tasks or 1, n_experts)."""
         layout, records = self._look(inputs)
@@ -252,7 +263,7 @@ class ExpertNetwork(nn.Module):
 
     def _look(self, inputs: Inputs) -> tuple[Layout, list[Record]]:
         layout = self._layout(inputs)
-        return layout, self.represent(self.features(inputs.numeric, inputs.missing, inputs.codes), layout)[1]
+        return layout, self.read_experts(self.features(inputs.numeric, inputs.missing, inputs.codes), layout)[1]
 
     def _layout(self, inputs: Inputs) -> Layout:
         n_tasks = self.options.n_tasks
@@ -261,4 +272,4 @@ class ExpertNetwork(nn.Module):
         return EveryTask(n_tasks, inputs.numeric.device)
 
     def _scores(self, tokens: Tensor, layout: Layout) -> Tensor:
-        return layout.gather(self.towers(self.represent(tokens, layout)[0], layout))
+        return layout.gather(self.towers(self.read_experts(tokens, layout)[0], layout))

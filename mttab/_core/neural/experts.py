@@ -26,7 +26,7 @@ class SharedBottomModule(ExpertNetwork):
         """x (n, d · width) → (n, expert_width)."""
         self.experts = ExpertStack(1, 1, self.n_in, options)
 
-    def represent(self, tokens: Tensor, layout: Layout) -> tuple[Tensor, list[Record]]:
+    def read_experts(self, tokens: Tensor, layout: Layout) -> tuple[Tensor, list[Record]]:
         """The same for every task."""
         bottom = layout.spread(self.experts(_side_by_side(tokens)[None, None])[0])
         return bottom, [Record(torch.ones_like(bottom[:, 0, :, :1]), None, bottom)]
@@ -49,7 +49,7 @@ class MMoEModule(ExpertNetwork):
         self.experts = ExpertStack(1, options.n_experts, self.n_in, options)
         self.task_gates = Gates(options.n_tasks, self.n_in, options.n_experts, options)
 
-    def represent(self, tokens: Tensor, layout: Layout) -> tuple[Tensor, list[Record]]:
+    def read_experts(self, tokens: Tensor, layout: Layout) -> tuple[Tensor, list[Record]]:
         """A mean of the experts per task."""
         x = _side_by_side(tokens)[None]
         experts = layout.spread(self.experts(x[None])[0])
@@ -104,7 +104,7 @@ class PLEModule(ExpertNetwork):
             for i in range(n_layers)
         )
 
-    def represent(self, tokens: Tensor, layout: Layout) -> tuple[Tensor, list[Record]]:
+    def read_experts(self, tokens: Tensor, layout: Layout) -> tuple[Tensor, list[Record]]:
         """The streams of the tasks after the last layer."""
         x = _side_by_side(tokens)[None]
         tasks = layout.spread(x)
@@ -144,7 +144,7 @@ class STEMModule(ExpertNetwork):
         n_all = options.n_tasks * n_task_experts + options.n_experts
         self.task_gates = Gates(options.n_tasks, self.n_in, n_all, options)
 
-    def represent(self, tokens: Tensor, layout: Layout) -> tuple[Tensor, list[Record]]:
+    def read_experts(self, tokens: Tensor, layout: Layout) -> tuple[Tensor, list[Record]]:
         """A mean of all experts per task, through which gradients reach some of them only."""
         n_tasks, n_own = self.options.n_tasks, self.options.n_tasks * self.options.n_task_experts
         x = tokens.unflatten(2, (n_tasks + 1, -1)).permute(2, 0, 1, 3).flatten(2)  # (n_tasks + 1, n, d · width)
@@ -216,7 +216,7 @@ class TaskExpertModule(ExpertNetwork):
             for i in range(options.n_layers)
         )
 
-    def represent(self, tokens: Tensor, layout: Layout) -> tuple[Tensor, list[Record]]:
+    def read_experts(self, tokens: Tensor, layout: Layout) -> tuple[Tensor, list[Record]]:
         """The memories of the tasks after the last layer."""
         x, memory = _side_by_side(tokens)[None, None], None
         records = []

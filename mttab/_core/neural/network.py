@@ -47,11 +47,14 @@ class NetworkOptions(NamedTuple):
     ----------
     n_features, n_tasks, n_outputs : int
         Feature tokens; task tokens of a row; scores of every task.
+    n_numeric : int
+        Numeric features, whether or not they have tokens.
     n_row_tasks : int
         Tasks of which every row has one, which then has one task token; 0 where tasks are targets.
     """
 
     n_features: int
+    n_numeric: int
     n_tasks: int
     n_outputs: int
     n_row_tasks: int
@@ -216,7 +219,7 @@ class MultiTabModule(nn.Module):
         if options.direct_width:  # DEVIATION: the paper has attention only.
             n_levels = options.n_features - features.n_numeric
             self.direct = Direct(
-                features.n_numeric,
+                options.n_numeric,
                 features.n_scales,
                 options.width * (n_levels + bool(options.n_row_tasks)),
                 options.direct_width,
@@ -226,7 +229,8 @@ class MultiTabModule(nn.Module):
 
     def first_tokens(self, inputs: Inputs) -> Tensor:
         """Tokens before the first block, (n, d + t, width)."""
-        features = self.features(inputs.numeric, inputs.missing, inputs.codes)
+        n = self.features.n_numeric  # all, or none where numbers have no tokens
+        features = self.features(inputs.numeric[:, :n], inputs.missing[:, :n], inputs.codes)
         if self.options.n_row_tasks:
             # A task that fit did not see has the mean of all tokens.
             known = torch.cat([self.task_tokens, self.task_tokens.mean(dim=0, keepdim=True)])
