@@ -229,8 +229,8 @@ ARCHITECTURES = (
         "TaskExpert",
         "experts with a memory, after TaskExpert",
         "A trunk of several layers; in each of them experts take its state apart and every task has a gate that "
-        "depends on the row. What a task has read so far is its memory, which is one expert more in the next layer [1]_. Made "
-        "for pictures there; here the trunk is an MLP over a row, and a gate reads the trunk and the memory.",
+        "depends on the row. What a task has read so far is its memory, which is one expert more in the next layer "
+        "[1]_. Made for pictures there; here the trunk is an MLP over a row and a gate reads trunk and memory.",
         (*_STACK, "n_experts", "n_layers", *_GATES),
         'H. Ye, D. Xu. "TaskExpert: Dynamically Assembling Multi-Task Representations with Memorial '
         'Mixture-of-Experts". ICCV 2023, arXiv:2307.15324.',

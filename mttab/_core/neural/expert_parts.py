@@ -103,8 +103,7 @@ class ExpertStack(nn.Module):
         super().__init__()
         widths = [n_in, *[options.expert_width] * options.expert_depth]
         self.layers = nn.ModuleList(
-            StackedLinear(n_groups, n_experts, *pair, is_normed=options.expert_norm)
-            for pair in pairwise(widths)
+            StackedLinear(n_groups, n_experts, *pair, is_normed=options.expert_norm) for pair in pairwise(widths)
         )
         self.activation = ACTIVATIONS[options.activation]
         self.dropout = HiddenDropout(options.dropout)
