@@ -151,10 +151,12 @@ EXPERTS: dict[str, Option] = {
     "expert_depth": _count(2, "Hidden layers of an expert."),
     "n_layers": _count(2, "Layers of experts and gates, each fed by the last."),
     "activation": _choice(
-        "relu", ("relu", "swish"), "Of all hidden units. An expert cannot collapse to zeros with Swish."
+        "relu", ("relu", "swish"), "Of all hidden units. With Swish, as in HoME, an expert cannot collapse to zeros."
     ),
     "expert_norm": _flag(
-        False, "Whether the inputs of an expert's activations are normalised, over the units of a layer and row."
+        False,
+        "Whether the inputs of an expert's activations are normalised, over the units of a layer and row; HoME does it "
+        "over the rows of a batch.",
     ),
     "gate_dim": _count(0, "Hidden units of a gate; 0 = a linear map before the softmax.", 0),
     "gate_dropout": _number(
