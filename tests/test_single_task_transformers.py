@@ -14,13 +14,26 @@ from test_multitabnet import table
 NAMES = ["ft_transformer", "saint", "tab_transformer"]
 
 
+SHORT = {"max_epochs": 2, "batch_size": 40, "random_state": 0, "n_jobs": 1, "early_stopping": False}
+
+
 @pytest.fixture(scope="module")
 def nets():
-    """Name → network with the published widths, after two epochs on a table of numbers and a category."""
+    """Name → network of a sixth of the published width or more, fitted to numbers and a category."""
     X, Y = table(n=80)
     y = Y["price"].fillna(1000.0)
-    short = {"max_epochs": 2, "batch_size": 40, "random_state": 0, "n_jobs": 1, "early_stopping": False}
-    return {n: MultiTabNetRegressor(**MultiTabNetRegressor.paper_parameters(n) | short).fit(X, y) for n in NAMES}
+    narrow = SHORT | {"embedding_dim": 32, "mlp_dim": 32, "head_dim": 16}
+    return {n: MultiTabNetRegressor(**MultiTabNetRegressor.paper_parameters(n) | narrow).fit(X, y) for n in NAMES}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_with_the_published_widths_each_fits(name):
+    X, Y = table(n=80)
+    net = MultiTabNet(**MultiTabNet.paper_parameters(name) | SHORT).fit(X, Y)
+    assert net.predict(X).notna().all(axis=None)
+    losses = net.history_["train_loss"]
+    assert losses.iloc[-1] < losses.iloc[0]
 
 
 def in_training(net, X):

@@ -119,9 +119,9 @@ class PLEModule(ExpertNetwork):
 class STEMModule(ExpertNetwork):
     """Shared and task-specific embeddings [1]_: an embedding and experts per task, one more of each for all.
 
-    A task reads all experts through its gate, but its loss moves only its own and the shared ones: experts of other
-    tasks, and the embeddings below them, get no gradient from it. DEVIATION: frequencies of ``numerical_embedding=
-    "periodic"`` are the same in all embeddings, and so are the tokens' "unknown" rules.
+    A task reads all experts through its gate, which looks at its own embedding, but its loss moves only its own experts
+    and the shared ones: those of other tasks, and the embeddings below them, get no gradient from it.
+    DEVIATION: with ``numerical_embedding="periodic"`` all embeddings have the same frequencies.
 
     References
     ----------
