@@ -91,11 +91,12 @@ def sweep_run(key: dict[str, Any]) -> Any:
 
 
 def chosen(approaches: dict[str, Any], arguments: argparse.Namespace) -> list[str]:
-    """The approaches asked for, or all, networks left out where it is to be quick; always the baseline of the gain."""
+    """The approaches asked for, or the usual ones, without networks where it is to be quick; always the baseline."""
     wanted = arguments.approaches
     if wanted is None:
         networks = [name for name, peer in TARGET_APPROACHES.items() if peer.package == "torch"]
-        can_run = {name for name in networks if TARGET_APPROACHES[name].is_installed and not arguments.quick}
+        usual = {name for name in networks if TARGET_APPROACHES[name].by_default and not arguments.quick}
+        can_run = {name for name in usual if TARGET_APPROACHES[name].is_installed}
         return [name for name in approaches if name not in networks or name in can_run]
     return [name for name in approaches if name in wanted or name == BASELINE]
 

@@ -19,6 +19,7 @@ import pandas as pd
 
 import mttab
 import row_task_peers
+from network_trials import N_TRIALS, NEIGHBOURS, draw_trials, fit_best
 from row_task_peers import categories_as_text, fit_lightgbm, run_lightgbm, spread, systematic_sample
 
 Predictions = dict[str, np.ndarray | Exception]
@@ -169,28 +170,30 @@ def estimator_settings(model: Any) -> dict[str, Any]:
     }
 
 
-# MultiTabNet ---------------------------------------------------------------------------------------------------------
+# MultiTabNet and its neighbours ---------------------------------------------------------------------------------------
 
 
-def predict_multitabnet(problem: TargetProblem) -> Predictions:
-    """Default options; all targets in one network."""
-    return {**run_multitabnet(problem, list(problem.kinds))}
+def predict_network(problem: TargetProblem, *, name: str = "MultiTabNet", n_trials: int = 1) -> Predictions:
+    """All targets in one network: the default options, or the best of some trials."""
+    return {**run_network(problem, list(problem.kinds), name, n_trials)}
 
 
-def predict_multitabnet_alone(problem: TargetProblem, target: str) -> np.ndarray:
+def predict_network_alone(
+    problem: TargetProblem, target: str, *, name: str = "MultiTabNet", n_trials: int = 1
+) -> np.ndarray:
     """The same network with this target only."""
-    return run_multitabnet(problem, [target])[target]
+    return run_network(problem, [target], name, n_trials)[target]
 
 
-def run_multitabnet(problem: TargetProblem, targets: list[str]) -> dict[str, np.ndarray]:
+def run_network(problem: TargetProblem, targets: list[str], name: str, n_trials: int) -> dict[str, np.ndarray]:
     import torch
 
     torch.set_num_threads(problem.n_jobs)
     Y = problem.Y_train[targets]
     Y = Y.assign(**{t: Y[t].cat.remove_unused_categories() for t in Y.select_dtypes("category")})
     has_label = Y.notna().any(axis=1).to_numpy()
-    model = mttab.MultiTabNet(task_types={t: problem.kinds[t] for t in targets}, random_state=problem.seed)
-    model.fit(problem.X_train[has_label], Y[has_label])
+    kinds = {t: problem.kinds[t] for t in targets}
+    model = fit_best(name, problem.X_train[has_label], Y[has_label], n_trials, problem.seed, task_types=kinds)
     predictions: dict[str, np.ndarray] = {}
     if any(problem.kinds[t] == "regression" for t in targets):
         values = pd.DataFrame(model.predict(problem.X_test), columns=targets)
@@ -205,8 +208,10 @@ def run_multitabnet(problem: TargetProblem, targets: list[str]) -> dict[str, np.
     return predictions
 
 
-def multitabnet_settings() -> dict[str, Any]:
-    return {"mttab": mttab.__version__, "MultiTabNet": estimator_settings(mttab.MultiTabNet())}
+def network_settings(name: str = "MultiTabNet", n_trials: int = 1) -> dict[str, Any]:
+    known = estimator_settings(getattr(mttab, name)())
+    trials = {"trials": draw_trials(name, n_trials, 0)} if n_trials > 1 else {}
+    return {"mttab": mttab.__version__, name: known} | trials
 
 
 # RealMLP and TabM ----------------------------------------------------------------------------------------------------
@@ -302,6 +307,23 @@ PEERS: dict[str, Peer] = {
         "pytabkit",
         by_default=False,
     ),
-    "MultiTabNet": Peer(predict_multitabnet, multitabnet_settings, "torch", single="MultiTabNet per target"),
-    "MultiTabNet per target": Peer(for_each_target(predict_multitabnet_alone), multitabnet_settings, "torch"),
+    "MultiTabNet": Peer(predict_network, network_settings, "torch", single="MultiTabNet per target"),
+    "MultiTabNet per target": Peer(for_each_target(predict_network_alone), network_settings, "torch"),
 }
+
+
+def network_peers(name: str, n_trials: int) -> dict[str, Peer]:
+    """A network for all targets and one for each, which run when asked for by name."""
+    called = name if n_trials == 1 else f"{name} tuned"
+    options: dict[str, Any] = {"name": name, "n_trials": n_trials}
+    settings = partial(network_settings, **options)
+    together, alone = partial(predict_network, **options), for_each_target(partial(predict_network_alone, **options))
+    return {
+        called: Peer(together, settings, "torch", f"{called} per target", by_default=False),
+        f"{called} per target": Peer(alone, settings, "torch", by_default=False),
+    }
+
+
+for _network in ("MultiTabNet", *NEIGHBOURS):
+    for _n_trials in (1, N_TRIALS) if _network in NEIGHBOURS else (N_TRIALS,):
+        PEERS |= network_peers(_network, _n_trials)

@@ -7,6 +7,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mttab import datasets, metrics, model_selection, plotting
     from mttab.boosting import RMTGBClassifier, RMTGBRegressor
+    from mttab.experts import (
+        PLE,
+        STEM,
+        MMoE,
+        MMoEClassifier,
+        MMoERegressor,
+        PLEClassifier,
+        PLERegressor,
+        SharedBottom,
+        SharedBottomClassifier,
+        SharedBottomRegressor,
+        STEMClassifier,
+        STEMRegressor,
+        TaskExpert,
+        TaskExpertClassifier,
+        TaskExpertRegressor,
+    )
     from mttab.multitabnet import MultiTabNet, MultiTabNetClassifier, MultiTabNetRegressor
     from mttab.persistence import ModelFileError, load
 
@@ -16,12 +33,27 @@ except PackageNotFoundError:  # run from a folder that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "PLE",
+    "STEM",
+    "MMoE",
+    "MMoEClassifier",
+    "MMoERegressor",
     "ModelFileError",
     "MultiTabNet",
     "MultiTabNetClassifier",
     "MultiTabNetRegressor",
+    "PLEClassifier",
+    "PLERegressor",
     "RMTGBClassifier",
     "RMTGBRegressor",
+    "STEMClassifier",
+    "STEMRegressor",
+    "SharedBottom",
+    "SharedBottomClassifier",
+    "SharedBottomRegressor",
+    "TaskExpert",
+    "TaskExpertClassifier",
+    "TaskExpertRegressor",
     "__version__",
     "datasets",
     "load",
@@ -32,9 +64,16 @@ __all__ = [
 
 _SUBMODULES = {"datasets", "metrics", "model_selection", "plotting"}
 
+_EXPERTS = [
+    *("MMoE", "MMoEClassifier", "MMoERegressor", "PLE", "PLEClassifier", "PLERegressor"),
+    *("STEM", "STEMClassifier", "STEMRegressor", "SharedBottom", "SharedBottomClassifier", "SharedBottomRegressor"),
+    *("TaskExpert", "TaskExpertClassifier", "TaskExpertRegressor"),
+]
+
 # Public name -> module that defines it. Everything loads on first use, so `import mttab` costs next to nothing and an
 # estimator that needs an extra can be listed here beside those that need none.
 _HOME_OF = {
+    **dict.fromkeys(_EXPERTS, "mttab.experts"),
     "ModelFileError": "mttab.persistence",
     "MultiTabNet": "mttab.multitabnet",
     "MultiTabNetClassifier": "mttab.multitabnet",

@@ -22,6 +22,7 @@ from mttab._core.neural.members import (
     Place,
     prepare_training,
 )
+from mttab._core.neural.tokens import FeatureTokens
 from mttab._core.neural.training import TrainedNetwork, TrainingOptions
 from mttab._core.neural.weighting import make_weighting
 from mttab._core.progress import Messages, Progress, messages_shown
@@ -47,7 +48,10 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
     __metadata_request__score: ClassVar[dict[str, Any]] = {"task": True}
 
     # Options that a fit which goes on cannot change; an architecture adds its own.
-    _fixed_options: ClassVar[tuple[str, ...]] = ("task_weighting", "task_weight", "target_scaling")
+    _fixed_options: ClassVar[tuple[str, ...]] = (
+        *("task_weighting", "task_weight", "target_scaling"),
+        *("numerical_embedding", "n_bins", "numerical_scaling"),
+    )
 
     _encoding: Encoding
     _networks: list[TrainedNetwork]
@@ -68,6 +72,24 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
     def _make_module(self, encoding: Encoding, outputs: TaskOutputs, bins: np.ndarray | None) -> Any:
         """The network as a torch module, freshly initialised from torch's global generator."""
         raise NotImplementedError
+
+    def _look_back(self, rows: EncodedRows) -> None:
+        """What there is to say of the fitted networks, given the rows they were trained on."""
+
+    def _feature_tokens(
+        self, encoding: Encoding, bins: np.ndarray | None, width: int, n_numeric: int | None = None
+    ) -> FeatureTokens:
+        """What embeds the features: all, or the first `n_numeric` of the numeric ones and the categorical ones."""
+        columns = encoding.columns
+        return FeatureTokens(
+            len(columns.numeric) if n_numeric is None else n_numeric,
+            columns.n_scales,
+            columns.offset,
+            columns.level_frequency,
+            width,
+            self.numerical_embedding,
+            None if bins is None else bins[:n_numeric],
+        )
 
     # --- fit -------------------------------------------------------------------------------------------------------
 
@@ -135,6 +157,7 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
         with messages_shown(self.verbose):
             done = run_side_by_side(jobs, place.device, self.n_jobs)
         self._take_over(done, encoding, place, seed, previous)
+        self._look_back(encoded)
         hooks.end()
         return self
 
@@ -180,6 +203,7 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
         with messages_shown(self.verbose):
             done = run_side_by_side(jobs, place.device, self.n_jobs)
         self._take_over(done, encoding, place, seed, previous)
+        self._look_back(encoded)
         return self
 
     def _take_over(self, done: list[Any], encoding: Encoding, place: Place, seed: int, previous: Any) -> None:

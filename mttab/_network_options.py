@@ -87,6 +87,17 @@ FEATURES: dict[str, Option] = {
     ),
 }
 
+# Kind of the columns of y of the mixed estimators.
+TASK_TYPES: dict[str, Option] = {
+    "task_types": Option(
+        "auto",
+        [dict, StrOptions({"auto", "regression", "binary", "multiclass"})],
+        '"auto", {"regression", "binary", "multiclass"} or dict',
+        "Kind of every column of ``y``, or a dict from column to kind. Inferred otherwise: strings, bools and "
+        "categories are classes, numbers that are only 0 and 1 are binary, other numbers regression.",
+    )
+}
+
 NETWORK: dict[str, Option] = {
     "embedding_dim": _count(32, "Width of a token, a multiple of ``n_heads``."),
     "n_blocks": _count(2, "Blocks of attention."),
@@ -97,6 +108,12 @@ NETWORK: dict[str, Option] = {
         "task_to_task",
         MASKS,
         "What the tokens of a row may not see: nothing; a task token the other tasks; a feature token any task; both.",
+    ),
+    "token_features": _choice(
+        "all",
+        ("all", "categorical"),
+        'Features that have a token. With "categorical" numbers take no part in attention, as in TabTransformer, and '
+        "go through the MLP of ``direct_dim`` alone.",
     ),
     "sample_attention": _flag(
         False,
@@ -121,6 +138,31 @@ NETWORK: dict[str, Option] = {
         "exactly.",
         0,
     ),
+    "dropout": _number(0.1, 0.0, 1.0, "left", "Share of hidden units left out in training."),
+}
+
+# Of the networks of experts; an architecture has some of them.
+EXPERTS: dict[str, Option] = {
+    "embedding_dim": _count(16, "Numbers in the embedding of a feature."),
+    "n_experts": _count(6, "Experts that all tasks share."),
+    "n_shared_experts": _count(2, "Experts that all tasks share."),
+    "n_task_experts": _count(2, "Experts of each task."),
+    "expert_dim": _count(64, "Hidden units in each layer of an expert."),
+    "expert_depth": _count(2, "Hidden layers of an expert."),
+    "n_layers": _count(2, "Layers of experts and gates, each fed by the last."),
+    "activation": _choice(
+        "relu", ("relu", "swish"), "Of all hidden units. With Swish, as in HoME, an expert cannot collapse to zeros."
+    ),
+    "expert_norm": _flag(
+        False,
+        "Whether the inputs of an expert's activations are normalised, over the units of a layer and row; HoME does it "
+        "over the rows of a batch.",
+    ),
+    "gate_dim": _count(0, "Hidden units of a gate; 0 = a linear map before the softmax.", 0),
+    "gate_dropout": _number(
+        0.0, 0.0, 1.0, "left", "Share of the experts that a gate leaves out in training, row by row."
+    ),
+    "head_dim": _count(64, "Hidden units of the tower of a task; 0 = a linear map.", 0),
     "dropout": _number(0.1, 0.0, 1.0, "left", "Share of hidden units left out in training."),
 }
 

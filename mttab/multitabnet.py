@@ -6,67 +6,144 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from mttab._core.neural.members import Place, average_attention
 from mttab._core.neural.network import MultiTabModule, NetworkOptions
-from mttab._core.neural.tokens import FeatureTokens
-from mttab._core.target_table import TargetTable
-from mttab._core.validation import StrOptions
 from mttab._network_adapt import TaskAdaptation
 from mttab._network_base import BaseNetwork
-from mttab._network_options import FEATURES, NETWORK, TASKS, TRAINING, Option, declare
+from mttab._network_options import FEATURES, NETWORK, TASK_TYPES, TASKS, TRAINING, declare
+from mttab._network_targets import ClassTargets, MixedTargets, NumberTargets
 
-_PAPER_PARAMETERS = {
-    "embedding_dim": 16,
-    "n_blocks": 1,
-    "n_heads": 4,
-    "mlp_dim": 256,
-    "head_dim": 64,
-    "direct_dim": 0,
-    "mask": "task_to_task",
-    "sample_attention": True,
-    "sample_attention_dim": None,
-    "context_size": 2048,
-    "numerical_embedding": "linear",
-    "numerical_scaling": "standard",
-    "dropout": 0.0,
-    "learning_rate": 1e-3,
-    "weight_decay": 1e-5,
-    "batch_size": 2048,
+_PLAIN_TRAINING = {
     "schedule": "constant",
     "warmup_fraction": 0.0,
     "gradient_clip": 0.0,
     "weight_averaging": 0.0,
-    "patience": 5,
     "n_members": 1,
+}
+_PAPERS: dict[str, dict[str, Any]] = {
+    "multitab_net": _PLAIN_TRAINING
+    | {
+        "embedding_dim": 16,
+        "n_blocks": 1,
+        "n_heads": 4,
+        "mlp_dim": 256,
+        "head_dim": 64,
+        "direct_dim": 0,
+        "mask": "task_to_task",
+        "sample_attention": True,
+        "sample_attention_dim": None,
+        "context_size": 2048,
+        "numerical_embedding": "linear",
+        "numerical_scaling": "standard",
+        "dropout": 0.0,
+        "learning_rate": 1e-3,
+        "weight_decay": 1e-5,
+        "batch_size": 2048,
+        "patience": 5,
+    },
+    "ft_transformer": _PLAIN_TRAINING
+    | {
+        "embedding_dim": 192,
+        "n_blocks": 3,
+        "n_heads": 8,
+        "mlp_dim": 256,
+        "head_dim": 192,
+        "direct_dim": 0,
+        "mask": "none",
+        "token_features": "all",
+        "sample_attention": False,
+        "numerical_embedding": "linear",
+        "numerical_scaling": "quantile",
+        "dropout": 0.1,
+        "learning_rate": 1e-4,
+        "weight_decay": 1e-5,
+        "batch_size": 256,
+        "patience": 16,
+    },
+    "saint": _PLAIN_TRAINING
+    | {
+        "embedding_dim": 32,
+        "n_blocks": 1,
+        "n_heads": 4,
+        "mlp_dim": 128,
+        "head_dim": 64,
+        "direct_dim": 0,
+        "mask": "none",
+        "token_features": "all",
+        "sample_attention": True,
+        "sample_attention_dim": None,
+        "context_size": 256,
+        "numerical_embedding": "linear",
+        "numerical_scaling": "standard",
+        "dropout": 0.1,
+        "learning_rate": 1e-4,
+        "weight_decay": 1e-2,
+        "batch_size": 256,
+    },
+    "tab_transformer": _PLAIN_TRAINING
+    | {
+        "embedding_dim": 32,
+        "n_blocks": 6,
+        "n_heads": 8,
+        "mlp_dim": 128,
+        "head_dim": 64,
+        "direct_dim": 128,
+        "mask": "none",
+        "token_features": "categorical",
+        "sample_attention": False,
+        "numerical_scaling": "standard",
+        "dropout": 0.1,
+        "learning_rate": 1e-4,
+        "weight_decay": 1e-2,
+        "batch_size": 256,
+    },
 }
 
 
 class BaseMultiTabNet(TaskAdaptation, BaseNetwork):
     """The architecture of MultiTab-Net on the common base."""
 
-    _fixed_options: ClassVar[tuple[str, ...]] = (
-        *BaseNetwork._fixed_options,
-        *("numerical_embedding", "n_bins", "numerical_scaling"),
-        *NETWORK,
-    )
+    _fixed_options: ClassVar[tuple[str, ...]] = (*BaseNetwork._fixed_options, *NETWORK)
 
     @classmethod
-    def paper_parameters(cls) -> dict[str, Any]:
-        """Parameters that give the architecture and the optimiser of the paper.
+    def paper_parameters(cls, network: str = "multitab_net") -> dict[str, Any]:
+        """Parameters that give a published network.
 
-        Its early stopping watches the mean of AUC and explained variance; here it watches what ``early_stopping``
-        describes, with the patience of the paper.
+        Parameters
+        ----------
+        network : {"multitab_net", "ft_transformer", "saint", "tab_transformer"}, default="multitab_net"
+            MultiTab-Net, with the architecture and the optimiser of the paper; or one of three transformers for a
+            single task, to which its architecture comes down with a 1-D ``y``. What they are and where they differ
+            from the papers is in the notes of `MultiTabNet`. All are also networks for several tasks.
+
+        Returns
+        -------
+        dict
+            Name to value, for the constructor.
+
+        Raises
+        ------
+        ValueError
+            If there is no network of this name.
+
+        Notes
+        -----
+        Early stopping watches what ``early_stopping`` describes, not the figure of the papers.
 
         Examples
         --------
-        >>> from mttab import MultiTabNet
+        >>> from mttab import MultiTabNet, MultiTabNetRegressor
         >>> MultiTabNet(**MultiTabNet.paper_parameters()).sample_attention
         True
+        >>> MultiTabNetRegressor(**MultiTabNetRegressor.paper_parameters("ft_transformer")).sample_attention
+        False
         """
-        return dict(_PAPER_PARAMETERS)
+        if network not in _PAPERS:
+            known = ", ".join(repr(name) for name in _PAPERS)
+            raise ValueError(f"network={network!r} is no published network; pass one of {known}.")
+        return dict(_PAPERS[network])
 
     def attention(self, X: Any, task: Any = None) -> dict[Any, pd.DataFrame]:
         """What every task reads: attention of its token to the features, mean over heads, rows and members.
@@ -86,7 +163,9 @@ class BaseMultiTabNet(TaskAdaptation, BaseNetwork):
         encoding = self._encoding
         place = Place.of(self._networks[0], self.precision)
         weights = average_attention(self._networks, place, encoding.encode_features(features), row_task)
-        order = np.concatenate([encoding.columns.numeric, encoding.columns.categorical])
+        order = encoding.columns.categorical
+        if self._has_numeric_tokens:
+            order = np.concatenate([encoding.columns.numeric, order])
         labels = [target.label for target in self._fitted_targets()]
         names = [encoding.layout.feature_names[j] for j in order]
         names += _told_apart(labels, names)
@@ -104,19 +183,18 @@ class BaseMultiTabNet(TaskAdaptation, BaseNetwork):
     def _make_module(self, encoding: Any, outputs: Any, bins: Any) -> Any:
         self._check_widths()
         columns = encoding.columns
-        tokens = FeatureTokens(
-            len(columns.numeric),
-            columns.n_scales,
-            columns.offset,
-            columns.level_frequency,
-            self.embedding_dim,
-            self.numerical_embedding,
-            bins,
-        )
-        n_features = len(columns.numeric) + len(columns.categorical)
+        n_numeric = len(columns.numeric) if self._has_numeric_tokens else 0
+        if n_numeric < len(columns.numeric) and not self.direct_dim:
+            raise ValueError(
+                "token_features='categorical' leaves the numbers of X to the MLP of direct_dim, which is 0; pass for "
+                "example direct_dim=128."
+            )
+        tokens = self._feature_tokens(encoding, bins, self.embedding_dim, n_numeric)
+        n_features = n_numeric + len(columns.categorical)
         row_width = self.embedding_dim * (n_features + len(outputs.kinds))
         options = NetworkOptions(
             n_features=n_features,
+            n_numeric=len(columns.numeric),
             n_tasks=len(outputs.kinds),
             n_outputs=outputs.n_outputs,
             n_row_tasks=0 if encoding.row_tasks is None else encoding.row_tasks.n_tasks,
@@ -133,6 +211,10 @@ class BaseMultiTabNet(TaskAdaptation, BaseNetwork):
             dropout=self.dropout,
         )
         return MultiTabModule(tokens, options)
+
+    @property
+    def _has_numeric_tokens(self) -> bool:
+        return self.token_features == "all"
 
     def _check_widths(self) -> None:
         names = ["embedding_dim", *(["sample_attention_dim"] if self.sample_attention else [])]
@@ -158,20 +240,9 @@ def _told_apart(labels: list[Any], features: list[str]) -> list[Any]:
 
 OPTIONS = {**TASKS, **FEATURES, **NETWORK, **TRAINING}
 
-# Kind of the columns of y of the mixed estimator.
-TASK_TYPES: dict[str, Option] = {
-    "task_types": Option(
-        "auto",
-        [dict, StrOptions({"auto", "regression", "binary", "multiclass"})],
-        '"auto", {"regression", "binary", "multiclass"} or dict',
-        "Kind of every column of ``y``, or a dict from column to kind. Inferred otherwise: strings, bools and "
-        "categories are classes, numbers that are only 0 and 1 are binary, other numbers regression.",
-    )
-}
-
 
 @declare({**TASK_TYPES, **OPTIONS})
-class MultiTabNet(BaseMultiTabNet):
+class MultiTabNet(MixedTargets, BaseMultiTabNet):
     """MultiTab-Net for tasks of mixed kinds.
 
     A transformer for tables whose rows carry several labels [1]_: a token per feature and a token per task go through
@@ -208,6 +279,24 @@ class MultiTabNet(BaseMultiTabNet):
     depart from it: numbers are embedded by bins and on two scales, several networks are averaged and so are the
     weights of each, and rows do not attend to rows.
 
+    With a 1-D ``y`` there is one task token, which is what others call CLS, and the network is a transformer for a
+    single task. ``paper_parameters`` has the settings of three of them; widths and step sizes are about those of the
+    papers, the rest of what makes them is here, with these differences:
+
+    ============================  ==========================  ========================================================
+    ``paper_parameters(…)``       is                          what differs
+    ============================  ==========================  ========================================================
+    ``"ft_transformer"`` [2]_     attention over the tokens   GELU, not ReGLU, in the MLPs; a head with a hidden layer;
+                                  of all features, nothing    no dropout of attention; numbers on two scales
+                                  between rows
+    ``"saint"`` [3]_              the same, and in every      GELU, not GEGLU; numbers embedded by an affine map, not
+                                  block attention between     an MLP; no contrastive pre-training; predicted rows see
+                                  rows                        training rows, never each other
+    ``"tab_transformer"`` [4]_    attention over the tokens   the head reads one token that sees them all, and the MLP
+                                  of categories only; numbers beside it the numbers and the levels before attention; in
+                                  go through an MLP           the paper one MLP reads numbers and all tokens after it
+    ============================  ==========================  ========================================================
+
     ``cross_val_predict(..., method="predict_proba")`` takes arrays, not the dict that this estimator returns; use
     `MultiTabNetClassifier` there.
 
@@ -215,6 +304,12 @@ class MultiTabNet(BaseMultiTabNet):
     ----------
     .. [1] D. Sinodinos, J. Y. Wei, N. Armanfard. "MultiTab: A Scalable Foundation for Multitask Learning on Tabular
        Data". AAAI 2026, arXiv:2511.09970.
+    .. [2] Y. Gorishniy, I. Rubachev, V. Khrulkov, A. Babenko. "Revisiting Deep Learning Models for Tabular Data".
+       NeurIPS 2021, arXiv:2106.11959.
+    .. [3] G. Somepalli, M. Goldblum, A. Schwarzschild, C. B. Bruss, T. Goldstein. "SAINT: Improved Neural Networks for
+       Tabular Data via Row Attention and Contrastive Pre-Training". 2021, arXiv:2106.01342.
+    .. [4] X. Huang, A. Khetan, M. Cvitkovic, Z. Karnin. "TabTransformer: Tabular Data Modeling Using Contextual
+       Embeddings". 2020, arXiv:2012.06678.
 
     Examples
     --------
@@ -228,36 +323,9 @@ class MultiTabNet(BaseMultiTabNet):
     ['y1']
     """
 
-    __metadata_request__predict_proba: ClassVar[dict[str, Any]] = {"task": True}
-
-    def _fit_targets(self, y: Any, sample_weight: Any, classes: Any) -> tuple[TargetTable, np.ndarray]:
-        return TargetTable().fit(y, self.task_types, sample_weight, classes)
-
-    def _set_fitted_attributes(self, encoding: Any, history: Any, device: Any) -> None:
-        super()._set_fitted_attributes(encoding, history, device)
-        self.classes_ = {t.label: t.classes for t in encoding.targets.columns if t.classes is not None}
-
-    def predict_proba(self, X: Any, task: Any = None) -> dict[Any, np.ndarray]:
-        """Probabilities of the classes of every column that holds classes.
-
-        Parameters
-        ----------
-        X, task : see `predict`
-
-        Returns
-        -------
-        dict of ndarray of shape (n, n_classes)
-            By column of ``y``, or with ``task="all"`` by row task; the order of the classes is that of ``classes_``.
-        """
-        if self._is_every_row_task(task):
-            of_tasks = zip(self.tasks_.tolist(), self._probabilities_of_every_task(X), strict=True)
-            return {label: p for label, p in of_tasks if p is not None}
-        found = zip(self._fitted_targets(), self._probabilities(X, task), strict=True)
-        return {target.label: p for target, p in found if p is not None}
-
 
 @declare(OPTIONS)
-class MultiTabNetRegressor(RegressorMixin, BaseMultiTabNet):
+class MultiTabNetRegressor(NumberTargets, BaseMultiTabNet):
     """MultiTab-Net for regression, of one or several targets.
 
     The network of `MultiTabNet` [1]_ with scikit-learn's conventions for several outputs.
@@ -285,14 +353,9 @@ class MultiTabNetRegressor(RegressorMixin, BaseMultiTabNet):
     (300, 3)
     """
 
-    score = BaseNetwork.score  # the mixin's knows neither missing labels nor tasks
-
-    def _fit_targets(self, y: Any, sample_weight: Any, classes: Any) -> tuple[TargetTable, np.ndarray]:
-        return TargetTable().fit(y, "regression", sample_weight)
-
 
 @declare(OPTIONS)
-class MultiTabNetClassifier(ClassifierMixin, BaseMultiTabNet):
+class MultiTabNetClassifier(ClassTargets, BaseMultiTabNet):
     """MultiTab-Net for classification, of one or several targets.
 
     The network of `MultiTabNet` [1]_ with scikit-learn's conventions for several outputs. Columns may have different
@@ -328,32 +391,3 @@ class MultiTabNetClassifier(ClassifierMixin, BaseMultiTabNet):
     >>> [p.shape for p in net.predict_proba(X)]
     [(300, 2), (300, 2), (300, 2)]
     """
-
-    __metadata_request__predict_proba: ClassVar[dict[str, Any]] = {"task": True}
-
-    score = BaseNetwork.score  # the mixin's knows neither missing labels nor tasks
-
-    def _fit_targets(self, y: Any, sample_weight: Any, classes: Any) -> tuple[TargetTable, np.ndarray]:
-        return TargetTable().fit(y, "classes", sample_weight, classes)
-
-    def _set_fitted_attributes(self, encoding: Any, history: Any, device: Any) -> None:
-        super()._set_fitted_attributes(encoding, history, device)
-        classes = [t.classes for t in encoding.targets.columns]
-        self.classes_ = classes[0] if len(classes) == 1 else classes
-
-    def predict_proba(self, X: Any, task: Any = None) -> Any:
-        """Probabilities of the classes, in the order of ``classes_``.
-
-        Parameters
-        ----------
-        X, task : see `predict`
-
-        Returns
-        -------
-        ndarray of shape (n, n_classes), or list of these
-            A list with an entry per column where ``y`` had several, per row task with ``task="all"``.
-        """
-        if self._is_every_row_task(task):
-            return self._probabilities_of_every_task(X)
-        found = self._probabilities(X, task)
-        return found[0] if len(found) == 1 else found

@@ -236,6 +236,11 @@ ESTIMATORS: dict[str, str] = {
     "MultiTabNet": "mttab.multitabnet",
     "MultiTabNetClassifier": "mttab.multitabnet",
     "MultiTabNetRegressor": "mttab.multitabnet",
+    **{
+        f"{architecture}{kind}": "mttab.experts"
+        for architecture in ("SharedBottom", "MMoE", "PLE", "STEM", "TaskExpert")
+        for kind in ("", "Classifier", "Regressor")
+    },
 }
 KINDS: dict[str, Kind] = STATES | {
     name: Kind(module, _take_apart_estimator, _build_estimator) for name, module in ESTIMATORS.items()

@@ -206,6 +206,37 @@ def test_networks_score_every_target_together_and_alone(script, folder, tmp_path
         assert min(run["result"]["scores"][target] for target in ("sold", "grade")) > 0.6
 
 
+def test_a_tuned_network_is_the_best_of_its_trials_of_which_the_first_has_the_defaults(script, monkeypatch):
+    pytest.importorskip("torch", reason="torch is not installed")
+    script("bench_synthetic")
+    import network_trials
+    from mttab.datasets import make_multitask_regression
+
+    for name in ("MultiTabNet", *network_trials.NEIGHBOURS):
+        first, *others = network_trials.draw_trials(name, 8, seed=0)
+        assert first == {} and len(others) == 7 and len({str(settings) for settings in others}) > 4
+    X, Y = make_multitask_regression(250, 6, 2, degree=1, random_state=0)
+    trials = [{"learning_rate": 1e-6}, {"learning_rate": 0.02}, {"learning_rate": 1e-5}]
+    monkeypatch.setattr(network_trials, "draw_trials", lambda name, n, seed: trials[:n])
+    options = {"n_members": 1, "max_epochs": 3, "n_jobs": 1, "n_experts": 2, "expert_dim": 8}
+    assert network_trials.fit_best("MMoE", X, Y, 3, 0, **options).learning_rate == 0.02
+    assert network_trials.fit_best("MMoE", X, Y, 1, 0, **options).learning_rate == 1e-6
+
+
+def test_synthetic_gives_the_gain_of_a_neighbour_over_its_single_task_network(synthetic, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("torch", reason="torch is not installed")
+    import mttab
+
+    quick = functools.partial(mttab.MMoE, n_members=1, max_epochs=1, embedding_dim=4, expert_dim=8)
+    monkeypatch.setattr(mttab, "MMoE", quick)
+    chosen = ["--experiments", "sweeps", "--draws", "1", "--approaches", "MMoE", "MMoE per target"]
+    synthetic.main(["--quick", "--n-jobs", "1", *chosen, "--output", str(tmp_path / "runs.jsonl")])
+    printed = capsys.readouterr().out
+    assert "0 runs failed" in printed
+    table = printed.split("its own single-task version")[1].splitlines()
+    assert any(line.startswith("MMoE") and "–" not in line for line in table)
+
+
 def test_neural_measures_rows_per_second_of_every_setting(script, tmp_path, capsys, monkeypatch):
     bench = script("bench_neural")
     import neural_speed

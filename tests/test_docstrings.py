@@ -13,16 +13,7 @@ import pytest
 import mttab
 from mttab import RMTGBClassifier, RMTGBRegressor
 
-NEEDS_AN_EXTRA = (
-    "multitabnet",
-    "experts",
-    "_network_base",
-    "_network_export",
-    "_network_saving",
-    "_core.neural",
-    "plotting",
-    "dask",
-)
+NEEDS_AN_EXTRA = ("multitabnet", "experts", "_network", "_core.neural", "plotting", "dask")
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(mttab.__path__, "mttab.")

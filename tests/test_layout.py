@@ -23,10 +23,11 @@ SIDEWAYS = {
     "_boosting_base": {"_boosting_adapt", "_boosting_explain", "_boosting_fit", "_callbacks", "persistence"},
     "_boosting_adapt": {"_boosting_fit"},
     "_boosting_explain": {"_boosting_export"},
-    "experts": {"_network_base"},
-    "multitabnet": {"_network_adapt", "_network_base", "_network_options"},
+    "experts": {"_network_base", "_network_options", "_network_targets"},
+    "multitabnet": {"_network_adapt", "_network_base", "_network_options", "_network_targets"},
     "_network_adapt": {"_network_fit"},
     "_network_base": {"_callbacks", "_network_fit", "_network_export", "_network_predict", "_network_saving"},
+    "_network_targets": {"_network_predict"},
     "_network_saving": {"persistence"},
     "persistence": {"_stored_kinds"},
     "clustering": {"boosting"},
@@ -50,7 +51,7 @@ ORDER = {
         *("rows", "theta", "growing", "rmtgb", "similarity", "sharing", "adapt", "importance", "export"),
     ),
     "neural": (
-        *("device", "columns", "tokens", "attention", "network", "experts"),
+        *("device", "columns", "tokens", "attention", "stacked", "network", "expert_parts", "experts"),
         *("losses", "weighting", "averaging", "training", "members", "adapting", "storing", "onnx"),
     ),
 }

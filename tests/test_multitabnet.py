@@ -471,6 +471,7 @@ OTHER_VALUES = {
     "head_dim": (12, {}),
     "direct_dim": (0, {}),
     "mask": ("both", {"n_blocks": 2}),
+    "token_features": ("categorical", {}),
     "sample_attention": (True, {}),
     "sample_attention_dim": (None, {"sample_attention": True}),
     "context_size": (20, {"sample_attention": True}),
@@ -1120,6 +1121,10 @@ BAD_INPUT = {
     "width of rows": (
         MultiTabNet, {"sample_attention": True, "sample_attention_dim": 13}, lambda X, Y: (X, Y),
         "sample_attention_dim=13 is no multiple of n_heads=2",
+    ),
+    "numbers without a way": (
+        MultiTabNet, {"token_features": "categorical", "direct_dim": 0}, lambda X, Y: (X, Y),
+        "token_features='categorical' leaves the numbers of X to the MLP of direct_dim, which is 0; pass",
     ),
     "option": (MultiTabNet, {"mask": "all"}, lambda X, Y: (X, Y), "The 'mask' parameter of MultiTabNet must be a str"),
     "no thread": (MultiTabNet, {"n_jobs": 0}, lambda X, Y: (X, Y), "The 'n_jobs' parameter of MultiTabNet must be"),

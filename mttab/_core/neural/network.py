@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mttab._core.neural.attention import FeatureAttention, RowAttention, RowMemory
+from mttab._core.neural.stacked import affine
 from mttab._core.neural.tokens import FeatureTokens
 
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has only the latter
@@ -49,6 +49,8 @@ class NetworkOptions(NamedTuple):
     ----------
     n_features, n_tasks, n_outputs : int
         Feature tokens; task tokens of a row; scores of every task.
+    n_numeric : int
+        Numeric features, whether or not they have tokens.
     n_row_tasks : int
         Tasks of which every row has one, which then has one task token; 0 where tasks are targets.
     n_added : int
@@ -56,6 +58,7 @@ class NetworkOptions(NamedTuple):
     """
 
     n_features: int
+    n_numeric: int
     n_tasks: int
     n_outputs: int
     n_row_tasks: int
@@ -160,8 +163,8 @@ class Heads(nn.Module):
     def __init__(self, n_tasks: int, width: int, hidden: int, n_outputs: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.weight_in, self.bias_in = _affine(n_tasks, width, hidden)
-        self.weight_out, self.bias_out = _affine(n_tasks, hidden, n_outputs)
+        self.weight_in, self.bias_in = affine((n_tasks,), width, hidden)
+        self.weight_out, self.bias_out = affine((n_tasks,), hidden, n_outputs)
         self.dropout = TokenDropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -221,7 +224,7 @@ class MultiTabModule(nn.Module):
         if options.direct_width:  # DEVIATION: the paper has attention only.
             n_levels = options.n_features - features.n_numeric
             self.direct = Direct(
-                features.n_numeric,
+                options.n_numeric,
                 features.n_scales,
                 options.width * (n_levels + bool(options.n_row_tasks)),
                 options.direct_width,
@@ -241,7 +244,8 @@ class MultiTabModule(nn.Module):
 
     def first_tokens(self, inputs: Inputs) -> Tensor:
         """Tokens before the first block, (n, d + t, width)."""
-        features = self.features(inputs.numeric, inputs.missing, inputs.codes)
+        n = self.features.n_numeric  # all, or none where numbers have no tokens
+        features = self.features(inputs.numeric[:, :n], inputs.missing[:, :n], inputs.codes)
         if self.options.n_row_tasks:
             known = torch.cat([self.task_tokens, self.unseen_token()[None]])
             tasks = known[inputs.task][:, None]
@@ -293,10 +297,3 @@ class MultiTabModule(nn.Module):
             weights.append(block.attention.task_weights(block.norm(tokens)))
             tokens, _ = block(tokens, memory[i] if memory else None)
         return torch.stack(weights)
-
-
-def _affine(n_tasks: int, n_in: int, n_out: int) -> tuple[nn.Parameter, nn.Parameter]:
-    """Weight (n_tasks, n_in, n_out) and bias (n_tasks, 1, n_out) with the start of nn.Linear."""
-    bound = 1.0 / math.sqrt(n_in)
-    weight = torch.empty(n_tasks, n_in, n_out).uniform_(-bound, bound)
-    return nn.Parameter(weight), nn.Parameter(torch.empty(n_tasks, 1, n_out).uniform_(-bound, bound))

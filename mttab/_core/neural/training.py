@@ -132,6 +132,12 @@ class TrainedNetwork:
         sums = [weights.sum(dim=0).cpu().double() for weights in self._in_blocks(inputs, read, False)]
         return (torch.stack(sums).sum(dim=0) / len(inputs.numeric)).numpy()
 
+    def read(self, inputs: Inputs, look: Callable[[Any, Inputs], Tensor]) -> np.ndarray:
+        """What `look` finds in the module for every row, (n, …), float64."""
+        return (
+            torch.cat(list(self._in_blocks(inputs, lambda rows: look(self.module, rows), False))).cpu().double().numpy()
+        )
+
     def _in_blocks(self, inputs: Inputs, read: Callable[[Inputs], Tensor], bf16: bool) -> Iterator[Tensor]:
         """What `read` gives for the rows, `PREDICTION_ROWS` at a time."""
         self.module.eval()
