@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mttab import datasets, metrics, model_selection
+    from mttab.baselines import (
+        PerTaskClassifier,
+        PerTaskRegressor,
+        PooledClassifier,
+        PooledRegressor,
+        TaskAsFeatureClassifier,
+        TaskAsFeatureRegressor,
+    )
     from mttab.boosting import RMTGBClassifier, RMTGBRegressor
+    from mttab.clustering import TaskClusterClassifier, TaskClusterRegressor
     from mttab.multitabnet import MultiTabNet, MultiTabNetClassifier, MultiTabNetRegressor
 
 try:
@@ -18,8 +27,16 @@ __all__ = [
     "MultiTabNet",
     "MultiTabNetClassifier",
     "MultiTabNetRegressor",
+    "PerTaskClassifier",
+    "PerTaskRegressor",
+    "PooledClassifier",
+    "PooledRegressor",
     "RMTGBClassifier",
     "RMTGBRegressor",
+    "TaskAsFeatureClassifier",
+    "TaskAsFeatureRegressor",
+    "TaskClusterClassifier",
+    "TaskClusterRegressor",
     "__version__",
     "datasets",
     "metrics",
@@ -34,8 +51,16 @@ _HOME_OF = {
     "MultiTabNet": "mttab.multitabnet",
     "MultiTabNetClassifier": "mttab.multitabnet",
     "MultiTabNetRegressor": "mttab.multitabnet",
+    "PerTaskClassifier": "mttab.baselines",
+    "PerTaskRegressor": "mttab.baselines",
+    "PooledClassifier": "mttab.baselines",
+    "PooledRegressor": "mttab.baselines",
     "RMTGBClassifier": "mttab.boosting",
     "RMTGBRegressor": "mttab.boosting",
+    "TaskAsFeatureClassifier": "mttab.baselines",
+    "TaskAsFeatureRegressor": "mttab.baselines",
+    "TaskClusterClassifier": "mttab.clustering",
+    "TaskClusterRegressor": "mttab.clustering",
 }
 
 

@@ -24,8 +24,10 @@ SIDEWAYS = {
     "experts": {"_network_base"},
     "multitabnet": {"_network_base", "_network_options"},
     "_network_base": {"_network_fit", "_network_predict"},
-    "clustering": {"boosting"},
-    "baselines": {"boosting"},
+    "clustering": {"boosting", "_cross_errors", "_task_rows", "_task_wrapper"},
+    "baselines": {"boosting", "_task_rows", "_task_wrapper"},
+    "_cross_errors": {"boosting", "_task_rows"},
+    "_task_wrapper": {"boosting", "_task_rows"},
     "dask": {"boosting"},
 }
 # ... and these, inside a function only.
@@ -33,7 +35,17 @@ LAZY = {"persistence": ESTIMATORS}
 
 # Inside `_core`, and inside a package of it, a module may import those that stand before it. The files of `_core`
 # itself lie below its packages.
-PLAIN = ("archive", "tasks", "validation", "targets", "features", "holdout", "long_table", "target_table")
+PLAIN = (
+    "archive",
+    "tasks",
+    "task_clusters",
+    "validation",
+    "targets",
+    "features",
+    "holdout",
+    "long_table",
+    "target_table",
+)
 ORDER = {
     "boosting": (
         *("jit", "threads", "quantile", "losses"),
