@@ -75,6 +75,7 @@ class Judge:
         else:
             assert rows.classes is not None
             self.ask = (ask_class if reads == "class" else ask_probability)(rows.classes)
+        self.needs_probabilities = reads == "probability"
 
     def errors(self, said: np.ndarray, rows: TaskRows, place: np.ndarray | None = None) -> np.ndarray:
         """Error (n_tasks,) of one model's predictions on the rows of each task; NaN for a task without rows."""

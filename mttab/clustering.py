@@ -19,6 +19,7 @@ from mttab._task_wrapper import BaseTaskWrapper, TaskWrapperClassifier, TaskWrap
 
 __all__ = ["TaskClusterClassifier", "TaskClusterRegressor"]
 
+_PAPER_PARAMETERS: dict[str, Any] = {"cv": None, "min_silhouette": -1, "max_pilot_rows": None}
 # Metrics of `scipy.spatial.distance` between real vectors that need no further argument.
 DISTANCES = ("braycurtis", "canberra", "chebyshev", "cityblock", "correlation", "cosine", "euclidean", "sqeuclidean")
 
@@ -37,18 +38,6 @@ class _TaskCluster(BaseTaskWrapper):
         "n_jobs": [Integral, None],
     }
 
-    @staticmethod
-    def paper_parameters() -> dict[str, Any]:
-        """Parameters that judge pilots on the rows they were fitted on and make groups in any case, as published.
-
-        Examples
-        --------
-        >>> from mttab import TaskClusterRegressor
-        >>> TaskClusterRegressor(**TaskClusterRegressor.paper_parameters()).min_silhouette
-        -1
-        """
-        return {"cv": None, "min_silhouette": -1, "max_pilot_rows": None}
-
     # --- fit -------------------------------------------------------------------------------------------------------
 
     def _fit_models(self, rows: TaskRows, seed: int | None) -> dict[str, Any]:
@@ -61,6 +50,11 @@ class _TaskCluster(BaseTaskWrapper):
             # Folds have to be drawn from something also where no seed was passed.
             draw = int(check_random_state(None).randint(2**31 - 1)) if seed is None else seed
             judge = Judge(self.metric, rows)
+            if judge.needs_probabilities and self.pilot is not None and not hasattr(self.pilot, "predict_proba"):
+                raise ValueError(
+                    f"metric={self.metric!r} judges probabilities, but pilot={self.pilot!r} has no predict_proba; use "
+                    "metric='zero_one', or another pilot."
+                )
             error = cross_errors(rows, self.pilot, judge, self.cv, self.max_pilot_rows, draw, self.n_jobs)
         else:
             error = np.full((1, 1), np.nan)
@@ -128,6 +122,8 @@ class _TaskCluster(BaseTaskWrapper):
         """
         rows, labels = self._read_new_tasks(X, y, sample_weight, task)
         judge = Judge(self.metric, rows)
+        if judge.needs_probabilities and not hasattr(self, "predict_proba"):  # the pilots have some, the estimator none
+            judge = Judge("zero_one", rows)
         errors = np.stack([judge.errors(judge.ask(model, rows.table), rows) for model in self.estimators_], axis=1)
         placed = dict(zip(labels, errors.argmin(axis=1).tolist(), strict=True))
         self.placed_tasks_ = {**self.placed_tasks_, **placed}
@@ -329,6 +325,18 @@ class TaskClusterRegressor(_TaskCluster, TaskWrapperRegressor):
         self.random_state = random_state
         self.n_jobs = n_jobs
 
+    @staticmethod
+    def paper_parameters() -> dict[str, Any]:
+        """Parameters that judge pilots on the rows they were fitted on and make groups in any case, as published.
+
+        Examples
+        --------
+        >>> from mttab import TaskClusterRegressor
+        >>> TaskClusterRegressor(**TaskClusterRegressor.paper_parameters()).min_silhouette
+        -1
+        """
+        return dict(_PAPER_PARAMETERS)
+
 
 class TaskClusterClassifier(_TaskCluster, TaskWrapperClassifier):
     """A classifier per group of tasks, where groups are tasks whose models serve each other (RMB-CLE).
@@ -340,9 +348,10 @@ class TaskClusterClassifier(_TaskCluster, TaskWrapperClassifier):
     ----------
     estimator : estimator object, default=None
         Any classifier of scikit-learn's kind, which is handed the classes as they are; None is `RMTGBClassifier`.
-    metric : {"zero_one", "log_loss", "brier"} or callable, default="zero_one"
-        Error of a pilot on the rows of a task, the first as published; or a function ``metric(y_true, y_pred)`` of
-        classes, less is better, not below 0, which also takes ``sample_weight`` if weights are used.
+    metric : {"brier", "log_loss", "zero_one"} or callable, default="brier"
+        Error of a pilot on the rows of a task, the last as published: the share of wrong classes, for pilots that have
+        no probabilities; or a function ``metric(y_true, y_pred)`` of classes, less is better, not below 0, which also
+        takes ``sample_weight`` if weights are used.
     task_column, n_clusters, pilot, cv, distance, linkage, max_clusters, min_silhouette, max_pilot_rows, unseen_task, \
 random_state, n_jobs
         See `TaskClusterRegressor`.
@@ -382,7 +391,7 @@ silhouette_scores_, placed_tasks_, tasks_, n_tasks_, n_features_in_, feature_nam
         task_column: Any = None,
         n_clusters: int | str = "auto",
         pilot: Any = None,
-        metric: Any = "zero_one",
+        metric: Any = "brier",
         cv: int | None = 5,
         distance: str = "cosine",
         linkage: str = "average",
@@ -407,3 +416,15 @@ silhouette_scores_, placed_tasks_, tasks_, n_tasks_, n_features_in_, feature_nam
         self.unseen_task = unseen_task
         self.random_state = random_state
         self.n_jobs = n_jobs
+
+    @staticmethod
+    def paper_parameters() -> dict[str, Any]:
+        """Parameters that judge pilots on the rows they were fitted on and make groups in any case, as published.
+
+        Examples
+        --------
+        >>> from mttab import TaskClusterClassifier
+        >>> TaskClusterClassifier(**TaskClusterClassifier.paper_parameters()).min_silhouette
+        -1
+        """
+        return {**_PAPER_PARAMETERS, "metric": "zero_one"}
