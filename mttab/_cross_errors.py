@@ -108,7 +108,7 @@ class Judge:
 
 
 def cross_errors(
-    rows: TaskRows, pilot: Any, judge: Judge, cv: int | None, max_rows: int | None, seed: int, n_jobs: int | None
+    rows: TaskRows, pilot: Any, judge: Judge, n_folds: int | None, max_rows: int | None, seed: int, n_jobs: int | None
 ) -> np.ndarray:
     """Error (n_tasks, n_tasks) of the model of the task of a column on the rows of the task of a row.
 
@@ -118,7 +118,7 @@ def cross_errors(
     pilot : estimator or None
         What is fitted on the rows of each task; None is the booster.
     judge : Judge
-    cv : int or None
+    n_folds : int or None
         Folds: the models of all tasks that are asked about a fold have not seen its rows. None: they have seen all.
     max_rows : int or None
         Different rows of a task that count, at most.
@@ -131,13 +131,13 @@ def cross_errors(
         keep = content_places(rows.task, key) < max_rows
         rows, key = rows.take(keep), key[keep]
     place = content_places(rows.task, key, None if rows.classes is None else rows.y)
-    if cv is None:
+    if n_folds is None:
         parts = [(np.ones(len(key), dtype=bool), np.ones(len(key), dtype=bool))]
     elif rows.has_ids:
-        parts = [(place % cv != k, place % cv == k) for k in range(cv)]
+        parts = [(place % n_folds != k, place % n_folds == k) for k in range(n_folds)]
     else:  # the labels of a row that has several are in one fold: they may err together
         of_row = content_places(np.zeros(len(key)), key)
-        parts = [(of_row % cv != k, of_row % cv == k) for k in range(cv)]
+        parts = [(of_row % n_folds != k, of_row % n_folds == k) for k in range(n_folds)]
     parts = [(train, judged) for train, judged in parts if train.any() and judged.any()]
     if not parts:  # no task has two different rows
         parts = [(np.ones(len(key), dtype=bool), np.ones(len(key), dtype=bool))]

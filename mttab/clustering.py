@@ -19,7 +19,7 @@ from mttab._task_wrapper import BaseTaskWrapper, TaskWrapperClassifier, TaskWrap
 
 __all__ = ["TaskClusterClassifier", "TaskClusterRegressor"]
 
-_PAPER_PARAMETERS: dict[str, Any] = {"cv": None, "min_silhouette": -1, "max_pilot_rows": None}
+_PAPER_PARAMETERS: dict[str, Any] = {"n_folds": None, "min_silhouette": -1, "max_pilot_rows": None}
 # Metrics of `scipy.spatial.distance` between real vectors that need no further argument.
 DISTANCES = ("braycurtis", "canberra", "chebyshev", "cityblock", "correlation", "cosine", "euclidean", "sqeuclidean")
 
@@ -29,7 +29,7 @@ class _TaskCluster(BaseTaskWrapper):
         **BaseTaskWrapper._parameter_constraints,
         "n_clusters": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "pilot": [None, HasMethods(["fit", "predict"])],
-        "cv": [None, Interval(Integral, 2, None, closed="left")],
+        "n_folds": [None, Interval(Integral, 2, None, closed="left")],
         "distance": [StrOptions(set(DISTANCES))],
         "linkage": [StrOptions(set(LINKAGES))],
         "max_clusters": [Interval(Integral, 2, None, closed="left")],
@@ -42,10 +42,6 @@ class _TaskCluster(BaseTaskWrapper):
 
     def _fit_models(self, rows: TaskRows, seed: int | None) -> dict[str, Any]:
         n_clusters = None if self.n_clusters == "auto" else int(self.n_clusters)
-        if n_clusters is not None and n_clusters > rows.n_tasks:
-            raise ValueError(
-                f"n_clusters={n_clusters} is more than there are tasks, {rows.n_tasks}; lower it, or use 'auto'."
-            )
         if rows.n_tasks > 1:
             # Folds have to be drawn from something also where no seed was passed.
             draw = int(check_random_state(None).randint(2**31 - 1)) if seed is None else seed
@@ -55,7 +51,7 @@ class _TaskCluster(BaseTaskWrapper):
                     f"metric={self.metric!r} judges probabilities, but pilot={self.pilot!r} has no predict_proba; use "
                     "metric='zero_one', or another pilot."
                 )
-            error = cross_errors(rows, self.pilot, judge, self.cv, self.max_pilot_rows, draw, self.n_jobs)
+            error = cross_errors(rows, self.pilot, judge, self.n_folds, self.max_pilot_rows, draw, self.n_jobs)
         else:
             error = np.full((1, 1), np.nan)
         similarity = similarity_of_errors(error)
@@ -201,13 +197,14 @@ class TaskClusterRegressor(_TaskCluster, TaskWrapperRegressor):
         Column of ``X`` that says which task a row belongs to, by name or position; a list makes composite ids. None:
         tasks come from ``fit(..., task=)`` or from the columns of a 2-D ``y``, or there is one task only.
     n_clusters : int or "auto", default="auto"
-        Number of groups. "auto" takes the one, from 2 to ``max_clusters``, with the largest mean silhouette.
+        Number of groups, as far as there are as many tasks. "auto" takes the one, from 2 to ``max_clusters``, with the
+        largest mean silhouette.
     pilot : estimator object, default=None
         What is fitted on the rows of each task to compare tasks; small and fast is good. None is boosting of 20 rounds.
     metric : {"squared_error", "absolute_error"} or callable, default="squared_error"
         Error of a pilot on the rows of a task; or a function ``metric(y_true, y_pred)``, less is better, not below 0,
         which also takes ``sample_weight`` if weights are used.
-    cv : int or None, default=5
+    n_folds : int or None, default=5
         Folds of the rows: a pilot is judged on rows that it was not fitted on, those of its own task included. None
         judges it on the rows it was fitted on, as published, which makes every task most like itself.
     distance : {"cosine", "correlation", "euclidean", "sqeuclidean", "cityblock", "chebyshev", "braycurtis", \
@@ -300,7 +297,7 @@ class TaskClusterRegressor(_TaskCluster, TaskWrapperRegressor):
         n_clusters: int | str = "auto",
         pilot: Any = None,
         metric: Any = "squared_error",
-        cv: int | None = 5,
+        n_folds: int | None = 5,
         distance: str = "cosine",
         linkage: str = "average",
         max_clusters: int = 20,
@@ -315,7 +312,7 @@ class TaskClusterRegressor(_TaskCluster, TaskWrapperRegressor):
         self.n_clusters = n_clusters
         self.pilot = pilot
         self.metric = metric
-        self.cv = cv
+        self.n_folds = n_folds
         self.distance = distance
         self.linkage = linkage
         self.max_clusters = max_clusters
@@ -352,8 +349,8 @@ class TaskClusterClassifier(_TaskCluster, TaskWrapperClassifier):
         Error of a pilot on the rows of a task, the last as published: the share of wrong classes, for pilots that have
         no probabilities; or a function ``metric(y_true, y_pred)`` of classes, less is better, not below 0, which also
         takes ``sample_weight`` if weights are used.
-    task_column, n_clusters, pilot, cv, distance, linkage, max_clusters, min_silhouette, max_pilot_rows, unseen_task, \
-random_state, n_jobs
+    task_column, n_clusters, pilot, n_folds, distance, linkage, max_clusters, min_silhouette, max_pilot_rows, \
+unseen_task, random_state, n_jobs
         See `TaskClusterRegressor`.
 
     Attributes
@@ -392,7 +389,7 @@ silhouette_scores_, placed_tasks_, tasks_, n_tasks_, n_features_in_, feature_nam
         n_clusters: int | str = "auto",
         pilot: Any = None,
         metric: Any = "brier",
-        cv: int | None = 5,
+        n_folds: int | None = 5,
         distance: str = "cosine",
         linkage: str = "average",
         max_clusters: int = 20,
@@ -407,7 +404,7 @@ silhouette_scores_, placed_tasks_, tasks_, n_tasks_, n_features_in_, feature_nam
         self.n_clusters = n_clusters
         self.pilot = pilot
         self.metric = metric
-        self.cv = cv
+        self.n_folds = n_folds
         self.distance = distance
         self.linkage = linkage
         self.max_clusters = max_clusters
