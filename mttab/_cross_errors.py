@@ -21,11 +21,11 @@ from mttab._task_rows import (
 )
 from mttab.boosting import RMTGBClassifier, RMTGBRegressor
 
-# The small model of a task where none is given: few rounds with large steps.
+# The small model of a task where none is given.
 BOOSTING_PILOT: dict[str, Any] = {
     "sharing": "separate",
-    "max_iter_task": 20,
-    "learning_rate": 0.2,
+    "max_iter_task": 60,
+    "learning_rate": 0.1,
     "early_stopping": False,
     "task_column": None,
 }
@@ -34,10 +34,15 @@ MAX_ASKED_AT_ONCE = 500_000
 
 
 class Metric(NamedTuple):
-    """Error of predictions: a loss per row, (y, said) -> (n,); of regression, of votes, or of probabilities."""
+    """Error of predictions: the mean, or its root, of a loss per row, (y, said) -> (n,).
+
+    reads : "value", "class" (votes) or "probability", what ``said`` is
+    is_rate : whether no error in a few rows is to count as half an error
+    """
 
     loss: Callable[[np.ndarray, np.ndarray], np.ndarray]
     reads: str
+    is_root: bool = False
     is_rate: bool = False
 
 
@@ -50,14 +55,19 @@ def _brier(y: np.ndarray, proba: np.ndarray) -> np.ndarray:
     return ((proba - np.eye(proba.shape[1])[y.astype(np.int64)]) ** 2).sum(axis=1)
 
 
+def _squared_error(y: np.ndarray, said: np.ndarray) -> np.ndarray:
+    return (said - y) ** 2
+
+
 REGRESSION_METRICS = {
-    "squared_error": Metric(lambda y, said: (said - y) ** 2, "value"),
+    "root_mean_squared_error": Metric(_squared_error, "value", is_root=True),
+    "squared_error": Metric(_squared_error, "value"),
     "absolute_error": Metric(lambda y, said: np.abs(said - y), "value"),
 }
 CLASSIFICATION_METRICS = {
+    "brier": Metric(_brier, "probability"),
     "zero_one": Metric(lambda y, votes: (votes.argmax(axis=1) != y).astype(np.float64), "class", is_rate=True),
     "log_loss": Metric(_log_loss, "probability"),
-    "brier": Metric(_brier, "probability"),
 }
 
 
@@ -89,7 +99,7 @@ class Judge:
             n_different = np.zeros(rows.n_tasks)
             np.maximum.at(n_different, rows.task, place + 1)
             error = np.fmax(error, np.where(mass > 0, 0.5 / np.maximum(n_different, 1), np.nan))
-        return error
+        return np.sqrt(error) if self.metric.is_root else error
 
     def _call(self, said: np.ndarray, rows: TaskRows, here: np.ndarray) -> float:
         assert self.function is not None

@@ -19,7 +19,12 @@ from mttab._task_wrapper import BaseTaskWrapper, TaskWrapperClassifier, TaskWrap
 
 __all__ = ["TaskClusterClassifier", "TaskClusterRegressor"]
 
-_PAPER_PARAMETERS: dict[str, Any] = {"n_folds": None, "min_silhouette": -1, "max_pilot_rows": None}
+_PAPER_PARAMETERS: dict[str, Any] = {
+    "n_folds": None,
+    "distance": "cosine",
+    "min_silhouette": -1,
+    "max_pilot_rows": None,
+}
 # Metrics of `scipy.spatial.distance` between real vectors that need no further argument.
 DISTANCES = ("braycurtis", "canberra", "chebyshev", "cityblock", "correlation", "cosine", "euclidean", "sqeuclidean")
 
@@ -200,16 +205,18 @@ class TaskClusterRegressor(_TaskCluster, TaskWrapperRegressor):
         Number of groups, as far as there are as many tasks. "auto" takes the one, from 2 to ``max_clusters``, with the
         largest mean silhouette.
     pilot : estimator object, default=None
-        What is fitted on the rows of each task to compare tasks; small and fast is good. None is boosting of 20 rounds.
-    metric : {"squared_error", "absolute_error"} or callable, default="squared_error"
-        Error of a pilot on the rows of a task; or a function ``metric(y_true, y_pred)``, less is better, not below 0,
-        which also takes ``sample_weight`` if weights are used.
+        What is fitted on the rows of each task to compare tasks; small and fast is good. None is boosting of 60 rounds.
+    metric : {"root_mean_squared_error", "squared_error", "absolute_error"} or callable, \
+default="root_mean_squared_error"
+        Error of a pilot on the rows of a task, the second as published; or a function ``metric(y_true, y_pred)``, less
+        is better, not below 0, which also takes ``sample_weight`` if weights are used.
     n_folds : int or None, default=5
         Folds of the rows: a pilot is judged on rows that it was not fitted on, those of its own task included. None
         judges it on the rows it was fitted on, as published, which makes every task most like itself.
-    distance : {"cosine", "correlation", "euclidean", "sqeuclidean", "cityblock", "chebyshev", "braycurtis", \
-"canberra"}, default="cosine"
-        Distance between two tasks: between their rows of the similarity matrix.
+    distance : {"correlation", "cosine", "euclidean", "sqeuclidean", "cityblock", "chebyshev", "braycurtis", \
+"canberra"}, default="correlation"
+        Distance between two tasks: between their rows of the similarity matrix. The second is the published one; the
+        first is the same without what all models have in common on a task.
     linkage : {"average", "complete", "single", "weighted", "centroid", "median", "ward"}, default="average"
         How the distance of groups comes from that of tasks; the last three are meant for ``distance="euclidean"``.
     max_clusters : int, default=20
@@ -257,8 +264,9 @@ class TaskClusterRegressor(_TaskCluster, TaskWrapperRegressor):
 
     Notes
     -----
-    ``TaskClusterRegressor(**TaskClusterRegressor.paper_parameters())`` judges and cuts as published. There, own errors
-    on training rows are so small that the similarity of a task with itself hides which others it is like.
+    ``TaskClusterRegressor(**TaskClusterRegressor.paper_parameters())`` compares tasks as published. There, own errors
+    on training rows are so small that the similarity of a task with itself hides which others it is like, and small
+    groups are overlooked more often.
 
     See Also
     --------
@@ -296,9 +304,9 @@ class TaskClusterRegressor(_TaskCluster, TaskWrapperRegressor):
         task_column: Any = None,
         n_clusters: int | str = "auto",
         pilot: Any = None,
-        metric: Any = "squared_error",
+        metric: Any = "root_mean_squared_error",
         n_folds: int | None = 5,
-        distance: str = "cosine",
+        distance: str = "correlation",
         linkage: str = "average",
         max_clusters: int = 20,
         min_silhouette: float = 0.5,
@@ -324,7 +332,7 @@ class TaskClusterRegressor(_TaskCluster, TaskWrapperRegressor):
 
     @staticmethod
     def paper_parameters() -> dict[str, Any]:
-        """Parameters that judge pilots on the rows they were fitted on and make groups in any case, as published.
+        """Parameters that compare tasks, and make groups in any case, as published.
 
         Examples
         --------
@@ -332,7 +340,7 @@ class TaskClusterRegressor(_TaskCluster, TaskWrapperRegressor):
         >>> TaskClusterRegressor(**TaskClusterRegressor.paper_parameters()).min_silhouette
         -1
         """
-        return dict(_PAPER_PARAMETERS)
+        return {**_PAPER_PARAMETERS, "metric": "squared_error"}
 
 
 class TaskClusterClassifier(_TaskCluster, TaskWrapperClassifier):
@@ -390,7 +398,7 @@ silhouette_scores_, placed_tasks_, tasks_, n_tasks_, n_features_in_, feature_nam
         pilot: Any = None,
         metric: Any = "brier",
         n_folds: int | None = 5,
-        distance: str = "cosine",
+        distance: str = "correlation",
         linkage: str = "average",
         max_clusters: int = 20,
         min_silhouette: float = 0.5,
@@ -416,7 +424,7 @@ silhouette_scores_, placed_tasks_, tasks_, n_tasks_, n_features_in_, feature_nam
 
     @staticmethod
     def paper_parameters() -> dict[str, Any]:
-        """Parameters that judge pilots on the rows they were fitted on and make groups in any case, as published.
+        """Parameters that compare tasks, and make groups in any case, as published.
 
         Examples
         --------

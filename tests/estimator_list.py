@@ -73,7 +73,7 @@ CLASSIFICATION: dict[str, Any] = {"estimator": LogisticRegression(tol=1e-9), "ra
 ALPHAS = {"estimator__alpha": [0.1, 10.0]}
 STRENGTHS = {"estimator__C": [0.1, 10.0]}
 ONEHOT = {"task_encoding": "onehot"}
-PILOTS = {"pilot": Ridge(), "n_clusters": 2}, {"pilot": LogisticRegression(tol=1e-9), "n_clusters": 2}
+CLUSTERS = {"n_clusters": 2, "n_folds": 2}
 # Sums of one-hot columns in another order differ in the last digits, which the solver of logistic regression enlarges.
 LOOSE = 1e-5
 
@@ -86,8 +86,13 @@ ROWS = [
     Row("TaskAsFeatureClassifier", CLASSIFICATION | ONEHOT, STRENGTHS, tolerance=LOOSE),
     Row("PerTaskRegressor", REGRESSION, ALPHAS),
     Row("PerTaskClassifier", CLASSIFICATION, STRENGTHS),
-    Row("TaskClusterRegressor", REGRESSION | PILOTS[0], {"pilot__alpha": [0.1, 10.0]}),
-    Row("TaskClusterClassifier", CLASSIFICATION | PILOTS[1], {"pilot__C": [0.1, 10.0]}, tolerance=LOOSE),
+    Row("TaskClusterRegressor", REGRESSION | CLUSTERS | {"pilot": Ridge()}, {"pilot__alpha": [0.1, 10.0]}),
+    Row(
+        "TaskClusterClassifier",
+        CLASSIFICATION | CLUSTERS | {"pilot": LogisticRegression(tol=1e-9)},
+        {"pilot__C": [0.1, 10.0]},
+        tolerance=LOOSE,
+    ),
     *(
         Row(
             name,

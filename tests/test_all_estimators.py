@@ -36,7 +36,9 @@ def targets(row, n=160, seed=0):
     X = pd.DataFrame(rng.normal(size=(n, 3)), columns=["a", "b", "c"])
     Y = pd.DataFrame({"u": X["a"], "v": X["a"] + X["b"], "w": -X["c"]})
     Y = (Y > 0).astype(float) if row.is_classifier else Y
-    return X, Y.mask(rng.random(Y.shape) < 0.2)
+    is_missing = rng.random(Y.shape) < 0.2
+    is_missing[:, 0] &= ~is_missing.all(axis=1)
+    return X, Y.mask(is_missing)
 
 
 def numbers(model, X, **options):
