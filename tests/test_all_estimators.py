@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 import mttab
 from estimator_list import LAYOUTS, ROWS, parameters
+from test_docstrings import names_in, sections
 
 TASKS = np.array(["east", "north", "south", "west"], dtype=object)
 
@@ -168,6 +169,16 @@ def test_the_columns_of_fit_are_known_and_wanted_again(row):
             model.predict(wrong)
     with pytest.raises(ValueError, match="task_column='task' is not a column of X"):
         model.predict(X.drop(columns="task"))
+
+
+@pytest.mark.parametrize("row", parameters("column"))
+def test_every_option_and_every_fitted_attribute_is_described(row):
+    model = fitted(row)[0]
+    described = sections(type(model))
+    assert names_in(described["Parameters"]) == set(model.get_params(deep=False))
+    attributes = {name for name in vars(model) if name.endswith("_") and not name.startswith("_")}
+    assert attributes <= names_in(described["Attributes"])
+    assert "Examples" in described
 
 
 # --- being an estimator ---
