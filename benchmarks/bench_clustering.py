@@ -112,7 +112,8 @@ def time_cross_errors(n_tasks: int = 100) -> dict[str, float]:
     """Seconds of processor time to compare and cluster the tasks, with models of the groups that cost nothing."""
     tasks = draw_tasks("regression", 0, (n_tasks // 5,) * 5)
     seconds = {}
-    for name, options in {"5 folds": {}, "training rows, as published": {"n_folds": None}}.items():
+    ways: dict[str, dict[str, Any]] = {"5 folds": {}, "training rows, as published": {"n_folds": None}}
+    for name, options in ways.items():
         model = mttab.TaskClusterRegressor(DummyRegressor(), task_column="task", random_state=0, n_jobs=1, **options)
         model.fit(tasks.data, tasks.target)  # compiles
         start = time.process_time()
@@ -150,7 +151,8 @@ def main(arguments: list[str] | None = None) -> None:
         "100 tasks of 100 rows, compared and clustered by one thread: "
         + ", ".join(f"{k} {v:.1f} s" for k, v in seconds.items())
     )
-    compared, placed = [], []
+    compared: list[dict[str, Any]] = []
+    placed: list[dict[str, Any]] = []
     for kind in options.kinds:
         compared += compare(kind, options.draws)
         table = summarise(pd.DataFrame([run for run in compared if run["kind"] == kind]))

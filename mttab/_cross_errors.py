@@ -11,6 +11,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from mttab._core.holdout import content_keys, content_places
 from mttab._task_rows import (
+    Ask,
     TaskRows,
     ask_class,
     ask_probability,
@@ -80,9 +81,8 @@ class Judge:
         self.function = None if isinstance(metric, str) else metric
         self.metric = known[metric] if isinstance(metric, str) else None
         reads = self.metric.reads if self.metric else ("value" if rows.classes is None else "class")
-        if reads == "value":
-            self.ask = ask_value
-        else:
+        self.ask: Ask = ask_value
+        if reads != "value":
             assert rows.classes is not None
             self.ask = (ask_class if reads == "class" else ask_probability)(rows.classes)
         self.needs_probabilities = reads == "probability"

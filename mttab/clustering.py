@@ -43,6 +43,9 @@ class _TaskCluster(BaseTaskWrapper):
         "n_jobs": [Integral, None],
     }
 
+    placed_tasks_: dict[Any, int]
+    _placed_group: np.ndarray
+
     # --- fit -------------------------------------------------------------------------------------------------------
 
     def _fit_models(self, rows: TaskRows, seed: int | None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def classes(y):
 
 
 def make(**options):
-    options = {"task_column": "task", "pilot": Ridge(), "random_state": 0} | options
+    options = {"task_column": "task", "pilot": Ridge(), "n_folds": 2, "random_state": 0} | options
     return TaskClusterRegressor(Ridge(), **options)
 
 
@@ -134,7 +134,7 @@ def test_a_metric_by_name_is_the_function(metric, function):
 
 def test_metrics_of_classes():
     X, y = lines(40)
-    options = {"task_column": "task", "pilot": LogisticRegression(), "random_state": 0}
+    options = {"task_column": "task", "pilot": LogisticRegression(), "n_folds": 2, "random_state": 0}
     error = {
         metric: TaskClusterClassifier(LogisticRegression(), metric=metric, **options).fit(X, classes(y)).cross_error_
         for metric in ("zero_one", "brier", "log_loss", zero_one_loss)
@@ -232,9 +232,7 @@ def test_an_unseen_task_gets_the_mean_of_the_groups(fitted):
 
 def test_a_search_finds_the_number_of_groups(fitted):
     _, X, y = fitted
-    search = GridSearchCV(
-        make(n_folds=2), {"n_clusters": [1, 3], "estimator__alpha": [0.1, 1e3]}, cv=2, error_score="raise"
-    )
+    search = GridSearchCV(make(), {"n_clusters": [1, 3], "estimator__alpha": [0.1, 1e3]}, cv=2, error_score="raise")
     assert search.fit(X, y).best_params_ == {"n_clusters": 3, "estimator__alpha": 0.1}
 
 
