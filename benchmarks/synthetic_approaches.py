@@ -79,9 +79,8 @@ ROW_TASK_APPROACHES: dict[str, Approach] = {
     "category": estimator_approach(**ONLY_SHARED, **TASK_AS_CATEGORY),
     "per task": estimator_approach(**ONLY_TASK),
     **{name: lightgbm_approach(name) for name in ("LightGBM pooled", "LightGBM category", "LightGBM per task")},
+    "RMB-CLE": estimator_approach("TaskCluster"),
 }
-if hasattr(mttab, "TaskClusterRegressor"):  # a row from the day that mttab has it
-    ROW_TASK_APPROACHES["RMB-CLE"] = estimator_approach("TaskCluster")
 
 
 def predict_pooled_targets(problem: TargetProblem) -> dict[str, Any]:

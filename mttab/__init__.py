@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mttab import datasets, metrics, model_selection, plotting
+    from mttab.baselines import (
+        PerTaskClassifier,
+        PerTaskRegressor,
+        PooledClassifier,
+        PooledRegressor,
+        TaskAsFeatureClassifier,
+        TaskAsFeatureRegressor,
+    )
     from mttab.boosting import RMTGBClassifier, RMTGBRegressor
+    from mttab.clustering import TaskClusterClassifier, TaskClusterRegressor
     from mttab.experts import (
         PLE,
         STEM,
@@ -44,6 +53,10 @@ __all__ = [
     "MultiTabNetRegressor",
     "PLEClassifier",
     "PLERegressor",
+    "PerTaskClassifier",
+    "PerTaskRegressor",
+    "PooledClassifier",
+    "PooledRegressor",
     "RMTGBClassifier",
     "RMTGBRegressor",
     "STEMClassifier",
@@ -51,6 +64,10 @@ __all__ = [
     "SharedBottom",
     "SharedBottomClassifier",
     "SharedBottomRegressor",
+    "TaskAsFeatureClassifier",
+    "TaskAsFeatureRegressor",
+    "TaskClusterClassifier",
+    "TaskClusterRegressor",
     "TaskExpert",
     "TaskExpertClassifier",
     "TaskExpertRegressor",
@@ -78,8 +95,16 @@ _HOME_OF = {
     "MultiTabNet": "mttab.multitabnet",
     "MultiTabNetClassifier": "mttab.multitabnet",
     "MultiTabNetRegressor": "mttab.multitabnet",
+    "PerTaskClassifier": "mttab.baselines",
+    "PerTaskRegressor": "mttab.baselines",
+    "PooledClassifier": "mttab.baselines",
+    "PooledRegressor": "mttab.baselines",
     "RMTGBClassifier": "mttab.boosting",
     "RMTGBRegressor": "mttab.boosting",
+    "TaskAsFeatureClassifier": "mttab.baselines",
+    "TaskAsFeatureRegressor": "mttab.baselines",
+    "TaskClusterClassifier": "mttab.clustering",
+    "TaskClusterRegressor": "mttab.clustering",
     "load": "mttab.persistence",
 }
 

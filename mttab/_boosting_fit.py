@@ -25,8 +25,15 @@ from mttab._core.boosting.tree import GrowthOptions
 from mttab._core.features import FeatureEncoder, resolve_categorical_features
 from mttab._core.frames import pandas_if_table
 from mttab._core.holdout import splitter_holdout, stratified_holdout
-from mttab._core.long_table import Inputs, LongTable, TargetScaling, present_classes, values_by_label
-from mttab._core.tasks import TaskLabels, label_array, normalise_task_ids
+from mttab._core.long_table import (
+    Inputs,
+    LongTable,
+    TargetScaling,
+    present_classes,
+    target_task_labels,
+    values_by_label,
+)
+from mttab._core.tasks import TaskLabels, normalise_task_ids
 from mttab._core.validation import (
     check_monotonic_cst,
     check_same_length,
@@ -100,16 +107,7 @@ class FitSteps:
         task_ids, source = resolve_task_ids(task, task_ids, self.task_column)
         check_same_length(X=table, y=values, task=task_ids if source == "argument" else None)
         if values.ndim == 2:
-            if source is not None:
-                raise ValueError(
-                    f"y has {values.shape[1]} columns, which are tasks themselves, so task_column and task cannot be "
-                    "used with it; melt y to one column, or leave them out."
-                )
-            columns = list(y.columns) if isinstance(y, pd.DataFrame) else list(range(values.shape[1]))
-            twice = [column for column in columns if columns.count(column) > 1]
-            if twice:
-                raise ValueError(f"y has the column {twice[0]!r} twice, but columns are tasks; rename one.")
-            target_labels = label_array(columns)
+            target_labels = target_task_labels(y, values.shape[1], source)
             source = "targets"
         weight = check_weight(sample_weight, len(values))
         if classes is not None:

@@ -241,6 +241,11 @@ ESTIMATORS: dict[str, str] = {
         for architecture in ("SharedBottom", "MMoE", "PLE", "STEM", "TaskExpert")
         for kind in ("", "Classifier", "Regressor")
     },
+    **{
+        f"{wrapper}{kind}": "mttab.clustering" if wrapper == "TaskCluster" else "mttab.baselines"
+        for wrapper in ("Pooled", "TaskAsFeature", "PerTask", "TaskCluster")
+        for kind in ("Classifier", "Regressor")
+    },
 }
 KINDS: dict[str, Kind] = STATES | {
     name: Kind(module, _take_apart_estimator, _build_estimator) for name, module in ESTIMATORS.items()

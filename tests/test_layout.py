@@ -30,8 +30,10 @@ SIDEWAYS = {
     "_network_targets": {"_network_predict"},
     "_network_saving": {"persistence"},
     "persistence": {"_stored_kinds"},
-    "clustering": {"boosting"},
-    "baselines": {"boosting"},
+    "clustering": {"boosting", "_cross_errors", "_task_rows", "_task_wrapper"},
+    "baselines": {"boosting", "_task_rows", "_task_wrapper"},
+    "_cross_errors": {"boosting", "_task_rows"},
+    "_task_wrapper": {"boosting", "_task_rows", "persistence"},
     "dask": {"boosting"},
     "plotting": {"metrics"},
 }
@@ -41,7 +43,7 @@ LAZY = {"persistence": ESTIMATORS}
 # Inside `_core`, and inside a package of it, a module may import those that stand before it. The files of `_core`
 # itself lie below its packages.
 PLAIN = (
-    *("scalars", "archive", "records", "progress", "frames", "tasks", "validation", "other_tasks"),
+    *("scalars", "archive", "records", "progress", "frames", "tasks", "task_clusters", "validation", "other_tasks"),
     *("targets", "features", "holdout", "long_table", "target_table"),
 )
 ORDER = {

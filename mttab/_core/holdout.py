@@ -1,4 +1,4 @@
-"""Which rows to hold out for early stopping: a share of every task (and class), or what a splitter says."""
+"""Which rows to hold out: a share of every task (and class), what a splitter says, or folds by what is in a row."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 # Below this many labelled rows early_stopping="auto" keeps them all for training.
 AUTO_EARLY_STOPPING_ROWS = 200
@@ -42,6 +43,35 @@ def stratified_holdout(strata: np.ndarray, fraction: float, rng: np.random.Gener
     out = np.zeros(len(u), dtype=bool)
     out[order] = is_held
     return out
+
+
+def content_keys(table: pd.DataFrame | np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
+    """A pseudo-random number uint64 (n,) per row that depends on what is in the row, its labels and the seed only.
+
+    Whatever is decided by it depends neither on the order of the rows nor on their number of copies.
+
+    table : (n, n_features); y : float64 (n,) or (n, n_targets)
+    """
+    columns = pd.DataFrame(y.reshape(len(y), -1)).assign(seed=seed)
+    keys = [pd.util.hash_pandas_object(part, index=False).to_numpy() for part in (pd.DataFrame(table), columns)]
+    return pd.util.hash_array(keys[0] ^ (keys[1] << np.uint64(1)))
+
+
+def content_places(strata: np.ndarray, key: np.ndarray, within: np.ndarray | None = None) -> np.ndarray:
+    """Place 0, 1, … (n,) of every row among the different rows of its stratum, by ``within`` and then by key.
+
+    Rows with the same key share a place. Places modulo k are k folds, in each of which ``within`` is spread evenly.
+    """
+    inner = np.zeros(len(key)) if within is None else within
+    order = np.lexsort((key, inner, strata))
+    strata, inner, key = strata[order], inner[order], key[order]
+    is_other_stratum = np.append(True, strata[1:] != strata[:-1])
+    is_new = is_other_stratum | np.append(True, (key[1:] != key[:-1]) | (inner[1:] != inner[:-1]))
+    n_seen = np.cumsum(is_new)
+    first = np.repeat(n_seen[is_other_stratum], np.diff(np.append(np.flatnonzero(is_other_stratum), len(key))))
+    place = np.empty(len(key), dtype=np.int64)
+    place[order] = n_seen - first
+    return place
 
 
 def splitter_holdout(splitter: Any, X: Any, y: Any, groups: Any, n_rows: int) -> np.ndarray:

@@ -155,6 +155,29 @@ class TargetScaling:
         )
 
 
+def target_task_labels(y: Any, n_targets: int, source: str | None) -> np.ndarray:
+    """Labels of the tasks that the columns of a 2-D y are.
+
+    Parameters
+    ----------
+    y : array-like of shape (n, n_targets)
+        As the user passed it; only its column names are read.
+    n_targets : int
+    source : str or None
+        Where task ids of the rows come from, which there must not be.
+    """
+    if source is not None:
+        raise ValueError(
+            f"y has {n_targets} columns, which are tasks themselves, so task_column and task cannot be used with it; "
+            "melt y to one column, or leave them out."
+        )
+    columns = list(y.columns) if isinstance(y, pd.DataFrame) else list(range(n_targets))
+    twice = [column for column in columns if columns.count(column) > 1]
+    if twice:
+        raise ValueError(f"y has the column {twice[0]!r} twice, but columns are tasks; rename one.")
+    return label_array(columns)
+
+
 def present_classes(codes: np.ndarray, classes: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Class indices, as floats with NaN = not observed, and classes without those that have no row with a weight.
 
