@@ -16,6 +16,8 @@ from .jit import jit, serial_and_parallel
 MAX_BINS = 255
 # Kinds of categorical features in `BinLayout`.
 CATEGORY, TASK_ID = 1, 2
+# All 32 bits of a word are the code, as they are of a task id.
+ALL_BITS = np.uint32(0xFFFFFFFF)
 # Quantiles of a large column are taken from a sample of this many rows.
 SAMPLE_SIZE = 200_000
 
@@ -105,6 +107,31 @@ class BinMapper:
             high[offset[f] : offset[f] + len(self.highs[f])] = self.highs[f]
             edge[offset[f] : offset[f] + len(self.edges[f])] = self.edges[f]
         return BinLayout(offset, kind.astype(np.uint8), monotonic.astype(np.int8), low, high, edge)
+
+
+def pack_words(codes: np.ndarray) -> np.ndarray:
+    """Codes uint8 (n_features, n_rows) → words uint32 (n_blocks, n_rows), four features to a word.
+
+    The code of feature f stands in byte ``f % 4`` of word ``f // 4``: a kernel that adds a row to the histograms of four
+    features reads it once.
+    """
+    n_features, n_rows = codes.shape
+    words = np.zeros(((n_features + 3) // 4, n_rows), dtype=np.uint32)
+    for f, column in enumerate(codes):
+        words[f // 4] |= column.astype(np.uint32) << np.uint32(8 * (f % 4))
+    return words
+
+
+def unpack_words(words: np.ndarray, n_features: int) -> np.ndarray:
+    """Codes uint8 (n_features, n_rows) of `pack_words`."""
+    codes = [(words[f // 4] >> np.uint32(8 * (f % 4))).astype(np.uint8) for f in range(n_features)]
+    return np.array(codes, dtype=np.uint8).reshape(n_features, words.shape[1])
+
+
+@jit
+def byte_of(feature):  # type: ignore[no-untyped-def]
+    """Shift and mask, uint32, that single out a feature's code in its word."""
+    return np.uint32(8 * (feature & 3)), np.uint32(255)
 
 
 @jit

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .binning import CATEGORY
-from .histogram import add_to_bins, add_to_task_bins
+from .binning import ALL_BITS, CATEGORY, TASK_ID, byte_of
+from .histogram import add_to_bins
 from .jit import jit
 from .splitting import scan_categorical, scan_numeric, sums_score
 
@@ -21,16 +21,16 @@ SMALL_NODE = 64
 
 
 @jit
-def compact_bins(codes, rows, statistics, missing_code, is_used, used, rank, out_histogram):  # type: ignore[no-untyped-def]
+def compact_bins(words, shift, mask, rows, statistics, missing_code, is_used, used, rank, out_histogram):  # type: ignore[no-untyped-def]
     """Sum the rows into the bins they use, in ascending order, and *missing* last; return the number of value bins.
 
-    codes : uint8 (n_rows,); rows : uint32 (n,); statistics : float64 (>= n, n_channels)
+    words, shift, mask : as in `histogram.add_to_bins`; rows : uint32 (n,); statistics : float64 (>= n, n_channels)
     is_used : bool (256,), all False, and left so; used, rank : int64 (256,), bins in use and their places, written
     out_histogram : float64 (> n, n_channels)
     """
     n_used = 0
     for j in range(len(rows)):
-        b = np.int64(codes[rows[j]])
+        b = np.int64((words[rows[j]] >> shift) & mask)
         if b != missing_code and not is_used[b]:
             is_used[b] = True
             place = n_used
@@ -46,14 +46,14 @@ def compact_bins(codes, rows, statistics, missing_code, is_used, used, rank, out
     n_channels = statistics.shape[1]
     out_histogram[: n_used + 1, :] = 0.0
     for j in range(len(rows)):
-        place = rank[codes[rows[j]]]
+        place = rank[(words[rows[j]] >> shift) & mask]
         for c in range(n_channels):
             out_histogram[place, c] += statistics[j, c]
     return n_used
 
 
 @jit
-def find_split_from_rows(codes, task, layout, rows, statistics, sums, options, low, high, features, out_set):  # type: ignore[no-untyped-def]
+def find_split_from_rows(words, task, layout, rows, statistics, sums, options, low, high, features, out_set):  # type: ignore[no-untyped-def]
     """`splitting.find_node_split` for the rows ``rows`` uint32 (n,) of one node, with their ``statistics``."""
     n_channels = statistics.shape[1]
     n_outputs = n_channels - 1 if options.constant_hessian else (n_channels - 1) // 2
@@ -66,15 +66,19 @@ def find_split_from_rows(codes, task, layout, rows, statistics, sums, options, l
         n_bins = layout.offset[f + 1] - layout.offset[f]
         if layout.is_categorical[f]:
             part = np.empty((n_bins, n_channels))
-            if f < codes.shape[0]:
-                add_to_bins(codes[f], rows, np.int64(0), len(rows), statistics, part)
+            if layout.is_categorical[f] == TASK_ID:
+                add_to_bins(task, byte_of(np.int64(0))[0], ALL_BITS, rows, np.int64(0), len(rows), statistics, part)
             else:
-                add_to_task_bins(task, rows, np.int64(0), len(rows), statistics, part)
+                shift, mask = byte_of(f)
+                add_to_bins(words[f >> 2], shift, mask, rows, np.int64(0), len(rows), statistics, part)
             min_rows = options.categorical_min_rows if layout.is_categorical[f] == CATEGORY else 0.0
             score, is_left = scan_categorical(part, sums, options, min_rows, low, high, best, out_set)
             b, following = 0, 0
         else:
-            n_used = compact_bins(codes[f], rows, statistics, n_bins - 1, is_used, used, rank, compact)
+            shift, mask = byte_of(f)
+            n_used = compact_bins(
+                words[f >> 2], shift, mask, rows, statistics, n_bins - 1, is_used, used, rank, compact
+            )
             part = compact[: n_used + 1]
             score, b, following, is_left = scan_numeric(part, sums, options, layout.monotonic[f], low, high, best)
             if score > best:
