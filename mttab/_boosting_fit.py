@@ -331,7 +331,7 @@ class FitSteps:
         stops_early: bool,
         has_validation: bool,
         tasks: TaskLabels,
-        n_different: int,
+        rows: TrainingRows,
     ) -> BoostingOptions:
         """``labels`` are the tasks that have rows here, ``tasks`` those that ``theta_init`` has values for."""
         shared, partition, task = (
@@ -345,7 +345,8 @@ class FitSteps:
                 theta_init = "data"  # without a partition block nothing is estimated
         subsample = self.subsample
         if subsample == "auto":
-            subsample = AUTO_SUBSAMPLE if has_validation and n_different >= AUTO_SUBSAMPLE_MIN_ROWS else 1.0
+            is_drawn = has_validation and rows.n_different >= AUTO_SUBSAMPLE_MIN_ROWS
+            subsample = AUTO_SUBSAMPLE if is_drawn else 1.0
         return BoostingOptions(
             blocks=(shared, partition, task),
             newton=self.algorithm == "newton",
