@@ -37,7 +37,17 @@ PLAIN = ("archive", "tasks", "validation", "targets", "features", "holdout", "lo
 ORDER = {
     "boosting": (
         *("jit", "threads", "quantile", "losses"),
-        *("binning", "histogram", "packed_histogram", "splitting", "small_nodes", "leaves", "tree", "forest"),
+        *(
+            "binning",
+            "histogram",
+            "packed_histogram",
+            "splitting",
+            "small_nodes",
+            "leaves",
+            "tree",
+            "leaf_masks",
+            "forest",
+        ),
         *("rows", "theta", "growing", "rmtgb", "similarity", "sharing", "importance", "export"),
     ),
     "neural": (

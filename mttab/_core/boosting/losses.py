@@ -17,7 +17,6 @@ from scipy.special import expit, softmax
 from .jit import serial_and_parallel
 from .quantile import weighted_quantile
 
-
 # Rows whose losses are summed by themselves.
 ROW_BLOCK = 1024
 
