@@ -192,7 +192,7 @@ class BaseRMTGB(Explaining, Saving, CallbackSupport, FitSteps, TaskAdaptation, B
             validation = validation_rows(values[:, held_out.row_idx], held_out, labels, scaling)
         elif explicit:
             validation = self._explicit_validation(explicit, inputs, encoder, labels, scaling, factors)
-        options = self._boosting_options(loss, labels, is_stopped, has_validation, tasks, rows.n_different)
+        options = self._boosting_options(loss, labels, is_stopped, has_validation, tasks, rows)
         start = _scores_under(previous.model, values[:, order], rows, validation, n_threads) if previous else None
         if previous:
             base = previous.model.forest.base

@@ -12,7 +12,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-from mttab._core.boosting.binning import MAX_BINS, BinMapper
+from mttab._core.boosting.binning import MAX_BINS, BinMapper, pack_words
 from mttab._core.boosting.forest import BLOCKS, ForestBuilder
 from mttab._core.boosting.growing import Grower
 from mttab._core.boosting.losses import Loss
@@ -333,7 +333,7 @@ class FitSteps:
         stops_early: bool,
         has_validation: bool,
         tasks: TaskLabels,
-        n_different: int,
+        rows: TrainingRows,
     ) -> BoostingOptions:
         """``labels`` are the tasks that have rows here, ``tasks`` those that ``theta_init`` has values for."""
         shared, partition, task = (
@@ -347,7 +347,8 @@ class FitSteps:
                 theta_init = "data"  # without a partition block nothing is estimated
         subsample = self.subsample
         if subsample == "auto":
-            subsample = AUTO_SUBSAMPLE if has_validation and n_different >= AUTO_SUBSAMPLE_MIN_ROWS else 1.0
+            is_drawn = has_validation and rows.n_different >= AUTO_SUBSAMPLE_MIN_ROWS
+            subsample = AUTO_SUBSAMPLE if is_drawn else 1.0
         return BoostingOptions(
             blocks=(shared, partition, task),
             newton=self.algorithm == "newton",
@@ -405,12 +406,12 @@ def training_rows(
     position = np.argsort(task, kind="stable")
     order = long.row_idx[position]
     task = task[position]
-    codes = mapper.transform(values, n_threads)
-    if not np.array_equal(order, np.arange(codes.shape[1])):
-        codes = np.ascontiguousarray(codes[:, order])
+    words = pack_words(mapper.transform(values, n_threads))
+    if not np.array_equal(order, np.arange(words.shape[1])):
+        words = np.ascontiguousarray(words[:, order])
     y = (long.y[position] - scaling.center[task]) / scaling.scale[task]
     start = np.searchsorted(task, np.arange(labels.n_tasks + 1)).astype(np.int64)
-    return TrainingRows(codes, task, start, y, long.weight[position], position, mass), order
+    return TrainingRows(words, len(values), task, start, y, long.weight[position], position, mass), order
 
 
 def validation_rows(

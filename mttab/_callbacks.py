@@ -77,6 +77,10 @@ class _PartHooks(Progress):
         self._root, self._estimator, self._data, self._attributes = root, estimator, data, attributes
         self._number = {} if part is None else {"task_id": part}
 
+    @property
+    def wants_figures(self) -> bool:
+        return True
+
     def begin(self, part: str, n_steps: int) -> None:
         self._part = self._root.subcontext(task_name=part, max_subtasks=n_steps, **self._number)
         self._part.call_on_fit_task_begin(estimator=self._estimator, **self._data)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from mttab._core.boosting.binning import CATEGORY, TASK_ID, BinLayout, BinMapper
+from mttab._core.boosting.binning import CATEGORY, TASK_ID, BinLayout, BinMapper, pack_words, unpack_words
 from mttab._core.boosting.forest import ForestBuilder
 from mttab._core.boosting.growing import Grower
 from mttab._core.boosting.losses import Loss
@@ -26,13 +26,19 @@ def training_rows(codes, task, y=None, weight=None, n_tasks=None):  # type: igno
     order = np.argsort(task, kind="stable")
     n_tasks = int(task.max()) + 1 if n_tasks is None else n_tasks
     return TrainingRows(
-        codes=np.ascontiguousarray(np.asarray(codes, dtype=np.uint8)[:, order]),
+        words=pack_words(np.asarray(codes, dtype=np.uint8)[:, order]),
+        n_features=len(codes),
         task=task[order],
         task_start=np.searchsorted(task[order], np.arange(n_tasks + 1)).astype(np.int64),
         y=np.zeros(len(task)) if y is None else np.asarray(y, dtype=np.float64)[order],
         weight=np.ones(len(task)) if weight is None else np.asarray(weight, dtype=np.float64)[order],
         position=order,
     )
+
+
+def codes_of(rows):  # type: ignore[no-untyped-def]
+    """Bins (n_features, n_rows) of `TrainingRows`."""
+    return unpack_words(rows.words, rows.n_features)
 
 
 def bin_layout(n_bins, kinds=None, monotonic=None):  # type: ignore[no-untyped-def]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 import naive
-from boosting_inputs import bin_layout, kernel_inputs, training_rows, tree_problems
+from boosting_inputs import bin_layout, codes_of, kernel_inputs, training_rows, tree_problems
 from mttab._core.boosting.binning import TASK_ID
 from mttab._core.boosting.histogram import (
     build_histogram,
@@ -29,7 +29,7 @@ def kernel_histogram(
     sums = np.empty(n_channels)
     gather_statistics(node, start, stop, gradient, hessian, rows.weight, constant_hessian, statistics, sums)
     out = np.full((layout.offset[-1], n_channels), np.nan)
-    build(rows.codes, rows.task, layout.offset, node, start, stop, statistics, out)
+    build(rows.words, rows.task.view(np.uint32), layout, node, np.int64(start), np.int64(stop), statistics, out)
     return out, sums
 
 
@@ -70,7 +70,7 @@ def test_histogram_of_huge_and_tiny_values_is_right_to_rounding(n, n_outputs, is
     node = rows.all_rows().rows
     fast, _ = kernel_histogram(rows, layout, gradient, hessian, node, is_constant)
     values = [rows.weight, *gradient, *([] if is_constant else hessian)]
-    columns, n_bins = [*rows.codes, rows.task], [3, 255, 4]
+    columns, n_bins = [*codes_of(rows), rows.task], [3, 255, 4]
     slow = naive.histogram(columns, n_bins, node, values)
     size = naive.histogram(columns, n_bins, node, [np.abs(v) for v in values])
     assert np.all(np.abs(fast - slow) <= TOLERANCE * size)
@@ -81,7 +81,7 @@ def test_a_node_is_a_range_of_the_rows_and_nothing_outside_it_counts():
     node = np.random.default_rng(1).permutation(50).astype(np.uint32)
     fast, sums = kernel_histogram(rows, layout, gradient, hessian, node, False, start=12, stop=31)
     part = node[12:31]
-    slow = naive.histogram([*rows.codes, rows.task], [5, 9, 3], part, [rows.weight, *gradient, *hessian])
+    slow = naive.histogram([*codes_of(rows), rows.task], [5, 9, 3], part, [rows.weight, *gradient, *hessian])
     np.testing.assert_allclose(fast, slow, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(sums, [rows.weight[part].sum(), gradient[0, part].sum(), hessian[0, part].sum()])
     empty, sums = kernel_histogram(rows, layout, gradient, hessian, node, False, start=7, stop=7)

@@ -49,7 +49,8 @@ PLAIN = (
 ORDER = {
     "boosting": (
         *("jit", "threads", "quantile", "losses"),
-        *("binning", "histogram", "splitting", "small_nodes", "leaves", "tree", "forest"),
+        *("binning", "histogram", "packed_histogram", "splitting", "small_nodes"),
+        *("leaves", "tree", "leaf_masks", "forest"),
         *("rows", "theta", "growing", "rmtgb", "similarity", "sharing", "adapt", "importance", "export"),
     ),
     "neural": (

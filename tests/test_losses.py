@@ -52,6 +52,20 @@ def shifted(score, k, step):  # type: ignore[no-untyped-def]
     return out
 
 
+@each_loss
+@pytest.mark.parametrize("is_weighted", [False, True])
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_derivatives_bring_the_weighted_sum_of_the_losses_along(name, is_weighted, n_threads):
+    loss, n = LOSSES[name], 3000
+    y, score = targets(name, n), 20.0 * random_scores(LOSSES[name], n)
+    if name == "regression-poisson":
+        score /= 20.0
+    weight = np.random.default_rng(3).uniform(0.0, 3.0, n) if is_weighted else np.ones(n)
+    out = np.empty((2, loss.n_outputs, n))
+    total = loss.derivatives(y, score, weight, out[0], out[1], n_threads)
+    assert total == pytest.approx(values(loss, y, score) @ weight, rel=1e-12)
+
+
 # --- derivatives ------------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 import naive
-from boosting_inputs import bin_layout, kernel_inputs, split_options, training_rows, tree_problems
+from boosting_inputs import bin_layout, codes_of, kernel_inputs, split_options, training_rows, tree_problems
 from mttab._core.boosting.binning import CATEGORY, TASK_ID
 from mttab._core.boosting.histogram import build_histogram, gather_statistics
 from mttab._core.boosting.small_nodes import find_split_from_rows
@@ -30,17 +30,19 @@ def find_split(  # type: ignore[no-untyped-def]
     features = np.arange(n_layout) if features is None else np.asarray(features, dtype=np.int64)
     if from_rows:
         gain, f, left_bin, right_bin, missing_left = find_split_from_rows(
-            rows.codes, rows.task, layout, node, statistics, sums, options, low, high, features, words
+            rows.words, rows.task.view(np.uint32), layout, node, statistics, sums, options, low, high, features, words
         )
     else:
         histogram = np.empty((layout.offset[-1], n_channels))
-        build_histogram(rows.codes, rows.task, layout.offset, node, 0, len(node), statistics, histogram)
+        build_histogram(
+            rows.words, rows.task.view(np.uint32), layout, node, np.int64(0), np.int64(len(node)), statistics, histogram
+        )
         gain, f, left_bin, right_bin, missing_left = find_node_split(
             histogram, layout, sums, options, low, high, features, words
         )
     if f < 0:
         return gain, None
-    codes = rows.codes[f] if f < len(rows.codes) else rows.task
+    codes = codes_of(rows)[f] if f < rows.n_features else rows.task
     missing = layout.offset[f + 1] - layout.offset[f] - 1
     levels = (
         {b for b in range(missing) if words[b >> 5] >> np.uint32(b & 31) & 1} if layout.is_categorical[f] else set()
@@ -62,7 +64,11 @@ def assert_same_split(fast: Split | None, slow: Split | None) -> None:
 def one_feature(codes, gradient, n_bins, weight=None, kind=0, monotonic=0, **options):  # type: ignore[no-untyped-def]
     """Best split of all rows on a single feature, squared error."""
     n = len(codes)
-    rows = training_rows([codes], np.zeros(n), weight=weight)
+    if kind == TASK_ID:
+        rows = training_rows(np.empty((0, n)), codes, weight=weight, n_tasks=n_bins + 1)
+        assert np.array_equal(rows.task, codes), "in the order of the tasks"
+    else:
+        rows = training_rows([codes], np.zeros(n), weight=weight)
     layout = bin_layout([n_bins], [kind], [monotonic])
     gradient = np.asarray(gradient, dtype=np.float64)[None] * rows.weight
     return find_split(rows, layout, split_options(**options), gradient, rows.weight[None].copy())
@@ -179,7 +185,7 @@ def test_of_equal_splits_the_first_feature_and_the_lowest_threshold_win():
 def test_of_equal_splits_on_categories_the_first_wins():
     rows = training_rows([[0, 1, 1, 2], [0, 1, 1, 2]], np.zeros(4))
     gradient = np.array([[-9.0, 0.0, 0.0, 9.0]])
-    _, split = find_split(rows, bin_layout([3, 3], [TASK_ID, TASK_ID]), split_options(), gradient, np.ones((1, 4)))
+    _, split = find_split(rows, bin_layout([3, 3], [CATEGORY, CATEGORY]), split_options(), gradient, np.ones((1, 4)))
     assert split.feature == 0 and split.levels == {0}, "the lowest mean gradient first"
 
 

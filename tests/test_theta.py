@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy.special import expit
 
-from boosting_inputs import run_boosting, training_rows
+from boosting_inputs import codes_of, run_boosting, training_rows
 from mttab._core.boosting.losses import CLASSIFICATION_LOSSES, REGRESSION_LOSSES
 from mttab._core.boosting.theta import (
     OWN_SHARE,
@@ -316,8 +316,8 @@ def test_rows_taken_are_those_rows_with_all_tasks_kept(task, seed):
     rows = training_rows(codes, task, y, weight, n_tasks=5)
     is_in = rng.random(n) < 0.6
     taken = rows.take(is_in)
-    expected = training_rows(rows.codes[:, is_in], rows.task[is_in], rows.y[is_in], rows.weight[is_in], n_tasks=5)
-    for name in ("codes", "task", "task_start", "y", "weight"):
+    expected = training_rows(codes_of(rows)[:, is_in], rows.task[is_in], rows.y[is_in], rows.weight[is_in], n_tasks=5)
+    for name in ("words", "task", "task_start", "y", "weight"):
         np.testing.assert_array_equal(getattr(taken, name), getattr(expected, name))
-    assert taken.n_tasks == 5 and taken.codes.flags.c_contiguous
+    assert taken.n_tasks == 5 and taken.words.flags.c_contiguous
     np.testing.assert_array_equal(taken.position, rows.position[is_in])

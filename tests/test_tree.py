@@ -10,6 +10,7 @@ import naive
 from boosting_inputs import (
     NO_LIMIT,
     bin_layout,
+    codes_of,
     kernel_inputs,
     make_grower,
     split_options,
@@ -18,7 +19,7 @@ from boosting_inputs import (
 )
 from mttab._core.boosting.binning import TASK_ID
 from mttab._core.boosting.quantile import weighted_quantile
-from mttab._core.boosting.tree import draw_features, next_random, partition_rows
+from mttab._core.boosting.tree import draw_features, mark_left, next_random, partition_rows
 from naive import Problem
 
 
@@ -150,7 +151,7 @@ def test_trees_on_any_floats_split_as_well_as_the_twin_does(scale, is_constant):
     rows, layout, gradient, _ = numeric_rows(n, 7, weight=rng.exponential(size=n) + 0.01)
     gradient = scale * gradient * np.exp(3 * rng.standard_normal(n))
     hessian = rows.weight[None].copy() if is_constant else rng.uniform(0.01, 1.0, (1, n))
-    problem = Problem([*rows.codes], [20] * 3, [0] * 3, [0] * 3, rows.weight, gradient, hessian, 2.0)
+    problem = Problem([*codes_of(rows)], [20] * 3, [0] * 3, [0] * 3, rows.weight, gradient, hessian, 2.0)
     problem.max_leaf_nodes = 6
     options = split_options(is_constant, min_samples_leaf=2.0)
     grown = make_grower(rows, layout, options, 6).grow_shared(gradient, hessian, rows.weight, rows.all_rows(), 0)
@@ -255,8 +256,17 @@ def test_partition_keeps_the_order_of_rows_on_both_sides(codes, left_bin, missin
     before = rows.copy()
     words = np.array([levels], dtype=np.uint32)
     buffer = np.empty(n, dtype=np.uint32)
+    goes_left = np.full(10, 7, dtype=np.uint8)
+    mark_left(np.int64(10), np.int64(left_bin), missing_left, is_categorical, words, goes_left)
     middle = partition_rows(
-        rows, start, stop, codes, np.int32(left_bin), 9, missing_left, is_categorical, words, buffer
+        rows,
+        np.int64(start),
+        np.int64(stop),
+        codes.astype(np.uint32) << 8,
+        np.uint32(8),
+        np.uint32(255),
+        goes_left,
+        buffer,
     )
 
     def is_left(i):  # type: ignore[no-untyped-def]
@@ -274,7 +284,7 @@ def test_partition_keeps_the_order_of_rows_on_both_sides(codes, left_bin, missin
 def test_growing_changes_nothing_that_is_passed_in():
     rows, layout, gradient, hessian = numeric_rows(60, 4, n_tasks=3)
     sample = rows.sample(np.arange(60) % 3 > 0)
-    given_arrays = (rows.codes, rows.task, gradient, hessian, rows.weight, sample.rows, sample.out_rows, *layout)
+    given_arrays = (rows.words, rows.task, gradient, hessian, rows.weight, sample.rows, sample.out_rows, *layout)
     before = [a.copy() for a in given_arrays]
     grower = make_grower(rows, layout, split_options())
     grower.grow_shared(gradient, hessian, rows.weight, sample, 0)
@@ -288,7 +298,7 @@ def test_an_integer_weight_is_the_row_that_often():
     repeats = rng.integers(1, 4, 120)
     rows, layout, gradient, _ = numeric_rows(120, 5, weight=np.ones(120))
     gradient = np.round(8 * gradient)
-    repeated = training_rows(np.repeat(rows.codes, repeats, axis=1), np.repeat(rows.task, repeats))
+    repeated = training_rows(np.repeat(codes_of(rows), repeats, axis=1), np.repeat(rows.task, repeats))
     trees = []
     for own, weight in ((rows, repeats.astype(float)), (repeated, np.ones(repeats.sum()))):
         g = np.repeat(gradient, repeats, axis=1) if own is repeated else gradient * repeats
@@ -352,7 +362,7 @@ def test_random_bits_are_those_of_splitmix64():
 
 def test_each_node_takes_the_best_of_the_features_that_it_tries():
     rows, layout, gradient, hessian = numeric_rows(120, 6, n_features=4)
-    problem = Problem([*rows.codes], [20] * 4, [0] * 4, [0] * 4, rows.weight, gradient, hessian)
+    problem = Problem([*codes_of(rows)], [20] * 4, [0] * 4, [0] * 4, rows.weight, gradient, hessian)
     roots = set()
     for seed in range(12):
         grower = make_grower(rows, layout, split_options(), 4, NO_LIMIT, n_features_tried=2)
@@ -418,7 +428,7 @@ def test_renewed_leaves_keep_within_monotonic_bounds():
     rng = np.random.default_rng(10)
     rows, _, gradient, hessian = numeric_rows(200, 10, n_features=2)
     # The second feature is all missing, so the tree splits on the constrained one only.
-    rows.codes[1] = 20
+    rows.words[0] = rows.words[0] & 255 | 20 << 8
     grower = make_grower(rows, bin_layout([20, 20], monotonic=[1, 0]), split_options(min_samples_leaf=5.0), 12)
     grown = grower.grow_shared(gradient, hessian, rows.weight, rows.all_rows(), 0)
     grown.renew_values(rng.standard_cauchy(200), rows.weight, 0.5, 1)

@@ -18,6 +18,11 @@ class Progress:
     A part is begun, then steps of it are begun and ended, then it is ended; not every part does all of its steps.
     """
 
+    @property
+    def wants_figures(self) -> bool:
+        """Whether all figures of a step have to be there when it ends, also those that take time to compute."""
+        return False
+
     def begin(self, part: str, n_steps: int) -> None:
         """A part of so many steps begins."""
 
@@ -56,6 +61,11 @@ class Messages(Progress):
         self.verbose, self.unit = verbose, unit
         self.every = 1 if int(verbose) >= 2 else 10
 
+    @property
+    def wants_figures(self) -> bool:
+        """Where somebody reads the lines."""
+        return logger.isEnabledFor(logging.INFO if self.verbose else logging.DEBUG)
+
     def begin(self, part: str, n_steps: int) -> None:
         """Remember what the lines are about."""
         self.part, self.n_steps = part, n_steps
@@ -73,6 +83,11 @@ class Several(Progress):
 
     def __init__(self, parts: Sequence[Progress]) -> None:
         self.parts = parts
+
+    @property
+    def wants_figures(self) -> bool:
+        """If one of them does."""
+        return any(one.wants_figures for one in self.parts)
 
     def begin(self, part: str, n_steps: int) -> None:
         """Pass it on."""

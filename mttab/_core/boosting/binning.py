@@ -14,10 +14,13 @@ from numba import prange
 from mttab._core.records import require
 
 from .jit import jit, serial_and_parallel
+from .threads import map_in_threads
 
 MAX_BINS = 255
 # Kinds of categorical features in `BinLayout`.
 CATEGORY, TASK_ID = 1, 2
+# All 32 bits of a word are the code, as they are of a task id.
+ALL_BITS = np.uint32(0xFFFFFFFF)
 # Quantiles of a large column are taken from a sample of this many rows.
 SAMPLE_SIZE = 200_000
 
@@ -79,35 +82,40 @@ class BinMapper:
             require(edges.ndim == 1 and len(edges) < max(n_bins, 1), "edges are not one fewer than bins")
 
     def fit(
-        self, X: np.ndarray, is_categorical: np.ndarray, n_categories: np.ndarray, weight: np.ndarray, seed: int
+        self,
+        X: np.ndarray,
+        is_categorical: np.ndarray,
+        n_categories: np.ndarray,
+        weight: np.ndarray,
+        seed: int,
+        n_threads: int = 1,
     ) -> BinMapper:
         """Learn the edges from ``X`` (n_features, n_rows); ``weight`` (n_rows,) counts how often a row is there."""
         n_features, n_rows = X.shape
         self.is_categorical = np.asarray(is_categorical, dtype=bool)
-        self.edges, self.lows, self.highs = [], [], []
         if n_rows > SAMPLE_SIZE:
             rows = np.sort(np.random.default_rng(seed).choice(n_rows, SAMPLE_SIZE, replace=False))
             weight = weight[rows]
-        for f in range(n_features):
+
+        def bins_of(f: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             if self.is_categorical[f]:
                 codes = np.arange(n_categories[f], dtype=np.float64)
-                edges, lows, highs = np.empty(0), codes, codes
-            else:
-                column = X[f, rows] if n_rows > SAMPLE_SIZE else X[f]
-                edges, lows, highs = quantile_bins(column, weight, self.max_bins)
-            self.edges.append(edges)
-            self.lows.append(lows)
-            self.highs.append(highs)
+                return np.empty(0), codes, codes
+            return quantile_bins(X[f, rows] if n_rows > SAMPLE_SIZE else X[f], weight, self.max_bins)
+
+        bins = map_in_threads(bins_of, range(n_features), n_threads)
+        self.edges, self.lows, self.highs = ([own[i] for own in bins] for i in range(3))
         self.n_bins = np.array([len(lows) for lows in self.lows], dtype=np.int64)
         return self
 
     def transform(self, X: np.ndarray, n_threads: int = 1) -> np.ndarray:
         """Codes uint8 (n_features, n_rows) of ``X`` float64 (n_features, n_rows); NaN and unknown codes are missing."""
-        flat = np.concatenate(self.edges) if self.edges else np.empty(0)
-        offset = np.concatenate([[0], np.cumsum([len(edges) for edges in self.edges])]).astype(np.int64)
+        edges = np.full((len(self.edges), MAX_BINS), np.inf)
+        for f, own in enumerate(self.edges):
+            edges[f, : len(own)] = own
         codes = np.empty(X.shape, dtype=np.uint8)
         kernel = _bin_parallel if n_threads > 1 else _bin_serial
-        kernel(X, flat, offset, self.n_bins, self.is_categorical, codes)
+        kernel(X, edges, self.n_bins, self.is_categorical, codes)
         return codes
 
     def layout(self, monotonic: np.ndarray, n_tasks_as_category: int = 0) -> BinLayout:
@@ -124,6 +132,31 @@ class BinMapper:
             high[offset[f] : offset[f] + len(self.highs[f])] = self.highs[f]
             edge[offset[f] : offset[f] + len(self.edges[f])] = self.edges[f]
         return BinLayout(offset, kind.astype(np.uint8), monotonic.astype(np.int8), low, high, edge)
+
+
+def pack_words(codes: np.ndarray) -> np.ndarray:
+    """Codes uint8 (n_features, n_rows) → words uint32 (n_blocks, n_rows), four features to a word.
+
+    The code of feature f stands in byte ``f % 4`` of word ``f // 4``: a kernel that adds a row to the histograms of
+    four features reads it once.
+    """
+    n_features, n_rows = codes.shape
+    words = np.zeros(((n_features + 3) // 4, n_rows), dtype=np.uint32)
+    for f, column in enumerate(codes):
+        words[f // 4] |= column.astype(np.uint32) << np.uint32(8 * (f % 4))
+    return words
+
+
+def unpack_words(words: np.ndarray, n_features: int) -> np.ndarray:
+    """Codes uint8 (n_features, n_rows) of `pack_words`."""
+    codes = [(words[f // 4] >> np.uint32(8 * (f % 4))).astype(np.uint8) for f in range(n_features)]
+    return np.array(codes, dtype=np.uint8).reshape(n_features, words.shape[1])
+
+
+@jit
+def byte_of(feature):  # type: ignore[no-untyped-def]
+    """Shift and mask, uint32, that single out a feature's code in its word."""
+    return np.uint32(8 * (feature & 3)), np.uint32(255)
 
 
 @jit
@@ -158,11 +191,10 @@ def quantile_bins(values: np.ndarray, weight: np.ndarray, max_bins: int) -> tupl
     weight so far reaches the next of ``max_bins`` equal shares, so a weight of 2 counts as the row twice.
     """
     present = ~np.isnan(values)
-    distinct, inverse = np.unique(values[present], return_inverse=True)
+    distinct, mass = _distinct_values(values[present], weight[present])
     if len(distinct) == 0:
         return np.empty(0), np.full(1, np.nan), np.full(1, np.nan)
     if len(distinct) > max_bins:
-        mass = np.bincount(inverse, weights=weight[present], minlength=len(distinct))
         last = _closing_values(np.cumsum(mass), max_bins)
     else:
         last = np.arange(len(distinct))
@@ -174,42 +206,53 @@ def quantile_bins(values: np.ndarray, weight: np.ndarray, max_bins: int) -> tupl
     return edges, lows, highs
 
 
+def _distinct_values(values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct values, ascending, and the weight of each."""
+    if len(values) == 0 or np.any(weight != weight[0]):
+        distinct, inverse = np.unique(values, return_inverse=True)
+        return distinct, np.bincount(inverse, weights=weight, minlength=len(distinct))
+    ordered = np.sort(values)  # many times as fast as an argsort, which weights of their own need
+    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    return ordered[first], weight[0] * np.diff(np.append(first, len(ordered)))
+
+
 def _closing_values(cumulative: np.ndarray, max_bins: int) -> np.ndarray:
     """Index of the last distinct value of each bin, for cumulative weights of the distinct values."""
     # 1e-9 of slack: summation order must not decide whether a share is reached.
-    shares = cumulative / cumulative[-1] * max_bins
-    crossed = np.floor(shares + 1e-9)
-    closes = np.flatnonzero(np.diff(crossed, prepend=0.0) > 0)
+    shares = (np.arange(1, max_bins + 1) - 1e-9) * (cumulative[-1] / max_bins)
+    closes = np.unique(np.searchsorted(cumulative, shares))
     if len(closes) == 0 or closes[-1] != len(cumulative) - 1:
         # Values of next to no weight after the last share is reached join the last bin.
         closes = np.append(closes[: max_bins - 1], len(cumulative) - 1)
     return closes
 
 
-def _bin(X, edges, offset, n_bins, is_categorical, out_codes):  # type: ignore[no-untyped-def]
-    """Code of each value: the number of edges below it; for categories the code itself. Shapes (n_features, n_rows)."""
+def _bin(X, edges, n_bins, is_categorical, out_codes):  # type: ignore[no-untyped-def]
+    """Code of each value: the number of edges below it; for categories the code itself. Shapes (n_features, n_rows).
+
+    edges : float64 (n_features, 255), filled up with +inf
+    """
     n_features, n_rows = X.shape
     block = 4096
     n_blocks = (n_rows + block - 1) // block
     for job in prange(n_features * n_blocks):
         f = job // n_blocks
         begin = (job % n_blocks) * block
-        missing = n_bins[f]
+        missing, own = n_bins[f], edges[f]
         for i in range(begin, min(begin + block, n_rows)):
             x = X[f, i]
-            if np.isnan(x):
-                out_codes[f, i] = missing
-            elif is_categorical[f]:
-                out_codes[f, i] = int(x) if 0 <= x < missing else missing
+            code = np.uint64(0)
+            if is_categorical[f]:
+                code = np.uint64(x) if 0 <= x < missing else np.uint64(missing)
             else:
-                low, high = offset[f], offset[f + 1]
-                while low < high:
-                    middle = (low + high) // 2
-                    if edges[middle] < x:
-                        low = middle + 1
-                    else:
-                        high = middle
-                out_codes[f, i] = low - offset[f]
+                # Eight halvings of 255 edges. What is added is computed, not branched on: no value tells the next.
+                step = np.uint64(128)
+                while step > 0:
+                    code += step * np.uint64(own[code + step - np.uint64(1)] < x)
+                    step >>= np.uint64(1)
+                if np.isnan(x):
+                    code = np.uint64(missing)
+            out_codes[f, i] = code
 
 
 _bin_serial, _bin_parallel = serial_and_parallel(_bin)

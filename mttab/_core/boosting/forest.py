@@ -13,6 +13,7 @@ and the three sums are kept apart, as `BLOCKS` names them. The last row of ``mix
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,12 +23,13 @@ from mttab._core.records import require
 
 from .binning import BinMapper
 from .jit import jit, serial_and_parallel
+from .leaf_masks import MIN_ROWS, LeafMasks, find_leaves, is_left, make_masks
 from .tree import TreeArrays
 
 BLOCKS = ("shared", "partition", "task")
 SHARED, PARTITION, TASK = 0, 1, 2
 # Rows walked together: their feature values stay in the first-level cache while the trees pass over them.
-ROW_BLOCK = 256
+ROW_BLOCK = 128
 
 
 class Nodes(NamedTuple):
@@ -184,10 +186,24 @@ class Forest:
             total += self._walk(X, task, 0, 0, first, last, n_threads)
             yield total.copy()
 
+    @cached_property
+    def _masks(self) -> LeafMasks:
+        n_nodes = len(self.nodes.feature)
+        masks = LeafMasks(
+            np.empty(n_nodes, np.uint64), np.empty(n_nodes, np.int32), np.zeros(len(self.trees.root), np.int32)
+        )
+        make_masks(self.nodes, self.trees.root[: self._n_common], masks.keep, masks.leaf, masks.size)
+        return masks
+
+    @cached_property
+    def _no_masks(self) -> LeafMasks:
+        return LeafMasks(np.empty(0, np.uint64), np.empty(0, np.int32), np.zeros(len(self.trees.root), np.int32))
+
     def _walk(self, X, task, begin, end, task_begin, task_end, n_threads):  # type: ignore[no-untyped-def]
         out = np.zeros((3, X.shape[1], self.n_outputs))
         kernel = _add_trees_parallel if n_threads > 1 else _add_trees_serial
-        kernel(X, task, self.nodes, self.trees, self.mixing, begin, end, task_begin, task_end, out)
+        masks = self._masks if X.shape[1] >= MIN_ROWS else self._no_masks
+        kernel(X, task, self.nodes, self.trees, masks, self.mixing, begin, end, task_begin, task_end, out)
         return out
 
 
@@ -315,30 +331,17 @@ def _concatenate(chunks: list[tuple[Nodes, Trees]], n_leaf_outputs: int) -> tupl
 @jit
 def find_leaf(nodes, root, X, task, n_tasks, i):  # type: ignore[no-untyped-def]
     """Leaf of row ``i`` in the tree that starts at node ``root``."""
-    n_features = X.shape[0]
     node = root
     while nodes.feature[node] >= 0:
-        f = nodes.feature[node]
-        is_task = f >= n_features
-        x = np.float64(task[i]) if is_task else X[f, i]
-        start = nodes.category_start[node]
-        if np.isnan(x) or (is_task and task[i] >= n_tasks):
-            is_left = nodes.missing_left[node]
-        elif start < 0:
-            is_left = x <= nodes.threshold[node]
-        elif x < 0 or x >= nodes.n_levels[node]:
-            is_left = nodes.missing_left[node]
-        else:
-            level = np.int64(x)
-            is_left = (nodes.category_words[start + (level >> 5)] >> np.uint32(level & 31)) & np.uint32(1) != 0
-        node = nodes.left[node] if is_left else nodes.right[node]
+        node = nodes.left[node] if is_left(nodes, node, X, task, n_tasks, i) else nodes.right[node]
     return node
 
 
-def _add_trees(X, task, nodes, trees, mixing, begin, end, task_begin, task_end, out):  # type: ignore[no-untyped-def]
+def _add_trees(X, task, nodes, trees, masks, mixing, begin, end, task_begin, task_end, out):  # type: ignore[no-untyped-def]
     """Add the contributions of common trees ``begin:end`` and of each row's own task trees.
 
     X : float64 (n_features, n_rows); task : int32 (n_rows,), n_tasks for unseen ones
+    masks : LeafMasks of the common trees
     task_begin, task_end : int64 (n_tasks + 1,), each task's range of trees; out : float64 (3, n_rows, n_outputs)
     """
     n_rows = X.shape[1]
@@ -347,13 +350,18 @@ def _add_trees(X, task, nodes, trees, mixing, begin, end, task_begin, task_end, 
     for block in prange((n_rows + ROW_BLOCK - 1) // ROW_BLOCK):
         first = block * ROW_BLOCK
         last = min(first + ROW_BLOCK, n_rows)
+        bits, leaves = np.empty(ROW_BLOCK, dtype=np.uint64), np.empty(ROW_BLOCK, dtype=np.int32)
         for tree in range(begin, end):
-            kind, column = trees.block[tree], trees.output[tree]
+            kind, column, root, size = trees.block[tree], trees.output[tree], trees.root[tree], masks.size[tree]
+            if size > 0:
+                find_leaves(nodes, root, size, masks.keep, masks.leaf, X, task, n_tasks, first, last, bits, leaves)
+            else:
+                for i in range(first, last):
+                    leaves[i - first] = find_leaf(nodes, root, X, task, n_tasks, i)
             for i in range(first, last):
-                leaf = find_leaf(nodes, trees.root[tree], X, task, n_tasks, i)
                 share = 1.0 if kind == SHARED else mixing[task[i], trees.group[tree]]
                 for k in range(n_leaf_outputs):
-                    out[kind, i, column + k] += share * nodes.value[leaf, k]
+                    out[kind, i, column + k] += share * nodes.value[leaves[i - first], k]
         for i in range(first, last):
             for tree in range(task_begin[task[i]], task_end[task[i]]):
                 leaf = find_leaf(nodes, trees.root[tree], X, task, n_tasks, i)

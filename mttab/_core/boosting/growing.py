@@ -8,9 +8,20 @@ import numpy as np
 
 from .binning import BinLayout
 from .leaves import add_leaf_values, add_leaf_values_parallel, renew_values, renew_values_parallel
+from .packed_histogram import NO_PACKING, Packing, choose_packing, pack_rows, pack_rows_parallel
 from .rows import RowSample, TrainingRows
+from .small_nodes import SMALL_NODE
 from .splitting import SplitOptions
-from .tree import GrowthOptions, TreeArrays, allocate_trees, grow_tree, grow_trees, grow_trees_parallel, tree_at
+from .tree import (
+    GrowthOptions,
+    Scratch,
+    TreeArrays,
+    allocate_trees,
+    grow_tree,
+    grow_trees,
+    grow_trees_parallel,
+    tree_at,
+)
 
 # Size of the trees of tasks left alone, by which θ starts.
 ALONE_LEAVES = 8
@@ -46,7 +57,7 @@ class Grower:
     ----------
     rows : TrainingRows
     layout : BinLayout
-        With one feature more than ``rows.codes`` has where the task id is a category of the shared and partition trees.
+        With one feature more than ``rows`` have where the task id is a category of the shared and partition trees.
     shared_growth, task_growth : GrowthOptions
     shared_split, task_split : SplitOptions
     n_threads : int
@@ -67,8 +78,10 @@ class Grower:
         self.shared_growth, self.task_growth = shared_growth, task_growth
         self.shared_split, self.task_split = shared_split, task_split
         self.n_threads = n_threads
+        self.task_ids = rows.task.view(np.uint32)
+        self._scratch: dict[tuple[int, bool], Scratch] = {}
         # Task trees see one task only: its id is no feature to them.
-        n_features = len(rows.codes)
+        n_features = rows.n_features
         self.task_layout = layout._replace(
             offset=layout.offset[: n_features + 1],
             is_categorical=layout.is_categorical[:n_features],
@@ -81,9 +94,10 @@ class Grower:
         """One tree on all rows of the sample; derivatives are (K, n_rows)."""
         trees = self._allocate(1, self.shared_growth.max_leaf_nodes, len(gradient), self.layout)
         rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
+        packing, scratch = self._pack(gradient, hessian, weight)
         trees.n_nodes[0] = grow_tree(
-            self.rows.codes,
-            self.rows.task,
+            self.rows.words,
+            self.task_ids,
             self.layout,
             gradient,
             hessian,
@@ -92,6 +106,8 @@ class Grower:
             out_rows,
             self.shared_growth,
             self.shared_split,
+            packing,
+            scratch,
             np.uint64(seed),
             self.n_threads,
             tree_at(trees, 0),
@@ -108,7 +124,7 @@ class Grower:
         self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray, sample: RowSample, seed: int
     ) -> GrownTrees:
         """One small tree per task, whatever the size of task trees: what a task could do without the others."""
-        growth = GrowthOptions(ALONE_LEAVES, self.task_growth.max_depth, len(self.rows.codes))
+        growth = GrowthOptions(ALONE_LEAVES, self.task_growth.max_depth, self.rows.n_features)
         split = self.task_split._replace(min_samples_leaf=ALONE_MIN_SAMPLES)
         seeds = np.full(self.rows.n_tasks, seed, dtype=np.uint64)
         return self._grow_per_task(gradient, hessian, weight, sample, seeds, growth, split)
@@ -118,8 +134,8 @@ class Grower:
         rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
         kernel = grow_trees_parallel if self.n_threads > 1 else grow_trees
         kernel(
-            self.rows.codes,
-            self.rows.task,
+            self.rows.words,
+            self.task_ids,
             self.task_layout,
             gradient,
             hessian,
@@ -130,13 +146,43 @@ class Grower:
             sample.out_start,
             growth,
             split,
+            self._scratch_for(_n_channels(gradient, split), False),
             seeds,
             trees,
         )
         return GrownTrees(trees, rows, sample.row_start, out_rows, sample.out_start)
+
+    def _pack(self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray) -> tuple[Packing, Scratch]:
+        """Packed derivatives where every row counts once and leaves hold one output."""
+        packing = NO_PACKING
+        if len(gradient) == 1 and weight is self.rows.weight and self.rows.is_unweighted:
+            packing = choose_packing(gradient, hessian, self.shared_split.constant_hessian)
+        scratch = self._scratch_for(_n_channels(gradient, self.shared_split), packing.is_used)
+        if packing.is_used:
+            kernel = pack_rows_parallel if self.n_threads > 1 else pack_rows
+            kernel(gradient, hessian, packing, scratch.packed)
+        return packing, scratch
+
+    def _scratch_for(self, n_channels: int, is_packed: bool) -> Scratch:
+        if (n_channels, is_packed) not in self._scratch:
+            n_rows, n_bins = self.rows.n_rows, int(self.layout.offset[-1])
+            n_packed, n_leaves = n_rows if is_packed else 0, min(self.shared_growth.max_leaf_nodes, n_rows)
+            self._scratch[n_channels, is_packed] = Scratch(
+                statistics=np.empty((SMALL_NODE if is_packed else n_rows, n_channels)),
+                packed=np.empty(n_packed, dtype=np.int64),
+                gathered=np.empty(n_packed, dtype=np.int64),
+                sums=np.empty((self.n_threads * len(self.rows.words) if is_packed else 0, 3, 1024)),
+                buffer=np.empty(n_rows, dtype=np.uint32),
+                pool=np.empty((n_leaves if is_packed else 0, n_bins, n_channels)),
+            )
+        return self._scratch[n_channels, is_packed]
 
     def _allocate(self, n_trees: int, max_leaf_nodes: int, n_outputs: int, layout: BinLayout) -> TreeArrays:
         n_levels = np.diff(layout.offset)[layout.is_categorical.astype(bool)] - 1
         n_words = (int(n_levels.max(initial=0)) + 31) // 32
         n_leaves = min(max_leaf_nodes, max(self.rows.n_rows, 1))
         return allocate_trees(n_trees, n_leaves, n_outputs, n_words)
+
+
+def _n_channels(gradient: np.ndarray, split: SplitOptions) -> int:
+    return 1 + len(gradient) if split.constant_hessian else 1 + 2 * len(gradient)

@@ -5,15 +5,17 @@ A histogram is float64 (n_bins_total, n_channels); `BinLayout.offset` says where
     [weight, gradient_0 … gradient_{K-1}]                            constant hessian (hessian = weight), or
     [weight, gradient_0 … gradient_{K-1}, hessian_0 … hessian_{K-1}]
 
-for trees whose leaves hold K outputs. Sums are float64: the exact special cases and the agreement with the naive twins
-rest on that.
+for trees whose leaves hold K outputs. The kernels here add float64 row by row, for any weights and any K; the common
+case, one output and rows that count once, has kernels of its own in `packed_histogram`.
 """
 
 from __future__ import annotations
 
+import numpy as np
 from numba import prange
 
-from .jit import for_bins_and_tasks, jit, serial_and_parallel
+from .binning import ALL_BITS, TASK_ID, byte_of
+from .jit import jit, serial_and_parallel
 
 
 @jit
@@ -39,49 +41,47 @@ def gather_statistics(rows, start, stop, gradient, hessian, weight, constant_hes
                 out_sums[1 + n_outputs + k] += hessian[k, i]
 
 
-def _add_to_bins(codes, rows, start, stop, statistics, out_histogram):  # type: ignore[no-untyped-def]
+@jit
+def add_to_bins(words, shift, mask, rows, start, stop, statistics, out_histogram):  # type: ignore[no-untyped-def]
     """Add the rows of one node to the bins of one feature.
 
-    codes : (n_rows,) bin of each row; statistics : as gathered; out_histogram : float64 (n_bins, n_channels), zeroed
-    here
+    words : uint32 (n_rows,), a row's bin is ``(word >> shift) & mask``; statistics : as gathered
+    out_histogram : float64 (n_bins, n_channels), zeroed here
     """
     n_channels = statistics.shape[1]
     out_histogram[:, :] = 0.0
     if n_channels == 2:
         # The two cases of one output are spelled out: an inner loop over channels costs more.
         for j in range(stop - start):
-            b = codes[rows[start + j]]
+            b = (words[rows[start + j]] >> shift) & mask
             out_histogram[b, 0] += statistics[j, 0]
             out_histogram[b, 1] += statistics[j, 1]
     elif n_channels == 3:
         for j in range(stop - start):
-            b = codes[rows[start + j]]
+            b = (words[rows[start + j]] >> shift) & mask
             out_histogram[b, 0] += statistics[j, 0]
             out_histogram[b, 1] += statistics[j, 1]
             out_histogram[b, 2] += statistics[j, 2]
     else:
         for j in range(stop - start):
-            b = codes[rows[start + j]]
+            b = (words[rows[start + j]] >> shift) & mask
             for c in range(n_channels):
                 out_histogram[b, c] += statistics[j, c]
 
 
-add_to_bins, add_to_task_bins = for_bins_and_tasks(_add_to_bins)
-
-
-def _build_histogram(codes, task, offset, rows, start, stop, statistics, out_histogram):  # type: ignore[no-untyped-def]
+def _build_histogram(words, task, layout, rows, start, stop, statistics, out_histogram):  # type: ignore[no-untyped-def]
     """Histogram of the node ``rows[start:stop]`` over all features.
 
-    codes : uint8 (n_features, n_rows); task : int32 (n_rows,), the last "feature" when the layout has one more
-    offset : int64 (n_layout_features + 1,)
+    words : uint32 (n_blocks, n_rows); task : uint32 (n_rows,), read where the layout's last feature is the task id
     """
-    n_features = codes.shape[0]
+    offset = layout.offset
     for f in prange(len(offset) - 1):
         part = out_histogram[offset[f] : offset[f + 1]]
-        if f < n_features:
-            add_to_bins(codes[f], rows, start, stop, statistics, part)
+        if layout.is_categorical[f] == TASK_ID:
+            add_to_bins(task, byte_of(np.int64(0))[0], ALL_BITS, rows, start, stop, statistics, part)
         else:
-            add_to_task_bins(task, rows, start, stop, statistics, part)
+            shift, mask = byte_of(f)
+            add_to_bins(words[f >> 2], shift, mask, rows, start, stop, statistics, part)
 
 
 build_histogram, build_histogram_parallel = serial_and_parallel(_build_histogram)

@@ -98,12 +98,3 @@ def serial_and_parallel(function: Callable[..., Any]) -> tuple[Any, Any]:
     is a function of its own.
     """
     return jit(function), jit(renamed(function, "_parallel"), parallel=True)
-
-
-def for_bins_and_tasks(function: Callable[..., Any]) -> tuple[Any, Any]:
-    """Compile one function for codes uint8 and for task ids int32, each form under a name of its own.
-
-    A cached function should have one signature: processes that compile different ones at the same time overwrite each
-    other's files and then run the wrong machine code.
-    """
-    return jit(function), jit(renamed(function, "_of_tasks"))

@@ -17,6 +17,9 @@ from scipy.special import expit, softmax
 from .jit import serial_and_parallel
 from .quantile import weighted_quantile
 
+# Rows whose losses are summed by themselves.
+ROW_BLOCK = 1024
+
 
 class Loss:
     """One loss; the base class holds what most of them share.
@@ -53,9 +56,15 @@ class Loss:
         out_gradient: np.ndarray,
         out_hessian: np.ndarray,
         n_threads: int = 1,
-    ) -> None:
-        """Write weight × first and second derivative; ``out_hessian`` is left alone where the hessian is constant."""
-        self._derivatives[n_threads > 1](y, score, weight, self._parameter, out_gradient, out_hessian)
+    ) -> float:
+        """Write weight × first and second derivative, and return the weighted sum of the losses on the way.
+
+        ``out_hessian`` is left alone where the hessian is constant.
+        """
+        # Sums of fixed ranges of rows: the same whatever the number of threads.
+        loss = np.empty(-(-len(y) // ROW_BLOCK))
+        self._derivatives[n_threads > 1](y, score, weight, self._parameter, out_gradient, out_hessian, loss)
+        return float(loss.sum())
 
     def values(self, y: np.ndarray, score: np.ndarray, out: np.ndarray, n_threads: int = 1) -> np.ndarray:
         """Loss per row (n_rows,), unweighted, written to ``out`` and returned."""
@@ -74,9 +83,14 @@ class Loss:
 # --- regression: one output ---------------------------------------------------------------------------------------
 
 
-def _squared_error_derivatives(y, score, weight, parameter, out_gradient, out_hessian):  # type: ignore[no-untyped-def]
-    for i in prange(len(y)):
-        out_gradient[0, i] = weight[i] * (score[i, 0] - y[i])
+def _squared_error_derivatives(y, score, weight, parameter, out_gradient, out_hessian, out_loss):  # type: ignore[no-untyped-def]
+    for block in prange(len(out_loss)):
+        total = 0.0
+        for i in range(block * ROW_BLOCK, min((block + 1) * ROW_BLOCK, len(y))):
+            error = score[i, 0] - y[i]
+            out_gradient[0, i] = weight[i] * error
+            total += 0.5 * weight[i] * error * error
+        out_loss[block] = total
 
 
 def _squared_error_values(y, score, parameter, out):  # type: ignore[no-untyped-def]
@@ -96,10 +110,15 @@ class SquaredError(Loss):
         return np.array([np.average(y, weights=weight)])
 
 
-def _quantile_derivatives(y, score, weight, quantile, out_gradient, out_hessian):  # type: ignore[no-untyped-def]
-    for i in prange(len(y)):
-        residual = y[i] - score[i, 0]
-        out_gradient[0, i] = 0.0 if residual == 0.0 else weight[i] * (1.0 - quantile if residual < 0.0 else -quantile)
+def _quantile_derivatives(y, score, weight, quantile, out_gradient, out_hessian, out_loss):  # type: ignore[no-untyped-def]
+    for block in prange(len(out_loss)):
+        total = 0.0
+        for i in range(block * ROW_BLOCK, min((block + 1) * ROW_BLOCK, len(y))):
+            residual = y[i] - score[i, 0]
+            slope = 0.0 if residual == 0.0 else (quantile - 1.0 if residual < 0.0 else quantile)
+            out_gradient[0, i] = -weight[i] * slope
+            total += weight[i] * slope * residual
+        out_loss[block] = total
 
 
 def _quantile_values(y, score, quantile, out):  # type: ignore[no-untyped-def]
@@ -133,10 +152,15 @@ class AbsoluteError(Quantile):
         super().__init__(0.5)
 
 
-def _huber_derivatives(y, score, weight, delta, out_gradient, out_hessian):  # type: ignore[no-untyped-def]
-    for i in prange(len(y)):
-        error = score[i, 0] - y[i]
-        out_gradient[0, i] = weight[i] * min(max(error, -delta), delta)
+def _huber_derivatives(y, score, weight, delta, out_gradient, out_hessian, out_loss):  # type: ignore[no-untyped-def]
+    for block in prange(len(out_loss)):
+        total = 0.0
+        for i in range(block * ROW_BLOCK, min((block + 1) * ROW_BLOCK, len(y))):
+            error = score[i, 0] - y[i]
+            slope = min(max(error, -delta), delta)
+            out_gradient[0, i] = weight[i] * slope
+            total += weight[i] * slope * (error - 0.5 * slope)
+        out_loss[block] = total
 
 
 def _huber_values(y, score, delta, out):  # type: ignore[no-untyped-def]
@@ -163,11 +187,17 @@ class Huber(Loss):
         return np.array([median + np.average(np.clip(y - median, -self._parameter, self._parameter), weights=weight)])
 
 
-def _poisson_derivatives(y, score, weight, parameter, out_gradient, out_hessian):  # type: ignore[no-untyped-def]
-    for i in prange(len(y)):
-        mean = np.exp(score[i, 0])
-        out_gradient[0, i] = weight[i] * (mean - y[i])
-        out_hessian[0, i] = weight[i] * mean
+def _poisson_derivatives(y, score, weight, parameter, out_gradient, out_hessian, out_loss):  # type: ignore[no-untyped-def]
+    for block in prange(len(out_loss)):
+        total = 0.0
+        for i in range(block * ROW_BLOCK, min((block + 1) * ROW_BLOCK, len(y))):
+            mean = np.exp(score[i, 0])
+            out_gradient[0, i] = weight[i] * (mean - y[i])
+            out_hessian[0, i] = weight[i] * mean
+            # Less the loss of a perfect prediction, as in the values.
+            saturated = y[i] - y[i] * np.log(y[i]) if y[i] > 0.0 else 0.0
+            total += weight[i] * (mean - y[i] * score[i, 0] - saturated)
+        out_loss[block] = total
 
 
 def _poisson_values(y, score, parameter, out):  # type: ignore[no-untyped-def]
@@ -195,11 +225,25 @@ class Poisson(Loss):
 # --- classification: y holds class indices as floats ---------------------------------------------------------------
 
 
-def _binary_derivatives(y, score, weight, parameter, out_gradient, out_hessian):  # type: ignore[no-untyped-def]
-    for i in prange(len(y)):
-        p = 1.0 / (1.0 + np.exp(-score[i, 0]))
-        out_gradient[0, i] = weight[i] * (p - y[i])
-        out_hessian[0, i] = weight[i] * p * (1.0 - p)
+def _binary_derivatives(y, score, weight, parameter, out_gradient, out_hessian, out_loss):  # type: ignore[no-untyped-def]
+    for block in prange(len(out_loss)):
+        total, product = 0.0, 1.0
+        for i in range(block * ROW_BLOCK, min((block + 1) * ROW_BLOCK, len(y))):
+            f = score[i, 0]
+            e = np.exp(-abs(f))
+            p = (1.0 if f >= 0.0 else e) / (1.0 + e)
+            out_gradient[0, i] = weight[i] * (p - y[i])
+            out_hessian[0, i] = weight[i] * (e / ((1.0 + e) * (1.0 + e)))
+            total += weight[i] * (max(f, 0.0) - y[i] * f)
+            if weight[i] == 1.0:
+                # log(1 + e) of many rows is the log of one product, of factors up to 2.
+                product *= 1.0 + e
+                if product > 1e300:
+                    total += np.log(product)
+                    product = 1.0
+            else:
+                total += weight[i] * np.log1p(e)
+        out_loss[block] = total + np.log(product)
 
 
 def _binary_values(y, score, parameter, out):  # type: ignore[no-untyped-def]
@@ -225,19 +269,24 @@ class BinaryLogLoss(Loss):
         return np.column_stack([1.0 - p, p])
 
 
-def _multinomial_derivatives(y, score, weight, parameter, out_gradient, out_hessian):  # type: ignore[no-untyped-def]
+def _multinomial_derivatives(y, score, weight, parameter, out_gradient, out_hessian, out_loss):  # type: ignore[no-untyped-def]
     n_outputs = score.shape[1]
-    for i in prange(len(y)):
-        highest = score[i, 0]
-        for k in range(1, n_outputs):
-            highest = max(highest, score[i, k])
-        total = 0.0
-        for k in range(n_outputs):
-            total += np.exp(score[i, k] - highest)
-        for k in range(n_outputs):
-            p = np.exp(score[i, k] - highest) / total
-            out_gradient[k, i] = weight[i] * (p - (1.0 if y[i] == k else 0.0))
-            out_hessian[k, i] = weight[i] * p * (1.0 - p)
+    for block in prange(len(out_loss)):
+        loss = 0.0
+        for i in range(block * ROW_BLOCK, min((block + 1) * ROW_BLOCK, len(y))):
+            highest = score[i, 0]
+            for k in range(1, n_outputs):
+                highest = max(highest, score[i, k])
+            total = 0.0
+            for k in range(n_outputs):
+                out_gradient[k, i] = np.exp(score[i, k] - highest)
+                total += out_gradient[k, i]
+            for k in range(n_outputs):
+                p = out_gradient[k, i] / total
+                out_gradient[k, i] = weight[i] * (p - (1.0 if y[i] == k else 0.0))
+                out_hessian[k, i] = weight[i] * p * (1.0 - p)
+            loss += weight[i] * (highest + np.log(total) - score[i, int(y[i])])
+        out_loss[block] = loss
 
 
 def _multinomial_values(y, score, parameter, out):  # type: ignore[no-untyped-def]

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -291,14 +292,22 @@ class _Run:
         if last <= first:
             return
         best, best_round, best_state = losses[-1], first, self.snapshot()
+        # The training loss after a round falls out of the next one's derivatives, unless somebody asks at once.
+        is_asked = self.progress.wants_figures or (patience is not None and self.validation is None)
         self.progress.begin(BLOCKS[block], last)
         for r in range(first, last):
             self.progress.begin_step()
             one_round(r)
             self.n_rounds[block] = r + 1
-            losses = self.losses()
+            if r > first and not is_asked:
+                self.train_loss[block].append(self.loss_before_round)
+            losses = self.losses(train=is_asked)
             self.record(block, losses)
-            named = dict(zip(("training loss", "validation loss"), losses, strict=False))
+            named = {
+                name: loss
+                for name, loss in zip(("training loss", "validation loss"), losses, strict=False)
+                if loss is not None
+            }
             is_ended = self.progress.end_step(r + 1, named, self.model)
             if patience is None:
                 if is_ended:
@@ -311,6 +320,8 @@ class _Run:
             if is_ended:
                 break
         self.progress.end()
+        if not is_asked:
+            self.train_loss[block].append(self.losses()[0])
         n_dropped = self.n_rounds[block] - best_round
         if patience is not None and n_dropped > 0:
             self.scores, self.validation_scores, self.theta = best_state
@@ -326,25 +337,35 @@ class _Run:
         validation = None if self.validation_scores is None else self.validation_scores.copy()
         return self.scores.copy(), validation, self.theta.copy()
 
-    def losses(self) -> tuple[float, ...]:
-        """Mean training loss and, where there are validation rows, theirs; early stopping watches the last."""
+    def losses(self, train: bool = True) -> tuple[Any, ...]:
+        """Mean training loss, if wanted, and, where there are validation rows, theirs; early stopping watches the last.
+
+        A loss that is not wanted is None.
+        """
         mixing, n_threads = self.mixing(), self.grower.n_threads
-        values = self.loss.values(self.rows.y, self.scores.total(mixing), self.buffer, n_threads)
-        train = float(values @ self.rows.weight / self.total_weight)
+        mean = None
+        if train:
+            values = self.loss.values(self.rows.y, self.scores.total(mixing), self.buffer, n_threads)
+            mean = float(values @ self.rows.weight / self.total_weight)
         if self.validation is None or self.validation_scores is None:
-            return (train,)
+            return (mean,)
         total = self.validation_scores.total(mixing)
         values = self.loss.values(self.validation.y, total, np.empty(len(total)), n_threads)
-        return train, float(values @ self.validation.weight / self.validation_weight)
+        return mean, float(values @ self.validation.weight / self.validation_weight)
 
     def record(self, block: int, losses: tuple[float, ...]) -> None:
+        """Add what is known to the histories."""
         for history, loss in zip((self.train_loss[block], self.validation_loss[block]), losses, strict=False):
-            history.append(loss)
+            if loss is not None:
+                history.append(loss)
 
     # --- small steps -----------------------------------------------------------------------------------------------
 
     def update_derivatives(self, score: np.ndarray) -> None:
-        self.loss.derivatives(self.rows.y, score, self.rows.weight, self.gradient, self.hessian, self.grower.n_threads)
+        total = self.loss.derivatives(
+            self.rows.y, score, self.rows.weight, self.gradient, self.hessian, self.grower.n_threads
+        )
+        self.loss_before_round = total / self.total_weight
         if self.loss.renewal_quantile is not None:
             self.residual = self.rows.y - score[:, 0]
 

@@ -38,12 +38,14 @@ class RowSample:
 class TrainingRows:
     """Training rows, sorted by task so that a task is one contiguous range.
 
-    codes : uint8 (n_features, n_rows); task : int32 (n_rows,); task_start : int64 (n_tasks + 1,)
+    words : uint32 (n_blocks, n_rows), bins of ``n_features`` features as `binning.pack_words` lays them
+    task : int32 (n_rows,); task_start : int64 (n_tasks + 1,)
     y, weight : float64 (n_rows,); position : int64 (n_rows,), place of the row in the caller's data
     task_mass : float64 (n_tasks,), rows of each task by the user's weights alone; None where ``weight`` is just these
     """
 
-    codes: np.ndarray
+    words: np.ndarray
+    n_features: int
     task: np.ndarray
     task_start: np.ndarray
     y: np.ndarray
@@ -58,6 +60,11 @@ class TrainingRows:
     @property
     def n_tasks(self) -> int:
         return len(self.task_start) - 1
+
+    @cached_property
+    def is_unweighted(self) -> bool:
+        """Every row counts once."""
+        return bool(np.all(self.weight == 1.0))
 
     def sum_by_task(self, values: np.ndarray) -> np.ndarray:
         """Sums (n_tasks,) of a per-row array."""
@@ -87,7 +94,8 @@ class TrainingRows:
         rank = np.empty(self.n_rows, dtype=np.uint64)
         rank[order] = steps - steps[self.task_start[self.task[order]]]
         mixed = rank * np.uint64(0x9E3779B97F4A7C15)
-        for column in self.codes:
+        for f in range(self.n_features):
+            column = (self.words[f // 4] >> np.uint32(8 * (f % 4))) & np.uint32(255)
             mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) + column
         return (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0x94D049BB133111EB)
 
@@ -118,9 +126,9 @@ class TrainingRows:
     def take(self, is_in: np.ndarray) -> TrainingRows:
         """The rows where ``is_in`` (n_rows,) holds, all tasks kept."""
         start = np.concatenate([[0], np.cumsum(is_in)])[self.task_start].astype(np.int64)
-        codes = np.ascontiguousarray(self.codes[:, is_in])
+        words = np.ascontiguousarray(self.words[:, is_in])
         y, weight, position = self.y[is_in], self.weight[is_in], self.position[is_in]
-        return TrainingRows(codes, self.task[is_in], start, y, weight, position, self.task_mass)
+        return TrainingRows(words, self.n_features, self.task[is_in], start, y, weight, position, self.task_mass)
 
 
 @dataclass

@@ -10,71 +10,88 @@ so the result is that of the full histogram, which is never built (and the sibli
 from __future__ import annotations
 
 import numpy as np
+from numba.cpython.unsafe.numbers import trailing_zeros
 
-from .binning import CATEGORY
-from .histogram import add_to_bins, add_to_task_bins
+from .binning import ALL_BITS, CATEGORY, TASK_ID, byte_of
+from .histogram import add_to_bins
 from .jit import jit
 from .splitting import scan_categorical, scan_numeric, sums_score
 
-# Largest number of rows of such a node. Listing the bins costs rows² in the worst case, a full histogram 255 bins.
-SMALL_NODE = 64
+# Largest number of rows of such a node: with more, most bins are in use.
+SMALL_NODE = 256
 
 
 @jit
-def compact_bins(codes, rows, statistics, missing_code, is_used, used, rank, out_histogram):  # type: ignore[no-untyped-def]
+def compact_bins(words, shift, mask, rows, statistics, missing_code, cells, used, out_histogram):  # type: ignore[no-untyped-def]
     """Sum the rows into the bins they use, in ascending order, and *missing* last; return the number of value bins.
 
-    codes : uint8 (n_rows,); rows : uint32 (n,); statistics : float64 (>= n, n_channels)
-    is_used : bool (256,), all False, and left so; used, rank : int64 (256,), bins in use and their places, written
+    words, shift, mask : as in `histogram.add_to_bins`; rows : uint32 (n,); statistics : float64 (>= n, n_channels)
+    cells : float64 (256, n_channels), all 0, and left so; used : int64 (256,), bins in use, written
     out_histogram : float64 (> n, n_channels)
+
+    A set of 256 bits says which bins are in use: its members come out in order without any sorting.
     """
-    n_used = 0
-    for j in range(len(rows)):
-        b = np.int64(codes[rows[j]])
-        if b != missing_code and not is_used[b]:
-            is_used[b] = True
-            place = n_used
-            while place > 0 and used[place - 1] > b:
-                used[place] = used[place - 1]
-                place -= 1
-            used[place] = b
-            n_used += 1
-    for place in range(n_used):
-        rank[used[place]] = place
-        is_used[used[place]] = False
-    rank[missing_code] = n_used
     n_channels = statistics.shape[1]
-    out_histogram[: n_used + 1, :] = 0.0
+    one, six, low_six = np.uint64(1), np.uint64(6), np.uint64(63)
+    set_0, set_1, set_2, set_3 = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
     for j in range(len(rows)):
-        place = rank[codes[rows[j]]]
-        for c in range(n_channels):
-            out_histogram[place, c] += statistics[j, c]
-    return n_used
+        b = np.uint64((words[rows[j]] >> shift) & mask)
+        # Of the four words of the set the row's bin is added to one: a product with 0 or 1, not a branch.
+        bit, quarter = one << (b & low_six), b >> six
+        set_0 |= bit * np.uint64(quarter == 0)
+        set_1 |= bit * np.uint64(quarter == 1)
+        set_2 |= bit * np.uint64(quarter == 2)
+        set_3 |= bit * np.uint64(quarter == 3)
+        cells[b, 0] += statistics[j, 0]
+        cells[b, 1] += statistics[j, 1]
+        for c in range(2, n_channels):
+            cells[b, c] += statistics[j, c]
+    n_used, has_missing = np.uint64(0), False
+    for quarter in range(4):
+        members = set_0 if quarter == 0 else (set_1 if quarter == 1 else (set_2 if quarter == 2 else set_3))
+        while members != 0:
+            b = np.uint64(trailing_zeros(members)) + np.uint64(64 * quarter)
+            members &= members - one
+            if b == missing_code:
+                has_missing = True
+                continue
+            used[n_used] = b
+            out_histogram[n_used, 0], out_histogram[n_used, 1] = cells[b, 0], cells[b, 1]
+            cells[b, 0], cells[b, 1] = 0.0, 0.0
+            for c in range(2, n_channels):
+                out_histogram[n_used, c] = cells[b, c]
+                cells[b, c] = 0.0
+            n_used += one
+    for c in range(n_channels):
+        out_histogram[n_used, c] = cells[missing_code, c] if has_missing else 0.0
+        cells[missing_code, c] = 0.0
+    return np.int64(n_used)
 
 
 @jit
-def find_split_from_rows(codes, task, layout, rows, statistics, sums, options, low, high, features, out_set):  # type: ignore[no-untyped-def]
+def find_split_from_rows(words, task, layout, rows, statistics, sums, options, low, high, features, out_set):  # type: ignore[no-untyped-def]
     """`splitting.find_node_split` for the rows ``rows`` uint32 (n,) of one node, with their ``statistics``."""
     n_channels = statistics.shape[1]
     n_outputs = n_channels - 1 if options.constant_hessian else (n_channels - 1) // 2
     own = sums_score(sums, n_outputs, options, options.l2, low, high)
     best, feature, left_bin, next_bin, missing_left = own, -1, 0, 0, False
-    is_used = np.zeros(256, dtype=np.bool_)
-    used, rank = np.empty(256, dtype=np.int64), np.empty(256, dtype=np.int64)
+    cells, used = np.zeros((256, n_channels)), np.empty(256, dtype=np.int64)
     compact = np.empty((min(len(rows), 256) + 1, n_channels))
     for f in features:
         n_bins = layout.offset[f + 1] - layout.offset[f]
         if layout.is_categorical[f]:
             part = np.empty((n_bins, n_channels))
-            if f < codes.shape[0]:
-                add_to_bins(codes[f], rows, np.int64(0), len(rows), statistics, part)
+            if layout.is_categorical[f] == TASK_ID:
+                add_to_bins(task, byte_of(np.int64(0))[0], ALL_BITS, rows, np.int64(0), len(rows), statistics, part)
             else:
-                add_to_task_bins(task, rows, np.int64(0), len(rows), statistics, part)
+                shift, mask = byte_of(f)
+                add_to_bins(words[f >> 2], shift, mask, rows, np.int64(0), len(rows), statistics, part)
             min_rows = options.categorical_min_rows if layout.is_categorical[f] == CATEGORY else 0.0
             score, is_left = scan_categorical(part, sums, options, min_rows, low, high, best, out_set)
             b, following = 0, 0
         else:
-            n_used = compact_bins(codes[f], rows, statistics, n_bins - 1, is_used, used, rank, compact)
+            shift, mask = byte_of(f)
+            n_used = compact_bins(words[f >> 2], shift, mask, rows, statistics, n_bins - 1, cells, used, compact)
             part = compact[: n_used + 1]
             score, b, following, is_left = scan_numeric(part, sums, options, layout.monotonic[f], low, high, best)
             if score > best:

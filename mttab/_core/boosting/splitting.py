@@ -134,41 +134,45 @@ def scan_numeric(histogram, sums, options, monotonic, low, high, best):  # type:
 
 @jit
 def _scan_one_output(histogram, sums, options, best):  # type: ignore[no-untyped-def]
-    """`scan_numeric` for one output without bounds, the common case: sums in registers, not in arrays."""
+    """`scan_numeric` for one output without bounds, the common case: sums in registers, and hardly a division.
+
+    A candidate is compared as g² h_right + g_right² h_left > bar × h_left × h_right, which says the same as comparing
+    scores; only the few that win are divided. An empty bin repeats the candidate before it and cannot win.
+    """
     n_bins = histogram.shape[0] - 1
     h_channel = 0 if options.constant_hessian else 2
-    min_weight = options.min_samples_leaf * (1.0 - 1e-9)
+    min_weight, l2 = options.min_samples_leaf * (1.0 - 1e-9), options.l2
     missing_w, missing_g, missing_h = histogram[n_bins, 0], histogram[n_bins, 1], histogram[n_bins, h_channel]
     has_missing = missing_w > 0.0
-    best_bin, best_next, best_missing_left, found = -1, -1, False, best
+    best_bin, best_missing_left, found = -1, False, best
+    bar = found + TIE * abs(found)
     for missing_left in range(2 if has_missing else 1):
         w, g, h = (missing_w, missing_g, missing_h) if missing_left == 1 else (0.0, 0.0, 0.0)
-        awaiting_next = False
-        last = n_bins if has_missing and missing_left == 0 else n_bins - 1
-        for b in range(n_bins):
-            if histogram[b, 0] <= 0.0:
-                continue
-            if awaiting_next:
-                best_next = b
-                awaiting_next = False
-            if b >= last:
-                break
+        # The last value bin is a candidate only where missing values go right: then they alone are the right child.
+        for b in range(n_bins if has_missing and missing_left == 0 else n_bins - 1):
             w += histogram[b, 0]
             g += histogram[b, 1]
             h += histogram[b, h_channel]
+            w_right = sums[0] - w
             if w < min_weight:
                 continue
-            w_right, g_right, h_right = sums[0] - w, sums[1] - g, sums[h_channel] - h
             if w_right <= 0.0 or w_right < min_weight:
                 break
+            h_right = sums[h_channel] - h
             if h < options.min_hessian or h_right < options.min_hessian:
                 continue
-            score = g * g / (h + options.l2) + g_right * g_right / (h_right + options.l2)
-            if score > found + TIE * abs(found):
-                found, best_bin, best_next = score, b, n_bins
-                best_missing_left = missing_left == 1 if has_missing else w >= w_right * (1.0 - TIE)
-                awaiting_next = True
-    return found, best_bin, best_next, best_missing_left
+            g_right, below, below_right = sums[1] - g, h + l2, h_right + l2
+            if g * g * below_right + g_right * g_right * below > bar * below * below_right:
+                score = g * g / below + g_right * g_right / below_right
+                if score > bar:
+                    found, best_bin, bar = score, b, score + TIE * abs(score)
+                    best_missing_left = missing_left == 1 if has_missing else w >= w_right * (1.0 - TIE)
+    best_next = n_bins
+    if best_bin >= 0:
+        for b in range(n_bins - 1, best_bin, -1):
+            if histogram[b, 0] > 0.0:
+                best_next = b
+    return found, best_bin, best_next if best_bin >= 0 else -1, best_missing_left
 
 
 @jit

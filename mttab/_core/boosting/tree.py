@@ -17,10 +17,17 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange
 
-from .binning import cut_between
+from .binning import ALL_BITS, TASK_ID, byte_of, cut_between
 from .histogram import build_histogram, build_histogram_parallel, gather_statistics, subtract_histogram
-from .jit import for_bins_and_tasks, jit, serial_and_parallel
+from .jit import jit, serial_and_parallel
 from .leaves import set_values
+from .packed_histogram import (
+    NO_PACKING,
+    build_packed_histogram,
+    build_packed_histogram_parallel,
+    gather_packed,
+    subtract_exactly,
+)
 from .small_nodes import SMALL_NODE, find_split_from_rows
 from .splitting import bounded_value, find_node_split
 from .threads import MIN_PARALLEL_CELLS
@@ -69,6 +76,31 @@ class TreeArrays(NamedTuple):
     low: np.ndarray
     high: np.ndarray
     n_nodes: np.ndarray
+
+
+class Scratch(NamedTuple):
+    """Memory that a grower keeps between trees; a place j in it belongs to place j of the rows.
+
+    statistics : float64 (n_rows, n_channels), of the node in hand; (`SMALL_NODE`, n_channels) where rows are packed
+    packed : int64 (n_rows,), derivatives of all rows; gathered : int64 (n_rows,), of the node in hand; or both empty
+    sums : float64 (n_threads * n_blocks, 3, 1024), or empty likewise; buffer : uint32 (n_rows,)
+    pool : float64 (n_slots, n_bins_total, n_channels), histograms; without slots a tree makes its own
+    """
+
+    statistics: np.ndarray
+    packed: np.ndarray
+    gathered: np.ndarray
+    sums: np.ndarray
+    buffer: np.ndarray
+    pool: np.ndarray
+
+
+@jit
+def scratch_of_rows(scratch, start, stop, out_start, out_stop):  # type: ignore[no-untyped-def]
+    """The part for a range of rows, and one of rows left out, that are grown beside others."""
+    statistics = scratch.statistics[start:stop]
+    buffer = scratch.buffer[start + out_start : stop + out_stop]
+    return Scratch(statistics, scratch.packed, scratch.gathered, scratch.sums, buffer, scratch.pool)
 
 
 def allocate_trees(n_trees: int, max_leaf_nodes: int, n_outputs: int, n_words: int) -> TreeArrays:
@@ -122,53 +154,46 @@ def draw_features(n_features, n_tried, state):  # type: ignore[no-untyped-def]
 
 
 @jit
-def goes_left(code, left_bin, missing_code, missing_left, is_categorical, category_set):  # type: ignore[no-untyped-def]
-    """Which child a bin code belongs to."""
-    if code == missing_code:
-        return missing_left
-    if is_categorical:
-        return (category_set[code >> 5] >> np.uint32(code & 31)) & np.uint32(1) != 0
-    return code <= left_bin
-
-
-def _partition_rows(  # type: ignore[no-untyped-def]
-    rows, start, stop, codes, left_bin, missing_code, missing_left, is_categorical, category_set, buffer
-):
+def partition_rows(rows, start, stop, words, shift, mask, is_left, buffer):  # type: ignore[no-untyped-def]
     """Move the rows of ``rows[start:stop]`` that go left to the front in their order; return where the others begin.
 
-    codes : (n_rows,) bins of the split's feature; buffer : uint32 (>= stop - start,), scratch
+    words, shift, mask : as in `histogram.add_to_bins`; is_left : uint8 (n_bins,), 1 for bins that go left
+    buffer : uint32 (>= stop - start,), scratch
+
+    Every row is written to both sides and counted on one: a branch that nobody can predict would cost more.
     """
-    n_left, n_right = 0, 0
-    for j in range(start, stop):
-        i = rows[j]
-        if goes_left(np.int64(codes[i]), left_bin, missing_code, missing_left, is_categorical, category_set):
-            rows[start + n_left] = i
-            n_left += 1
-        else:
-            buffer[n_right] = i
-            n_right += 1
-    for j in range(n_right):
-        rows[start + n_left + j] = buffer[j]
-    return start + n_left
-
-
-partition_rows, partition_rows_by_task = for_bins_and_tasks(_partition_rows)
+    part = rows[start:stop]
+    n_left = np.uint64(0)  # unsigned: numba then leaves out its test for a negative index
+    for j in range(len(part)):
+        i = part[j]
+        buffer[np.uint64(j) - n_left] = i
+        part[n_left] = i
+        n_left += np.uint64(is_left[(words[i] >> shift) & mask])
+    middle = np.int64(n_left)
+    for j in range(len(part) - middle):
+        part[middle + j] = buffer[j]
+    return start + middle
 
 
 @jit
-def _split_range(rows, start, stop, codes, task, layout, tree, node, last_left, buffer):  # type: ignore[no-untyped-def]
-    """`partition_rows` by the split that ``node`` holds; ``last_left`` is the last bin that goes left."""
+def _split_range(rows, start, stop, words, task, layout, tree, node, is_left, buffer):  # type: ignore[no-untyped-def]
+    """`partition_rows` by the split that ``node`` holds, of which ``is_left`` tells the bins."""
     f = tree.feature[node]
-    missing_code = layout.offset[f + 1] - layout.offset[f] - 1
-    is_categorical = layout.is_categorical[f] != 0
-    missing_left, members = tree.missing_left[node], tree.category_set[node]
-    if f < codes.shape[0]:
-        return partition_rows(
-            rows, start, stop, codes[f], last_left, missing_code, missing_left, is_categorical, members, buffer
-        )
-    return partition_rows_by_task(
-        rows, start, stop, task, last_left, missing_code, missing_left, is_categorical, members, buffer
-    )
+    if layout.is_categorical[f] == TASK_ID:
+        return partition_rows(rows, start, stop, task, byte_of(np.int64(0))[0], ALL_BITS, is_left, buffer)
+    shift, mask = byte_of(np.int64(f))
+    return partition_rows(rows, start, stop, words[f >> 2], shift, mask, is_left, buffer)
+
+
+@jit
+def mark_left(n_codes, left_bin, missing_left, is_categorical, category_set, out_is_left):  # type: ignore[no-untyped-def]
+    """Write for each of a feature's bin codes, the last of them *missing*, whether it goes left: uint8, 1 or 0."""
+    for code in range(n_codes - 1):
+        if is_categorical:
+            out_is_left[code] = (category_set[code >> 5] >> np.uint32(code & 31)) & np.uint32(1)
+        else:
+            out_is_left[code] = code <= left_bin
+    out_is_left[n_codes - 1] = missing_left
 
 
 @jit
@@ -209,12 +234,29 @@ def _child_bounds(tree, node, monotonic, left_sums, right_sums, options):  # typ
 
 
 @jit
-def grow_tree(codes, task, layout, gradient, hessian, weight, rows, out_rows, growth, options, seed, n_threads, tree):  # type: ignore[no-untyped-def]
+def grow_tree(
+    words,
+    task,
+    layout,
+    gradient,
+    hessian,
+    weight,
+    rows,
+    out_rows,
+    growth,
+    options,
+    packing,
+    scratch,
+    seed,
+    n_threads,
+    tree,
+):  # type: ignore[no-untyped-def]
     """Grow one tree leaf by leaf, the leaf with the largest gain first.
 
-    codes : uint8 (n_features, n_rows); task : int32 (n_rows,); gradient, hessian : float64 (K, n_rows)
+    words : uint32 (n_blocks, n_rows); task : uint32 (n_rows,); gradient, hessian : float64 (K, n_rows)
     weight : float64 (n_rows,); rows, out_rows : uint32, rows that count and rows left out, reordered here
-    growth, options : GrowthOptions, SplitOptions; tree : TreeArrays of this tree, written here
+    growth, options, packing : GrowthOptions, SplitOptions, Packing; scratch : Scratch
+    tree : TreeArrays of this tree, written here
 
     Returns the number of nodes.
     """
@@ -223,27 +265,28 @@ def grow_tree(codes, task, layout, gradient, hessian, weight, rows, out_rows, gr
     n_features = len(layout.offset) - 1
     max_leaves = min(growth.max_leaf_nodes, max(len(rows), 1))
     max_nodes = 2 * max_leaves - 1
-    pool = np.empty((max_leaves if len(rows) > SMALL_NODE else 0, layout.offset[n_features], n_channels))
+    pool = scratch.pool
+    if len(rows) > SMALL_NODE and len(pool) < max_leaves:
+        pool = np.empty((max_leaves, layout.offset[n_features], n_channels))
     slot = np.full(max_nodes, -1)
     depth = np.zeros(max_nodes, dtype=np.int64)
     sums = np.empty((max_nodes, n_channels))
-    statistics = np.empty((len(rows), n_channels))
-    buffer = np.empty(max(len(rows), len(out_rows)), dtype=np.uint32)
+    is_left = np.empty(_most_bins(layout), dtype=np.uint8)
     state = np.array([seed], dtype=np.uint64)
 
     # numba compiles a callee once more for each literal number it is given: `root` and `one` are int64, not literals.
     root, one = np.int64(0), np.int64(1)
     _open_node(tree, root, root, len(rows), root, len(out_rows), -np.inf, np.inf)
-    gather_statistics(rows, root, len(rows), gradient, hessian, weight, options.constant_hessian, statistics, sums[0])
+    _gather(rows, root, len(rows), gradient, hessian, weight, options, packing, scratch, sums[0])
     tree.weight[0] = sums[0, 0]
     n_nodes, n_leaves, n_slots = one, one, root
     if max_leaves > 1 and n_features > 0 and growth.max_depth > 0:
         features = draw_features(n_features, growth.n_features_tried, state)
         if len(rows) <= SMALL_NODE:
-            _propose_from_rows(codes, task, layout, rows, statistics, sums[0], options, features, tree, root)
+            _propose_from_rows(words, task, layout, rows, scratch.statistics, sums[0], options, features, tree, root)
         else:
             slot[0], n_slots = 0, 1  # type: ignore[assignment]
-            _fill(codes, task, layout, rows, root, len(rows), statistics, n_threads, pool[0])
+            _fill(words, task, layout, rows, root, len(rows), packing, scratch, n_threads, pool[0])
             _propose(tree, root, pool[0], layout, sums[0], options, features)
 
     while n_leaves < max_leaves:
@@ -254,8 +297,19 @@ def grow_tree(codes, task, layout, gradient, hessian, weight, rows, out_rows, gr
         last_left, tree.threshold[node] = cut_between(
             layout, tree.feature[node], tree.left_bin[node], tree.right_bin[node]
         )
-        middle = _split_range(rows, start, stop, codes, task, layout, tree, node, last_left, buffer)
-        out_middle = _split_range(out_rows, out_start, out_stop, codes, task, layout, tree, node, last_left, buffer)
+        f = tree.feature[node]
+        mark_left(
+            layout.offset[f + 1] - layout.offset[f],
+            last_left,
+            tree.missing_left[node],
+            layout.is_categorical[f] != 0,
+            tree.category_set[node],
+            is_left,
+        )
+        middle = _split_range(rows, start, stop, words, task, layout, tree, node, is_left, scratch.buffer)
+        out_middle = _split_range(
+            out_rows, out_start, out_stop, words, task, layout, tree, node, is_left, scratch.buffer
+        )
         left, right = n_nodes, n_nodes + 1
         n_nodes += 2
         n_leaves += 1
@@ -264,9 +318,7 @@ def grow_tree(codes, task, layout, gradient, hessian, weight, rows, out_rows, gr
         # Only the smaller child's rows are read; the other one's sums and histogram are what the parent has left.
         small, large = (left, right) if middle - start <= stop - middle else (right, left)
         small_start, small_stop = (start, middle) if small == left else (middle, stop)
-        gather_statistics(
-            rows, small_start, small_stop, gradient, hessian, weight, options.constant_hessian, statistics, sums[small]
-        )
+        _gather(rows, small_start, small_stop, gradient, hessian, weight, options, packing, scratch, sums[small])
         sums[large] = sums[node] - sums[small]
         tree.weight[left], tree.weight[right] = sums[left, 0], sums[right, 0]
         monotonic = layout.monotonic[tree.feature[node]]
@@ -283,22 +335,51 @@ def grow_tree(codes, task, layout, gradient, hessian, weight, rows, out_rows, gr
         if not is_large_small:
             slot[small], slot[large] = n_slots, slot[node]
             n_slots += 1
-            _fill(codes, task, layout, rows, small_start, small_stop, statistics, n_threads, pool[slot[small]])
-            subtract_histogram(pool[slot[node]], pool[slot[small]], pool[slot[large]])
+            part = pool[slot[small]]
+            _fill(words, task, layout, rows, small_start, small_stop, packing, scratch, n_threads, part)
+            if packing.is_used:
+                subtract_exactly(pool[slot[node]], part, pool[slot[large]])
+            else:
+                subtract_histogram(pool[slot[node]], part, pool[slot[large]])
         if is_small_open:
             features = draw_features(n_features, growth.n_features_tried, state)
             if small_stop - small_start <= SMALL_NODE:
-                _propose_from_rows(codes, task, layout, rows, statistics, sums[small], options, features, tree, small)
+                if packing.is_used:
+                    _gather(
+                        rows,
+                        small_start,
+                        small_stop,
+                        gradient,
+                        hessian,
+                        weight,
+                        options,
+                        NO_PACKING,
+                        scratch,
+                        sums[small],
+                    )
+                _propose_from_rows(
+                    words, task, layout, rows, scratch.statistics, sums[small], options, features, tree, small
+                )
             else:
                 _propose(tree, small, pool[slot[small]], layout, sums[small], options, features)
         if is_large_open:
             features = draw_features(n_features, growth.n_features_tried, state)
             if is_large_small:
-                start, stop = tree.start[large], tree.stop[large]
-                gather_statistics(
-                    rows, start, stop, gradient, hessian, weight, options.constant_hessian, statistics, sums[large]
+                _gather(
+                    rows,
+                    tree.start[large],
+                    tree.stop[large],
+                    gradient,
+                    hessian,
+                    weight,
+                    options,
+                    NO_PACKING,
+                    scratch,
+                    sums[large],
                 )
-                _propose_from_rows(codes, task, layout, rows, statistics, sums[large], options, features, tree, large)
+                _propose_from_rows(
+                    words, task, layout, rows, scratch.statistics, sums[large], options, features, tree, large
+                )
             else:
                 _propose(tree, large, pool[slot[large]], layout, sums[large], options, features)
 
@@ -311,11 +392,39 @@ def grow_tree(codes, task, layout, gradient, hessian, weight, rows, out_rows, gr
 
 
 @jit
-def _fill(codes, task, layout, rows, start, stop, statistics, n_threads, out_histogram):  # type: ignore[no-untyped-def]
-    if n_threads > 1 and (stop - start) * (len(layout.offset) - 1) >= MIN_PARALLEL_CELLS:
-        build_histogram_parallel(codes, task, layout.offset, rows, start, stop, statistics, out_histogram)
+def _most_bins(layout):  # type: ignore[no-untyped-def]
+    most = 1
+    for f in range(len(layout.offset) - 1):
+        most = max(most, layout.offset[f + 1] - layout.offset[f])
+    return most
+
+
+@jit
+def _gather(rows, start, stop, gradient, hessian, weight, options, packing, scratch, out_sums):  # type: ignore[no-untyped-def]
+    """Bring a node's derivatives into the order of its rows and sum them, packed or as floats."""
+    if packing.is_used:
+        gather_packed(rows, start, stop, scratch.packed, packing, scratch.gathered, out_sums)
     else:
-        build_histogram(codes, task, layout.offset, rows, start, stop, statistics, out_histogram)
+        gather_statistics(
+            rows, start, stop, gradient, hessian, weight, options.constant_hessian, scratch.statistics, out_sums
+        )
+
+
+@jit
+def _fill(words, task, layout, rows, start, stop, packing, scratch, n_threads, out_histogram):  # type: ignore[no-untyped-def]
+    is_parallel = n_threads > 1 and (stop - start) * (len(layout.offset) - 1) >= MIN_PARALLEL_CELLS
+    if packing.is_used and is_parallel:
+        build_packed_histogram_parallel(
+            words, task, layout, rows, start, stop, scratch.gathered, packing, n_threads, scratch.sums, out_histogram
+        )
+    elif packing.is_used:
+        build_packed_histogram(
+            words, task, layout, rows, start, stop, scratch.gathered, packing, np.int64(1), scratch.sums, out_histogram
+        )
+    elif is_parallel:
+        build_histogram_parallel(words, task, layout, rows, start, stop, scratch.statistics, out_histogram)
+    else:
+        build_histogram(words, task, layout, rows, start, stop, scratch.statistics, out_histogram)
 
 
 @jit
@@ -329,10 +438,10 @@ def _propose(tree, node, histogram, layout, sums, options, features):  # type: i
 
 
 @jit
-def _propose_from_rows(codes, task, layout, rows, statistics, sums, options, features, tree, node):  # type: ignore[no-untyped-def]
+def _propose_from_rows(words, task, layout, rows, statistics, sums, options, features, tree, node):  # type: ignore[no-untyped-def]
     """The same for a node of few rows, whose ``statistics`` have just been gathered."""
     gain, feature, left_bin, right_bin, missing_left = find_split_from_rows(
-        codes,
+        words,
         task,
         layout,
         rows[tree.start[node] : tree.stop[node]],
@@ -374,7 +483,21 @@ def tree_at(trees, t):  # type: ignore[no-untyped-def]
 
 
 def _grow_trees(  # type: ignore[no-untyped-def]
-    codes, task, layout, gradient, hessian, weight, rows, row_start, out_rows, out_start, growth, options, seeds, trees
+    words,
+    task,
+    layout,
+    gradient,
+    hessian,
+    weight,
+    rows,
+    row_start,
+    out_rows,
+    out_start,
+    growth,
+    options,
+    scratch,
+    seeds,
+    trees,
 ):
     """One tree per range of rows, the trees side by side over threads and each of them serial inside.
 
@@ -387,7 +510,7 @@ def _grow_trees(  # type: ignore[no-untyped-def]
     for t in prange(len(seeds)):
         tree = tree_at(trees, t)
         n_nodes[t] = grow_tree(
-            codes,
+            words,
             task,
             layout,
             gradient,
@@ -397,6 +520,8 @@ def _grow_trees(  # type: ignore[no-untyped-def]
             out_rows[out_start[t] : out_start[t + 1]],
             growth,
             options,
+            NO_PACKING,
+            scratch_of_rows(scratch, row_start[t], row_start[t + 1], out_start[t], out_start[t + 1]),
             seeds[t],
             np.int64(1),
             tree,

@@ -1,0 +1,264 @@
+"""Time and memory of fit and predict beside LightGBM, XGBoost and scikit-learn's HistGradientBoosting.
+
+    python benchmarks/bench_speed.py                              # fit, tasks, predict, start, memory: about 15 minutes
+    python benchmarks/bench_speed.py fit --rows 100000 --threads 1
+    python benchmarks/bench_speed.py --json speed.json
+
+Every ratio is taken in one process, the candidates alternating, as the median of the ratios of `--repeats` rounds: a
+machine that is busy slows all of them down. What is compared does the same work: as many rounds, leaves, bins and
+threads, no early stopping.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+import numpy as np
+import pandas as pd
+import xgboost
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.metrics import log_loss, mean_squared_error
+from sklearn.utils.validation import validate_data
+from threadpoolctl import threadpool_limits
+
+from bench_accuracy import describe_machine
+from mttab import RMTGBClassifier, RMTGBRegressor
+from mttab.datasets import make_task_groups
+
+ROUNDS, LEAVES, BINS = 100, 31, 255
+ALONE = {"max_iter_partition": 0, "max_iter_task": 0}
+
+
+def make_table(n_rows: int, n_features: int, is_binary: bool, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """float32 features, of which four matter, and noisy labels."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n_rows, n_features), dtype=np.float32)
+    signal = X[:, 0] * X[:, 1] + np.sin(3 * X[:, 2]) + X[:, 3]
+    if is_binary:
+        return X, (signal + rng.logistic(size=n_rows) > 0).astype(np.int64)
+    return X, signal + 0.5 * rng.standard_normal(n_rows)
+
+
+def ours(is_binary: bool, n_threads: int, **options: Any) -> Any:
+    kind = RMTGBClassifier if is_binary else RMTGBRegressor
+    options = {"max_iter_shared": ROUNDS, **ALONE, "max_leaf_nodes": LEAVES, "max_bins": BINS, **options}
+    return kind(
+        learning_rate=0.1, min_samples_leaf=20, subsample=1.0, early_stopping=False, n_jobs=n_threads, **options
+    )
+
+
+def candidates(is_binary: bool, n_threads: int) -> dict[str, Callable[[], Any]]:
+    """Name → unfitted model of each library, all of the same size."""
+    same = {"n_estimators": ROUNDS, "learning_rate": 0.1, "n_jobs": n_threads}
+    lgb = lightgbm.LGBMClassifier if is_binary else lightgbm.LGBMRegressor
+    xgb = xgboost.XGBClassifier if is_binary else xgboost.XGBRegressor
+    hist = HistGradientBoostingClassifier if is_binary else HistGradientBoostingRegressor
+    return {
+        "mttab": lambda: ours(is_binary, n_threads),
+        "lightgbm": lambda: lgb(num_leaves=LEAVES, max_bin=BINS, verbose=-1, **same),
+        "xgboost": lambda: xgb(
+            tree_method="hist", grow_policy="lossguide", max_leaves=LEAVES, max_depth=0, max_bin=BINS, **same
+        ),
+        "hist gradient boosting": lambda: hist(
+            max_iter=ROUNDS, max_leaf_nodes=LEAVES, max_bins=BINS, early_stopping=False
+        ),
+    }
+
+
+def time_of(action: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def alternate(actions: dict[str, Callable[[], Any]], repeats: int, n_threads: int = 2) -> dict[str, np.ndarray]:
+    """Seconds (repeats,) of each action, all of them once per round, after one round that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    with threadpool_limits(n_threads):
+        for r in range(repeats + 1):
+            for name, action in actions.items():
+                seconds = time_of(action)
+                if r > 0:
+                    times[name].append(seconds)
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def row(what: str, times: dict[str, np.ndarray], bar: float, against: list[str] | None = None) -> dict[str, Any]:
+    """One line of the report: medians, and our time over that of the fastest of the others."""
+    medians = {name: float(np.median(values)) for name, values in times.items()}
+    others = against or [name for name in times if name != "mttab"]
+    fastest = min(others, key=lambda name: medians[name])
+    ratio = float(np.median(times["mttab"] / times[fastest]))
+    return {"what": what, **{f"{k} s": v for k, v in medians.items()}, "fastest": fastest, "ratio": ratio, "bar": bar}
+
+
+def bench_fit(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for n_rows in args.rows:
+        for n_features in args.features:
+            for is_binary in (False, True):
+                for n_threads in args.threads:
+                    yield fit_case(n_rows, n_features, is_binary, n_threads, args.repeats)
+
+
+def fit_case(n_rows: int, n_features: int, is_binary: bool, n_threads: int, repeats: int) -> dict[str, Any]:
+    """Times of one table, and our test loss over LightGBM's."""
+    X, y = make_table(n_rows + 20_000, n_features, is_binary)
+    X_test, y_test, X, y = X[n_rows:], y[n_rows:], X[:n_rows], y[:n_rows]
+    models: dict[str, Any] = {}
+
+    def fit(name: str, make: Callable[[], Any]) -> None:
+        models[name] = make().fit(X, y)
+
+    makers = candidates(is_binary, n_threads)
+    times = alternate({name: partial(fit, name, make) for name, make in makers.items()}, repeats, n_threads)
+    loss = {
+        name: log_loss(y_test, models[name].predict_proba(X_test))
+        if is_binary
+        else mean_squared_error(y_test, models[name].predict(X_test))
+        for name in ("mttab", "lightgbm")
+    }
+    what = f"fit {n_rows:.0e} x {n_features}, {'log loss' if is_binary else 'squared error'}, {n_threads} thread(s)"
+    out = row(what, times, 1.0 if n_rows < 50_000 else 0.8)
+    return {**out, "loss / lightgbm": loss["mttab"] / loss["lightgbm"]}
+
+
+def many_tasks(n_tasks: int, n_rows: int) -> tuple[pd.DataFrame, np.ndarray]:
+    tasks = make_task_groups(n_rows, n_features=20, group_sizes=(n_tasks,), random_state=0, return_bunch=True)
+    return tasks.data, tasks.target.to_numpy()
+
+
+def bench_tasks(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Task trees alone beside a loop over tasks, and all blocks beside one pooled model."""
+    for n_tasks, n_rows, bar in ((1000, 100, 1 / 20), (139, 110, 1 / 10)):
+        for n_threads in args.threads:
+            yield from task_cases(n_tasks, n_rows, n_threads, bar, args.repeats)
+
+
+def task_cases(n_tasks: int, n_rows: int, n_threads: int, bar: float, repeats: int) -> Iterator[dict[str, Any]]:
+    X, y = many_tasks(n_tasks, n_rows)
+    rows = [np.flatnonzero(X["task"] == task) for task in X["task"].unique()]
+    values, coded = X.drop(columns="task").to_numpy(), X.assign(task=X["task"].astype("category").cat.codes)
+    same = {"num_leaves": 8, "min_child_samples": 5, "verbose": -1, "n_jobs": n_threads}
+
+    def loop() -> None:
+        for own in rows:
+            lightgbm.LGBMRegressor(n_estimators=20, **same).fit(values[own], y[own])
+
+    def fit(shared: int, partition: int, task: int) -> None:
+        ours(
+            False, n_threads, max_iter_shared=shared, max_iter_partition=partition, max_iter_task=task,
+            max_leaf_nodes=8, min_samples_leaf_task=5, task_column="task", sharing="blocks",
+        ).fit(coded, y)  # fmt: skip
+
+    name = f"{n_tasks} tasks x {n_rows} rows, {n_threads} thread(s)"
+    times = alternate({"mttab": lambda: fit(0, 0, 20), "loop": loop}, min(repeats, 2) if n_tasks > 500 else repeats)
+    yield row(f"20 task rounds alone / a LightGBM model per task, {name}", times, bar)
+    times = alternate({"mttab": lambda: fit(0, 0, 60), "shared": lambda: fit(60, 0, 0)}, repeats)
+    yield row(f"60 task rounds / 60 shared rounds, {name}", times, 2.0)
+    pooled = lightgbm.LGBMRegressor(n_estimators=60, **same)
+    times = alternate({"mttab": lambda: fit(20, 20, 20), "pooled": lambda: pooled.fit(values, y)}, repeats)
+    yield row(f"three blocks of 20 rounds / pooled LightGBM of 60, {name}", times, 5.0)
+
+
+def bench_predict(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    X, y = make_table(100_000, 20, False)
+    many, _ = make_table(1_000_000, 20, False, seed=1)
+    for n_threads in args.threads:
+        models = {name: make().fit(X, y) for name, make in candidates(False, n_threads).items()}
+        times = alternate({k: (lambda m=m: m.predict(many)) for k, m in models.items()}, args.repeats, n_threads)
+        yield row(f"predict 1e6 x 20, {n_threads} thread(s)", times, 0.25, ["lightgbm"])
+        yield row(f"predict 1e6 x 20, {n_threads} thread(s)", times, 1.0, ["xgboost"])
+    model = ours(False, 1)
+    for kind, one in (("array", X[:1]), ("DataFrame", pd.DataFrame(X[:1]).add_prefix("x"))):
+        model.fit(X if kind == "array" else pd.DataFrame(X).add_prefix("x"), y)
+
+        def repeat(action: Callable[[], Any]) -> Callable[[], None]:
+            return lambda: [action() for _ in range(300)] and None
+
+        actions = {
+            "mttab": repeat(lambda one=one: model.predict(one)),
+            "validate_data": repeat(lambda one=one: validate_data(model, one, reset=False)),
+        }
+        yield row(f"predict one row, {kind}, 300 times / validate_data", alternate(actions, args.repeats, 1), 1.5)
+
+
+def seconds_of(code: str, cache: str) -> float:
+    """Wall time of a new Python process."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
+    return time_of(lambda: subprocess.run([sys.executable, "-c", code], check=True, env=environment))
+
+
+def bench_start(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    sklearn = "import sklearn.ensemble, pandas, numpy as np\n"
+    fit = (
+        "from mttab import RMTGBRegressor\nrng = np.random.default_rng(0)\nX = rng.normal(size=(200, 5))\n"
+        "RMTGBRegressor(max_iter_shared=5, n_jobs=1).fit(X, X[:, 0])\n"
+    )
+    with tempfile.TemporaryDirectory() as cache:
+        first = seconds_of(sklearn + fit, cache)
+        yield {"what": "first fit ever, empty cache", "s": first, "bar": 10.0}
+        runs = {"plain": sklearn, "import": sklearn + "import mttab, mttab.boosting", "fit": sklearn + fit}
+        times = alternate({k: (lambda c=c: seconds_of(c, cache)) for k, c in runs.items()}, args.repeats)
+    for name, bar in (("import", 0.5), ("fit", 0.8)):
+        yield {"what": f"{name} beyond importing scikit-learn, warm cache", "bar": bar,
+               "s": float(np.median(times[name] - times["plain"]))}  # fmt: skip
+
+
+MEMORY = """
+import resource, sys
+sys.path[:0] = {path!r}
+import bench_speed
+make = bench_speed.candidates(False, 1)[{name!r}]
+X, y = bench_speed.make_table(1_000_000, 20, False)
+make().fit(X[:2000].copy(), y[:2000])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+make().fit(X, y)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def bench_memory(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Growth of the peak over what the process held after imports, the table and one tiny fit."""
+    growth = {}
+    for name in ("mttab", "lightgbm"):
+        code = MEMORY.format(path=[str(Path(__file__).parent)], name=name)
+        run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        growth[name] = int(run.stdout) / 1024
+    yield {"what": "memory of a fit, 1e6 x 20", **{f"{k} MiB": v for k, v in growth.items()},
+           "ratio": growth["mttab"] / growth["lightgbm"], "bar": 1.2}  # fmt: skip
+
+
+PARTS = {"fit": bench_fit, "tasks": bench_tasks, "predict": bench_predict, "start": bench_start, "memory": bench_memory}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS), metavar="PART")
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--features", type=int, nargs="+", default=[20, 100])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    print(describe_machine())
+    results = []
+    for part in args.parts:
+        for result in PARTS[part](args):
+            results.append(result)
+            shown = {k: (f"{v:.3g}" if isinstance(v, float) else v) for k, v in result.items() if k != "what"}
+            print(f"{result['what']}: " + ", ".join(f"{k} {v}" for k, v in shown.items()), flush=True)
+            if args.json:
+                args.json.write_text(json.dumps({"machine": describe_machine(), "results": results}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""Histograms of whole numbers: gradient, hessian and count of a row in one int64, added to a bin in one step.
+
+A row that counts once and has one output is packed as
+
+    63            shift_g            shift_h             0
+    [ gradient / unit_g | hessian / unit_h | 1 (the row) ]         without the middle where the hessian is constant
+
+so that one addition per feature and row does what three float additions would. The units are powers of two, and a node
+is added up in chunks of rows so short that no field can run over into its neighbour. Each field is then turned into a
+float: sums of whole multiples of a power of two are exact, hence
+
+* the same histogram, bit for bit, in any order of rows and with any number of threads;
+* parent − child is exactly the sibling.
+
+What is lost is the rounding of each row's derivatives to their unit, at most half of it per row: ``n × unit / 2`` for a
+sum over n rows. Only the choice of splits sees that; leaf values are summed from the derivatives themselves.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+
+from .binning import TASK_ID
+from .jit import jit, serial_and_parallel
+
+# Rows per chunk: with a constant hessian two fields share 64 bits, else three do and have to be emptied more often.
+CHUNK_TWO_FIELDS, CHUNK_THREE_FIELDS = 2**20, 2**10
+# Below so many rows a tree is grown on floats: packing would save nothing, and every sum is then as exact as it can be.
+MIN_PACKED_ROWS = 2048
+# Derivatives that are on average less than so many units are left to floats: one huge value would leave nothing of the
+# others.
+MIN_MEAN_UNITS = 32
+
+
+class Packing(NamedTuple):
+    """How derivatives become fields of an int64.
+
+    is_used : bool, False says that trees are grown on floats
+    shift_g, shift_h : int64, lowest bits of the fields; equal where the hessian has none
+    unit_g, unit_h : float64, powers of two
+    chunk : int64, number of rows whose sums fit the fields
+    """
+
+    is_used: bool
+    shift_g: np.int64
+    shift_h: np.int64
+    unit_g: float
+    unit_h: float
+    chunk: np.int64
+
+
+NO_PACKING = Packing(False, np.int64(0), np.int64(0), 1.0, 1.0, np.int64(1))
+
+
+def choose_packing(gradient: np.ndarray, hessian: np.ndarray, constant_hessian: bool) -> Packing:
+    """Fields for derivatives (1, n_rows) that count each row once, or `NO_PACKING`."""
+    n_rows = gradient.shape[1]
+    if n_rows < MIN_PACKED_ROWS:
+        return NO_PACKING
+    chunk = min(CHUNK_TWO_FIELDS if constant_hessian else CHUNK_THREE_FIELDS, 1 << n_rows.bit_length())
+    row_bits = chunk.bit_length()  # the count, up to and including `chunk`
+    shift_h = row_bits
+    h_bits = 0 if constant_hessian else row_bits + (63 - 3 * row_bits) // 2
+    shift_g = shift_h + h_bits
+    unit_g = _unit(gradient[0], 63 - shift_g - row_bits)
+    unit_h = 1.0 if constant_hessian else _unit(hessian[0], h_bits - row_bits)
+    if unit_g == 0.0 or unit_h == 0.0:
+        return NO_PACKING
+    return Packing(True, np.int64(shift_g), np.int64(shift_h), unit_g, unit_h, np.int64(chunk))
+
+
+def _unit(values: np.ndarray, n_bits: int) -> float:
+    """Power of two of which at most 2^n_bits make the largest value; 0 where too few would make the mean."""
+    largest, mean = _largest_and_mean(values)
+    if not 1e-200 < largest < 1e200:
+        return 0.0
+    unit = float(2.0 ** int(np.frexp(largest)[1] - n_bits))
+    return unit if mean >= MIN_MEAN_UNITS * unit else 0.0
+
+
+@jit
+def _largest_and_mean(values):  # type: ignore[no-untyped-def]
+    """Largest and mean absolute value."""
+    largest, total = 0.0, 0.0
+    for i in range(len(values)):
+        size = abs(values[i])
+        largest = max(largest, size)
+        total += size
+    return largest, total / len(values)
+
+
+def _pack_rows(gradient, hessian, packing, out_packed):  # type: ignore[no-untyped-def]
+    """Derivatives (1, n_rows) → int64 (n_rows,)."""
+    per_g, per_h = 1.0 / packing.unit_g, 1.0 / packing.unit_h
+    has_hessian = packing.shift_g > packing.shift_h
+    for i in prange(len(out_packed)):
+        fields = (np.int64(np.rint(gradient[0, i] * per_g)) << packing.shift_g) + 1
+        if has_hessian:
+            fields += np.int64(np.rint(hessian[0, i] * per_h)) << packing.shift_h
+        out_packed[i] = fields
+
+
+pack_rows, pack_rows_parallel = serial_and_parallel(_pack_rows)
+
+
+@jit
+def unpack(fields, packing):  # type: ignore[no-untyped-def]
+    """Count, gradient sum and hessian sum of packed fields, as floats.
+
+    The gradient is the highest field: shifting it down rounds towards −∞, which the other fields, never negative, undo.
+    """
+    count = fields & ((np.int64(1) << packing.shift_h) - 1)
+    h = (fields >> packing.shift_h) & ((np.int64(1) << (packing.shift_g - packing.shift_h)) - 1)
+    return np.float64(count), np.float64(fields >> packing.shift_g) * packing.unit_g, np.float64(h) * packing.unit_h
+
+
+@jit
+def gather_packed(rows, start, stop, packed, packing, out_packed, out_sums):  # type: ignore[no-untyped-def]
+    """Bring the packed rows of a node to its own order, from place 0 on, and sum their fields as floats."""
+    out_sums[:] = 0.0
+    first, n_rows = np.int64(0), stop - start
+    while first < n_rows:
+        last, total = min(first + packing.chunk, n_rows), np.int64(0)
+        for j in range(first, last):
+            fields = packed[rows[start + j]]
+            out_packed[j] = fields
+            total += fields
+        count, g, h = unpack(total, packing)
+        out_sums[0] += count
+        out_sums[1] += g
+        if len(out_sums) == 3:
+            out_sums[2] += h
+        first = last
+
+
+@jit
+def _add_chunk(words, rows, node_start, start, stop, packed, cells):  # type: ignore[no-untyped-def]
+    """Add ``rows[start:stop]`` to the bins of four features at once.
+
+    packed : int64, of the node's rows from place 0 on; cells : int64 (4, 256)
+    """
+    for j in range(start, stop):
+        fields, word = packed[j - node_start], words[rows[j]]
+        cells[0, word & 255] += fields
+        cells[1, (word >> 8) & 255] += fields
+        cells[2, (word >> 16) & 255] += fields
+        cells[3, word >> 24] += fields
+
+
+@jit
+def _empty_cells(cells, packing, out_sums):  # type: ignore[no-untyped-def]
+    """Add the fields of ``cells`` (1024,) to ``out_sums`` float64 (3, 1024) and set them to 0."""
+    mask_c = (np.int64(1) << packing.shift_h) - 1
+    mask_h = (np.int64(1) << (packing.shift_g - packing.shift_h)) - 1
+    for b in range(len(cells)):
+        out_sums[0, b] += np.float64(cells[b] & mask_c)
+        out_sums[1, b] += np.float64(cells[b] >> packing.shift_g) * packing.unit_g
+    if mask_h > 0:
+        for b in range(len(cells)):
+            out_sums[2, b] += np.float64((cells[b] >> packing.shift_h) & mask_h) * packing.unit_h
+    cells[:] = 0
+
+
+@jit
+def _write_cells(cells, packing, out_histogram):  # type: ignore[no-untyped-def]
+    """One feature's ``cells`` (>= n_bins,) as floats (n_bins, 2 or 3)."""
+    mask_c = (np.int64(1) << packing.shift_h) - 1
+    mask_h = (np.int64(1) << (packing.shift_g - packing.shift_h)) - 1
+    for b in range(len(out_histogram)):
+        out_histogram[b, 0] = np.float64(cells[b] & mask_c)
+        out_histogram[b, 1] = np.float64(cells[b] >> packing.shift_g) * packing.unit_g
+    if mask_h > 0:
+        for b in range(len(out_histogram)):
+            out_histogram[b, 2] = np.float64((cells[b] >> packing.shift_h) & mask_h) * packing.unit_h
+
+
+@jit
+def _write_sums(sums, first, n_parts, step, place, out_histogram):  # type: ignore[no-untyped-def]
+    """One feature's sums, of all parts together, as floats (n_bins, n_channels)."""
+    for c in range(out_histogram.shape[1]):
+        for b in range(len(out_histogram)):
+            out_histogram[b, c] = sums[first, c, place + b]
+    for part in range(1, n_parts):
+        for c in range(out_histogram.shape[1]):
+            for b in range(len(out_histogram)):
+                out_histogram[b, c] += sums[first + part * step, c, place + b]
+
+
+@jit
+def _add_task_levels(task, rows, start, stop, packed, packing, out_histogram):  # type: ignore[no-untyped-def]
+    """The histogram of the task id, which has any number of bins, row by row."""
+    out_histogram[:, :] = 0.0
+    for j in range(start, stop):
+        count, g, h = unpack(packed[j - start], packing)
+        level = task[rows[j]]
+        out_histogram[level, 0] += count
+        out_histogram[level, 1] += g
+        if out_histogram.shape[1] == 3:
+            out_histogram[level, 2] += h
+
+
+def _build_packed_histogram(words, task, layout, rows, start, stop, packed, packing, n_parts, sums, out_histogram):  # type: ignore[no-untyped-def]
+    """`histogram.build_histogram` from packed rows.
+
+    words : uint32 (n_blocks, n_rows), four bins each; packed : int64, of the node's rows from place 0 on
+    n_parts : int64, parts of the rows that are added up side by side
+    sums : float64 (>= n_parts * n_blocks, 3, 1024), scratch; out_histogram : float64 (n_bins_total, 2 or 3)
+    """
+    n_blocks, offset = words.shape[0], layout.offset
+    n_features = len(offset) - 1
+    in_one_go = n_parts == 1 and stop - start <= packing.chunk
+    for job in prange(n_parts * n_blocks):
+        part, block = job // n_blocks, job % n_blocks
+        first = start + (stop - start) * part // n_parts
+        last = start + (stop - start) * (part + 1) // n_parts
+        cells = np.zeros((4, 256), dtype=np.int64)
+        if in_one_go:
+            _add_chunk(words[block], rows, start, first, last, packed, cells)
+            for f in range(4 * block, min(4 * block + 4, n_features)):
+                if layout.is_categorical[f] != TASK_ID:
+                    _write_cells(cells[f & 3], packing, out_histogram[offset[f] : offset[f + 1]])
+        else:
+            sums[job] = 0.0
+            while first < last:
+                until = min(first + packing.chunk, last)
+                _add_chunk(words[block], rows, start, first, until, packed, cells)
+                _empty_cells(cells.reshape(1024), packing, sums[job])
+                first = until
+    for f in prange(n_features):
+        out = out_histogram[offset[f] : offset[f + 1]]
+        if layout.is_categorical[f] == TASK_ID:
+            _add_task_levels(task, rows, start, stop, packed, packing, out)
+        elif not in_one_go:
+            _write_sums(sums, f >> 2, n_parts, n_blocks, (f & 3) * 256, out)
+
+
+build_packed_histogram, build_packed_histogram_parallel = serial_and_parallel(_build_packed_histogram)
+
+
+@jit
+def subtract_exactly(parent, child, out_sibling):  # type: ignore[no-untyped-def]
+    """Sibling = parent − child of packed sums, which leave no rounding behind; ``out_sibling`` may be ``parent``."""
+    for b in range(len(parent)):
+        for c in range(parent.shape[1]):
+            out_sibling[b, c] = parent[b, c] - child[b, c]
