@@ -42,7 +42,7 @@ ORDER = {
     ),
     "neural": (
         *("device", "progress", "columns", "tokens", "attention", "network", "experts"),
-        *("losses", "weighting", "averaging", "training", "members"),
+        *("losses", "weighting", "averaging", "stepping", "sharpness", "pretext", "training", "members"),
     ),
 }
 STANDS_ALONE = {"losses": {"jit", "threads", "quantile"}}  # and what it may import all the same

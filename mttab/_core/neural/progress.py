@@ -19,7 +19,8 @@ class EpochBar:
 
     def __call__(self, figures: dict[str, Any]) -> None:
         """Count an epoch and show its figures."""
-        shown = {"loss": f"{figures['train_loss']:.4f}"}
+        is_pretext = figures.get("phase") == "pretext"
+        shown = {"pretext" if is_pretext else "loss": f"{figures['pretext_loss' if is_pretext else 'train_loss']:.4f}"}
         if "validation_score" in figures:
             shown["score"] = f"{figures['validation_score']:.4f}"
         self._bar.set_postfix(shown, refresh=False)
