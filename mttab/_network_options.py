@@ -161,8 +161,8 @@ TRAINING: dict[str, Option] = {
         None,
         [StrOptions({"before", "during"}), None],
         '{"before", "during"} or None',
-        "Whether to learn a task that needs no labels, too, for tables with few: features are masked, by values of "
-        'other rows, and reconstructed from the others. "before": alone, in ``pretext_epochs`` of its own before the '
+        "Whether to learn a task that needs no labels, too, for tables with few: features are masked, as "
+        'if missing, and reconstructed from the others. "before": alone, in ``pretext_epochs`` of its own before the '
         'first epoch of the tasks; "during": with every step of theirs. Rows without any label then take part in it, '
         "and in the scales and levels of the features. What only this task needs is thrown away.",
     ),

@@ -270,7 +270,10 @@ class MultiTabModule(nn.Module):
         first, tokens, _ = self._through_blocks(inputs, None, log_weight)
         if self.direct is None:
             return tokens.flatten(1)
-        return torch.cat([tokens.flatten(1), self.direct[:-1](self._flat(inputs, first))], dim=1)
+        hidden = self._flat(inputs, first)
+        for layer in list(self.direct)[:-1]:
+            hidden = layer(hidden)
+        return torch.cat([tokens.flatten(1), hidden], dim=1)
 
     def _through_blocks(
         self, inputs: Inputs, memory: list[RowMemory] | None, log_weight: Tensor | None

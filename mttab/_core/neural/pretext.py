@@ -1,8 +1,7 @@
 """A pretext task that needs no label: tell the features of a row that were masked from those that were not.
 
-Masked features get the values they have in other rows of the batch, so that the network sees nothing that it will not
-see in prediction, and a small MLP reconstructs the numbers and the levels that were there. Any network can learn it
-that has a method `represent(inputs, log_weight) -> (n, width)`: what its heads read of every row.
+Masked features are passed as missing, and a small MLP reconstructs the numbers and the levels that were there. Any
+network can learn it that has a method `represent(inputs, log_weight) -> (n, width)`: what its heads read of every row.
 """
 
 from __future__ import annotations
@@ -69,31 +68,38 @@ class ReconstructionHeads(nn.Module):
         return found[:, : self.n_numeric], list(found[:, self.n_numeric :].split(self.n_levels, dim=1))
 
 
-def mask_features(inputs: Inputs, fraction: float, generator: torch.Generator) -> tuple[Inputs, Tensor, Tensor]:
-    """Rows with some of their features replaced by those of others.
+def mask_features(
+    inputs: Inputs, fraction: float, missing_level: Tensor, generator: torch.Generator
+) -> tuple[Inputs, Tensor, Tensor]:
+    """Rows with about this share of their features missing.
+
+    Parameters
+    ----------
+    inputs : Inputs
+    fraction : float
+    missing_level : Tensor of shape (n_categorical,)
+        What stands for a missing level of each feature.
+    generator : torch.Generator
 
     Returns
     -------
     masked : Inputs
     numeric_mask : Tensor of shape (n, n_numeric), bool
-        Which numbers were replaced.
+        Which numbers are new gaps.
     level_mask : Tensor of shape (n, n_categorical), bool
+        The same of levels.
     """
-    n, device = len(inputs.numeric), inputs.numeric.device
 
-    def draw(n_features: int) -> tuple[Tensor, Tensor]:
-        is_masked = torch.rand(n, n_features, generator=generator, device=device) < fraction
-        donor = torch.randint(n, (n, n_features), generator=generator, device=device)
-        return is_masked, donor
+    def draw(there: Tensor) -> Tensor:
+        return there & (torch.rand(there.shape, generator=generator, device=there.device) < fraction)
 
-    is_masked, donor = draw(inputs.numeric.shape[1])
-    column = torch.arange(donor.shape[1], device=device)
-    numeric = torch.where(is_masked[:, :, None], inputs.numeric[donor, column], inputs.numeric)
-    missing = torch.where(is_masked, inputs.missing[donor, column], inputs.missing)
-    is_level_masked, donor = draw(inputs.codes.shape[1])
-    column = torch.arange(donor.shape[1], device=device)
-    codes = torch.where(is_level_masked, inputs.codes[donor, column], inputs.codes)
-    return inputs._replace(numeric=numeric, missing=missing, codes=codes), is_masked, is_level_masked
+    numeric_mask, level_mask = draw(~inputs.missing), draw(inputs.codes != missing_level)
+    masked = inputs._replace(
+        numeric=inputs.numeric.masked_fill(numeric_mask[:, :, None], 0.0),
+        missing=inputs.missing | numeric_mask,
+        codes=torch.where(level_mask, missing_level, inputs.codes),
+    )
+    return masked, numeric_mask, level_mask
 
 
 class Pretext:
@@ -160,14 +166,16 @@ class Pretext:
     def _loss(self, rows: Tensor) -> Tensor:
         """Mean over the masked features, near 1 where nothing is known of them: squared error, or log loss."""
         inputs, weight = self.rows.inputs.take(rows), self.rows.weight[rows, None]
-        masked, numeric_mask, level_mask = mask_features(inputs, self.options.fraction, self.rows.generator)
+        masked, numeric_mask, level_mask = mask_features(
+            inputs, self.options.fraction, self.missing_level, self.rows.generator
+        )
         with precision_of(weight.device, self.bf16):
             representation = self.module.represent(masked, None if self.log_weight is None else self.log_weight[rows])
             numbers, levels = self.heads(representation)
-        numeric_weight = weight * (numeric_mask & ~inputs.missing)
+        numeric_weight = weight * numeric_mask
         total = (numeric_weight * (numbers.to(weight.dtype) - inputs.numeric[:, :, 0]) ** 2).sum()
         mass = numeric_weight.sum()
-        level_weight = weight * (level_mask & (inputs.codes != self.missing_level))
+        level_weight = weight * level_mask
         for j, scores in enumerate(levels):
             place = inputs.codes[:, j] - self.first_level[j]
             cells = functional.cross_entropy(scores.to(weight.dtype), place, reduction="none")
