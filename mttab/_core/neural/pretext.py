@@ -53,8 +53,9 @@ class ReconstructionHeads(nn.Module):
         super().__init__()
         self.n_numeric, self.n_levels = n_numeric, n_levels.tolist()
         self.norm = nn.LayerNorm(width)
-        self.hidden = nn.Linear(width, HIDDEN_UNITS)
-        self.out = nn.Linear(HIDDEN_UNITS, n_numeric + sum(self.n_levels))
+        # Started below: nn.Linear would draw from torch's global generator.
+        self.hidden = nn.utils.skip_init(nn.Linear, width, HIDDEN_UNITS)
+        self.out = nn.utils.skip_init(nn.Linear, HIDDEN_UNITS, n_numeric + sum(self.n_levels))
         self.to(generator.device)
         with torch.no_grad():
             for layer in (self.hidden, self.out):
@@ -127,7 +128,7 @@ class Pretext:
         module.eval()
         with torch.no_grad():
             example = module.represent(rows.inputs.take(slice(0, 2)), None)
-        self.heads = ReconstructionHeads(example.shape[1], features.n_numeric, n_levels, rows.generator)
+        self.heads = ReconstructionHeads(example.shape[1], rows.inputs.numeric.shape[1], n_levels, rows.generator)
         self.heads.to(example.dtype)
         trained = (module, self.heads) if options.is_before else (self.heads,)
         self.optimizer = make_optimizer(steps, *trained)
