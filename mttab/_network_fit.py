@@ -170,7 +170,11 @@ class NetworkFitSteps:
             warnings.warn(
                 f"y has no label in {int(is_empty.sum())} of {len(values)} rows (first: row {int(is_empty.argmax())}); "
                 "they are left out"
-                + (" by this fit, which does not begin anew." if self.pretext else "; pretext= learns from them, too."),
+                + (
+                    ", for there is no pretext task to learn here."
+                    if self.pretext
+                    else "; pretext= has a use for them."
+                ),
                 UserWarning,
                 stacklevel=5,
             )

@@ -62,7 +62,9 @@ class TrainedNetwork:
     Attributes
     ----------
     module : nn.Module
-        The network, as `MultiTabModule` is one.
+        The network, as `MultiTabModule` is one: called with (inputs, memory, log_weight) it gives scores and memory;
+        `represent(inputs, log_weight)` is what its heads read of every row, for the pretext task; `features` are its
+        `FeatureTokens`, and `options.sample_attention` says whether its rows see each other.
     outputs : TaskOutputs
     weighting : TaskWeighting
     context : Inputs or None
