@@ -104,6 +104,7 @@ PRETEXT_PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "60 of 2000, independent": lambda draw: few_labels(draw, redundant=False),
     "60 of 60, redundant": lambda draw: few_labels(draw, n_rows=60),
     "500 of 2000, redundant": lambda draw: few_labels(draw, n_labels=500),
+    "300 of 300, independent": lambda draw: few_labels(draw, n_labels=300, n_rows=300, redundant=False),
 }
 
 
@@ -140,11 +141,10 @@ def ratio_table(runs: pd.DataFrame) -> pd.DataFrame:
     )
     gain = log_rmse.sub(log_rmse["default"], axis=0).groupby("problem", sort=False)
     mean, error = np.exp(gain.mean()), 100.0 * gain.sem().fillna(0.0)
+    of_default = np.exp(log_rmse["default"].groupby("problem", sort=False).mean())
     cells = {way: [f"{m:.3f} ± {e:.1f}" for m, e in zip(mean[way], error[way], strict=True)] for way in mean}
+    cells["default"] = [f"RMSE {value:.3f}" for value in of_default]
     table = pd.DataFrame(cells, index=mean.index).T
-    table.loc["default"] = [
-        f"RMSE {value:.3f}" for value in np.exp(log_rmse["default"].groupby("problem", sort=False).mean())
-    ]
     seconds = runs.groupby("way", sort=False)["seconds"].mean()
     table["time"] = [f"{value:.1f}" for value in seconds / seconds["default"]]
     return table
