@@ -154,7 +154,7 @@ TRAINING: dict[str, Option] = {
         "left",
         "How far sharpness-aware minimisation looks: every task is also asked for its gradient where, so far from the "
         "weights, its own loss is largest. ``task_weighting`` combines the gradients of the tasks and what they change "
-        "by separately. 0 = off; 0.02 to 0.1 helped where labels were noisy and cost where they were exact. A step "
+        "by separately. 0 = off; 0.02 to 0.05 may help where labels are noisy, and cost where they are exact. A step "
         "takes two passes over the batch per task; with row tasks, dealt into groups as for ``task_weighting``, two in "
         f"all, but {2 * MAX_ROW_TASK_PARTS} with row attention.",
     ),
