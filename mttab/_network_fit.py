@@ -170,11 +170,7 @@ class NetworkFitSteps:
             warnings.warn(
                 f"y has no label in {int(is_empty.sum())} of {len(values)} rows (first: row {int(is_empty.argmax())}); "
                 "they are left out"
-                + (
-                    ", for there is no pretext task to learn here."
-                    if self.pretext
-                    else "; pretext= has a use for them."
-                ),
+                + (", with no pretext task to learn here." if self.pretext else "; pretext= has a use for them."),
                 UserWarning,
                 stacklevel=5,
             )
