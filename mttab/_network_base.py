@@ -22,8 +22,9 @@ from mttab._core.neural.members import (
     Place,
     prepare_training,
 )
+from mttab._core.neural.stepping import PretextOptions, TrainingOptions
 from mttab._core.neural.tokens import FeatureTokens
-from mttab._core.neural.training import TrainedNetwork, TrainingOptions
+from mttab._core.neural.training import TrainedNetwork
 from mttab._core.neural.weighting import make_weighting
 from mttab._core.progress import Messages, Progress, messages_shown
 from mttab._core.validation import fit_context
@@ -115,7 +116,7 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
             are categorical. Frames of polars and pyarrow are read as pandas reads them.
         y : array-like of shape (n,) or (n, n_tasks)
             Labels. With several columns every column is a task, and NaN or None means not observed; a row without any
-            label is left out, with a warning.
+            label is left out, with a warning, unless ``pretext`` has a use for it.
         sample_weight : array-like of shape (n,) or (n, n_tasks), default=None
             Weight of each row or of each label; 0 = not observed.
         task : array-like of shape (n,) or (n, n_id_columns), default=None
@@ -139,11 +140,16 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
         place = Place.resolve(self.device, self.precision)
         metadata = {"sample_weight": sample_weight, "task": task}
         hooks = self._begin_callbacks(self.n_members, in_order=False, X=X, y=y, metadata=metadata)
-        encoding, rows, keep, ids = self._read_training(X, y, sample_weight, task, previous)
+        is_new = previous is None or self.n_members > len(previous._networks)
+        learns_pretext = self.pretext == "during" or (self.pretext == "before" and is_new)
+        encoding, rows, keep, ids = self._read_training(
+            X, y, sample_weight, task, previous, keep_unlabelled=learns_pretext
+        )
         is_stopped = stops_early(self.early_stopping, len(rows.values), explicit, self.validation)
         explicit_rows = self._explicit_rows(encoding, explicit)
         encoded = self._encoded_rows(encoding, rows)
         explicit_held = None if explicit_rows is None else self._encoded_rows(encoding, explicit_rows)
+        unlabelled = None if rows.unlabelled is None else self._encoded_rows(encoding, rows.unlabelled)
         jobs = []
         for member in range(self.n_members):
             is_held = np.zeros(len(rows.values), dtype=bool)
@@ -152,8 +158,9 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
             held = encoded.take(is_held) if is_held.any() else explicit_held
             start = previous._networks[member] if previous and member < len(previous._networks) else None
             training = encoded.take(~is_held) if is_held.any() else encoded
+            pool = training.and_rows(unlabelled) if learns_pretext else None
             progress = hooks.follow(self.verbose, "epoch", partial(self._attributes_of, encoding, place, seed), member)
-            jobs.append(self._prepare(encoding, training, held, place, (seed, member), start, progress))
+            jobs.append(self._prepare(encoding, training, held, place, (seed, member), start, progress, pool))
         with messages_shown(self.verbose):
             done = run_side_by_side(jobs, place.device, self.n_jobs)
         self._take_over(done, encoding, place, seed, previous)
@@ -171,8 +178,8 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, task: Any = None, *, classes: Any = None) -> Any:
         """Train for one epoch on some rows, from where the networks are.
 
-        The first call fits scales, levels, classes and tasks; later ones keep them. There is no early stopping, and the
-        step size stays at ``learning_rate``.
+        The first call fits scales, levels, classes and tasks; later ones keep them. There is no early stopping, no
+        pretext task, and the step size stays at ``learning_rate``.
 
         Parameters
         ----------
@@ -193,7 +200,7 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
         encoding, rows, _, _ = self._read_training(X, y, sample_weight, task, previous, classes)
         starts: list[Any] = previous._networks if previous else [None] * self.n_members
         encoded = self._encoded_rows(encoding, rows)
-        once = {"max_epochs": 1, "schedule": "constant", "warmup_fraction": 0.0, "patience": None}
+        once: dict[str, Any] = {"max_epochs": 1, "schedule": "constant", "warmup_fraction": 0.0, "patience": None}
         jobs = [
             self._prepare(
                 encoding, encoded, None, place, (seed, member), start, Messages(self.verbose, "epoch"), **once
@@ -216,7 +223,15 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
             self.history_ = pd.concat(parts, ignore_index=True)
 
     def _read_training(
-        self, X: Any, y: Any, sample_weight: Any, task: Any, previous: Any, classes: Any = None
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        task: Any,
+        previous: Any,
+        classes: Any = None,
+        *,
+        keep_unlabelled: bool = False,
     ) -> tuple[Encoding, Rows, np.ndarray, Any]:
         """What fit learns of the columns (or, to go on, had learned) and the labelled rows."""
         table, layout, features, ids = self._read_layout(X, task)
@@ -232,7 +247,7 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
                 f"y has {values.shape[1]} columns, which are tasks themselves, so task_column and task cannot be "
                 "used with it; pass one column of y, or leave them out."
             )
-        rows, keep = self._labelled_rows(table, features, y, values, sample_weight, ids)
+        rows, keep = self._labelled_rows(table, features, y, values, sample_weight, ids, keep_unlabelled)
         encoding = self._fit_encoding(layout, targets, rows) if previous is None else self._encoding
         return encoding, rows, keep, ids
 
@@ -258,50 +273,59 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
         seeds: tuple[int, int],
         start: TrainedNetwork | None,
         progress: Progress,
+        pool: EncodedRows | None = None,
         **overrides: Any,
     ) -> Job:
-        """The training of one network, ready to run."""
+        """The training of one network, ready to run; `pool` are the rows of its pretext task."""
         training = training.with_weight_of_1()
         validation = None if held is None else held.with_weight_of_1()
+        pool = None if pool is None else pool.with_weight_of_1()
         options = self._training_options(len(training.y), held is not None, place.bf16)._replace(**overrides)
+        if pool is not None:
+            options = options._replace(pretext=self._pretext_options(len(pool.y)))
 
         def make() -> TrainedNetwork:
-            return self._new_network(encoding, training)
+            return self._new_network(encoding, training, pool or training)
 
-        return prepare_training(start or make, training, validation, options, place, seeds, progress)
+        return prepare_training(start or make, training, validation, options, place, seeds, progress, pool)
 
-    def _new_network(self, encoding: Encoding, training: EncodedRows) -> TrainedNetwork:
+    def _new_network(self, encoding: Encoding, training: EncodedRows, pool: EncodedRows) -> TrainedNetwork:
         bins = None
         if self.numerical_embedding == "piecewise_linear":
-            bins = encoding.columns.bin_edges(training.columns, training.weight.max(axis=1), self.n_bins)
-        return self._network_with(encoding, bins)
+            bins = encoding.columns.bin_edges(pool.columns, pool.weight.max(axis=1), self.n_bins)
+        if encoding.row_tasks is None:
+            task_weight = self._task_factors(encoding.targets, None)
+        else:
+            task_weight = training.weight_by_task(encoding.row_tasks.n_tasks)
+        return self._network_with(encoding, bins, task_weight)
 
     def _blank_network(self, encoding: Encoding) -> TrainedNetwork:
         """A network of the same shape before it has seen any row."""
         is_binned = self.numerical_embedding == "piecewise_linear"
-        return self._network_with(
-            encoding, np.zeros((len(encoding.columns.numeric), self.n_bins + 1)) if is_binned else None
-        )
+        bins = np.zeros((len(encoding.columns.numeric), self.n_bins + 1)) if is_binned else None
+        n_tasks = len(encoding.targets.columns) if encoding.row_tasks is None else encoding.row_tasks.n_tasks + 1
+        return self._network_with(encoding, bins, np.ones(n_tasks))
 
-    def _network_with(self, encoding: Encoding, bins: np.ndarray | None) -> TrainedNetwork:
+    def _network_with(self, encoding: Encoding, bins: np.ndarray | None, task_weight: np.ndarray) -> TrainedNetwork:
         targets = encoding.targets.columns
         outputs = TaskOutputs([t.kind for t in targets], [0 if t.classes is None else len(t.classes) for t in targets])
-        # With row tasks the one column has no factor: its rows carry that of their task.
-        factors = self._task_factors(encoding.targets, encoding.row_tasks) if encoding.row_tasks is None else np.ones(1)
-        return TrainedNetwork(
-            self._make_module(encoding, outputs, bins), outputs, make_weighting(self.task_weighting, factors)
-        )
+        weighting = make_weighting(self.task_weighting, task_weight, encoding.row_tasks is not None)
+        return TrainedNetwork(self._make_module(encoding, outputs, bins), outputs, weighting)
+
+    def _batch_size(self, n: int) -> int:
+        if self.batch_size != "auto":
+            return self.batch_size
+        return int(np.clip(2 ** round(np.log2(max(n, 1) / AUTO_BATCHES)), AUTO_BATCH_MIN, AUTO_BATCH_MAX))
+
+    def _pretext_options(self, n: int) -> PretextOptions:
+        epochs = _auto_epochs(n) if self.pretext_epochs == "auto" else self.pretext_epochs
+        is_before = self.pretext == "before"
+        return PretextOptions(is_before, self.pretext_fraction, self.pretext_weight, epochs, self._batch_size(n))
 
     def _training_options(self, n: int, has_validation: bool, bf16: bool) -> TrainingOptions:
-        batch = self.batch_size
-        if batch == "auto":
-            batch = int(np.clip(2 ** round(np.log2(max(n, 1) / AUTO_BATCHES)), AUTO_BATCH_MIN, AUTO_BATCH_MAX))
-        epochs = self.max_epochs
-        if epochs == "auto":
-            epochs = int(np.clip(AUTO_ROWS_IN_ALL // max(n, 1), AUTO_EPOCHS_MIN, AUTO_EPOCHS_MAX))
         return TrainingOptions(
-            max_epochs=epochs,
-            batch_size=batch,
+            max_epochs=_auto_epochs(n) if self.max_epochs == "auto" else self.max_epochs,
+            batch_size=self._batch_size(n),
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             warmup_fraction=self.warmup_fraction,
@@ -312,6 +336,7 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
             context_size=getattr(self, "context_size", 0),
             bf16=bf16,
             compile=self.compile,
+            sam_rho=self.sam_rho,
         )
 
     def _encoded_rows(self, encoding: Encoding, rows: Rows) -> EncodedRows:
@@ -362,6 +387,10 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
         tags.target_tags.single_output = True
         tags.non_deterministic = False
         return tags
+
+
+def _auto_epochs(n: int) -> int:
+    return int(np.clip(AUTO_ROWS_IN_ALL // max(n, 1), AUTO_EPOCHS_MIN, AUTO_EPOCHS_MAX))
 
 
 def _history_frame(history: list[dict[str, Any]], labels: list[Any]) -> pd.DataFrame:

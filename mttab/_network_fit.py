@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,17 +30,32 @@ LARGEST_TARGET = 1e100  # of a number in y; its square, times weights, is far fr
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows with a label: their features, labels (NaN = not observed), weights of cells, and row tasks or None."""
+    """Rows with a label: their features, labels (NaN = not observed), weights of cells, and row tasks or None.
+
+    `unlabelled` are the rows beside them that the pretext task learns from as well, where there is one.
+    """
 
     features: pd.DataFrame | np.ndarray
     values: np.ndarray
     weight: np.ndarray
     task_ids: np.ndarray | None
+    unlabelled: Rows | None = None
 
     def take(self, keep: np.ndarray) -> Rows:
         features = self.features[keep] if isinstance(self.features, np.ndarray) else self.features.loc[keep]
         ids = None if self.task_ids is None else self.task_ids[keep]
         return Rows(features, self.values[keep], self.weight[keep], ids)
+
+    @property
+    def seen(self) -> tuple[pd.DataFrame | np.ndarray, np.ndarray]:
+        """Features and weights (n,) of all rows that fit learns from."""
+        weight = self.weight.max(axis=1)
+        if self.unlabelled is None:
+            return self.features, weight
+        others, weight_of_others = self.unlabelled.seen
+        parts = [self.features, others]
+        joined = np.concatenate(parts) if isinstance(others, np.ndarray) else pd.concat(parts, ignore_index=True)
+        return joined, np.concatenate([weight, weight_of_others])
 
 
 @dataclass(frozen=True)
@@ -135,16 +150,27 @@ class NetworkFitSteps:
         return table, layout, features, ids
 
     def _labelled_rows(
-        self, table: Any, features: Any, y: Any, values: np.ndarray, sample_weight: Any, ids: np.ndarray | None
+        self,
+        table: Any,
+        features: Any,
+        y: Any,
+        values: np.ndarray,
+        sample_weight: Any,
+        ids: np.ndarray | None,
+        keep_unlabelled: bool = False,
     ) -> tuple[Rows, np.ndarray]:
         """Rows with a label that has a weight, and which of all rows they are."""
         check_same_length(X=table, y=values, task=ids)
         weight = check_cell_weight(sample_weight, values.shape)
         is_empty = np.isnan(values).all(axis=1) & (weight > 0).any(axis=1)  # a row of weight 0 is meant to be left out
-        if is_empty.any():
+        unlabelled = None
+        if is_empty.any() and keep_unlabelled:
+            unlabelled = Rows(features, values, weight, ids).take(is_empty)
+        elif is_empty.any():
             warnings.warn(
                 f"y has no label in {int(is_empty.sum())} of {len(values)} rows (first: row {int(is_empty.argmax())}); "
-                "they are left out.",
+                "they are left out"
+                + (", with no pretext task to learn here." if self.pretext else "; pretext= has a use for them."),
                 UserWarning,
                 stacklevel=5,
             )
@@ -153,19 +179,19 @@ class NetworkFitSteps:
         if not keep.any():
             raise ValueError("y has no label with a positive weight, so there is nothing to learn; pass some labels.")
         rows = Rows(features, values, weight, ids)
-        return (rows if keep.all() else rows.take(keep)), keep
+        return replace(rows if keep.all() else rows.take(keep), unlabelled=unlabelled), keep
 
     def _fit_encoding(self, layout: Layout, targets: TargetTable, rows: Rows) -> Encoding:
-        row_weight = rows.weight.max(axis=1)
+        features, row_weight = rows.seen
         encoder = FeatureEncoder().fit(
-            rows.features,
+            features,
             layout.is_categorical[layout.feature_positions],
             max_categories=None,
             sample_weight=row_weight,
             names=layout.feature_names,
             unknown="code",
         )
-        values = encoder.transform(rows.features)
+        values = encoder.transform(features)
         columns = ColumnEncoder().fit(
             values, encoder.n_categories, encoder.is_categorical, row_weight, self.numerical_scaling
         )

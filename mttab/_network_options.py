@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mttab._core.neural.attention import MASKS
 from mttab._core.neural.columns import SCALINGS
 from mttab._core.neural.tokens import NUMERICAL_EMBEDDINGS
-from mttab._core.neural.weighting import WEIGHTINGS
+from mttab._core.neural.weighting import MAX_ROW_TASK_PARTS, WEIGHTINGS
 from mttab._core.validation import HasMethods, Interval, StrOptions
 
 
@@ -57,7 +57,8 @@ TASKS: dict[str, Option] = {
         WEIGHTINGS,
         "How the losses of the tasks become one step: their mean, divided by learned variances, or the gradients of "
         "the tasks combined by this aggregator of TorchJD (``pip install 'mttab[torchjd]'``), at a backward pass per "
-        "task.",
+        f"task. More than {MAX_ROW_TASK_PARTS} row tasks are dealt into as many groups there, each of which counts as "
+        "a task.",
     ),
     "task_weight": Option(
         None, [dict, None], "dict or None", "Factor on the loss of each task, by its label; 1 for those it leaves out."
@@ -188,6 +189,39 @@ TRAINING: dict[str, Option] = {
     ),
     "warmup_fraction": _number(0.05, 0.0, 1.0, "both", "Share of all steps in which the step size rises."),
     "gradient_clip": _number(1.0, 0.0, None, "left", "Largest norm of the gradient; 0 = no limit."),
+    "sam_rho": _number(
+        0.0,
+        0.0,
+        None,
+        "left",
+        "How far sharpness-aware minimisation looks: every task is also asked for its gradient where, so far from the "
+        "weights, its own loss is largest. ``task_weighting`` combines the gradients of the tasks and what they change "
+        "by separately. 0 = off; 0.02 to 0.05 may help where labels are noisy, and cost where they are exact. A step "
+        "takes two passes over the batch per task; with row tasks, dealt into groups as for ``task_weighting``, two in "
+        f"all, but {2 * MAX_ROW_TASK_PARTS} with row attention.",
+    ),
+    "pretext": Option(
+        None,
+        [StrOptions({"before", "during"}), None],
+        '{"before", "during"} or None',
+        "Whether to learn a task that needs no labels, too, for tables with few: features are masked, as if missing, "
+        'and reconstructed from the others. "before": alone, in ``pretext_epochs`` of its own before the first epoch '
+        'of the tasks; "during": with every step of theirs. Rows without any label then take part in it, and in the '
+        "scales and levels of the features. What only this task needs is thrown away; ``history_`` keeps its loss, and "
+        'with "before" the rows of its epochs, whose ``phase`` is "pretext". It is left out in ``partial_fit``, and '
+        '"before" in a fit that goes on.',
+    ),
+    "pretext_fraction": _number(0.3, 0.0, 1.0, "neither", "Share of the features masked in a row of the pretext task."),
+    "pretext_weight": _number(
+        1.0, 0.0, None, "neither", 'Factor on the gradient of the pretext task, for ``pretext="during"``.'
+    ),
+    "pretext_epochs": Option(
+        "auto",
+        [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        'int or "auto"',
+        'Passes over the rows, with and without labels, for ``pretext="before"``. "auto": as for ``max_epochs``, all '
+        "of them.",
+    ),
     "weight_averaging": _number(
         0.99,
         0.0,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mttab._core.neural.device import is_available
-from mttab._core.neural.members import Place, seeded
-from mttab._core.neural.storing import dtype_of, pack_network, unpack_network
+from mttab._core.neural.device import is_available, seeded
+from mttab._core.neural.members import Place
+from mttab._core.neural.storing import add_blank_tasks, dtype_of, n_added_tasks, pack_network, unpack_network
 from mttab._core.records import require
+from mttab._core.tasks import TaskLabels
 from mttab.persistence import Saving
 
 
@@ -23,17 +25,25 @@ class NetworkSaving(Saving):
     def _pack_fitted(self, fitted: dict[str, Any]) -> dict[str, Any]:
         if "_networks" not in fitted:
             return fitted
-        return {**fitted, "_networks": [pack_network(network) for network in fitted["_networks"]]}
+        networks = fitted["_networks"]
+        n_added = n_added_tasks(networks[0])
+        return {**fitted, "_networks": [pack_network(network) for network in networks], "_n_added": n_added}
 
     def _unpack_fitted(self, fitted: dict[str, Any]) -> dict[str, Any]:
         if "_networks" not in fitted:
             return fitted
         # Parameters may have been set to something else since fit; the weights are those of then.
         maker = type(self)(**{**self.get_params(deep=False), **fitted["_options_of_fit"]})
-        networks = []
+        encoding, networks, n_added = fitted["_encoding"], [], fitted.pop("_n_added", 0)
+        if n_added:  # a network is made with the tasks of its fit
+            require(0 < n_added < encoding.row_tasks.n_tasks, "too many tasks were added")
+            labels = TaskLabels(encoding.row_tasks.labels.tolist()[:-n_added])
+            encoding = replace(encoding, row_tasks=labels)
         for packed in fitted["_networks"]:
-            with seeded(0, Place.resolve("cpu", str(dtype_of(packed)).removeprefix("torch."))):
-                blank = maker._blank_network(fitted["_encoding"])
+            place = Place.resolve("cpu", str(dtype_of(packed)).removeprefix("torch."))
+            with seeded(0, place.device, place.dtype):
+                blank = maker._blank_network(encoding)
+            add_blank_tasks(blank, n_added)
             networks.append(unpack_network(packed, blank))
         return {**fitted, "_networks": networks}
 

@@ -68,6 +68,18 @@ NETWORK: dict[str, Any] = {
     "n_jobs": 1,
     "random_state": 0,
 }
+EXPERTS: dict[str, Any] = {
+    "embedding_dim": 8,
+    "expert_dim": 8,
+    "expert_depth": 1,
+    "head_dim": 8,
+    "n_bins": 4,
+    "n_members": 1,
+    "max_epochs": 2,
+    "early_stopping": False,
+    "n_jobs": 1,
+    "random_state": 0,
+}
 REGRESSION: dict[str, Any] = {"estimator": Ridge(), "random_state": 0}
 CLASSIFICATION: dict[str, Any] = {"estimator": LogisticRegression(tol=1e-9), "random_state": 0}
 ALPHAS = {"estimator__alpha": [0.1, 10.0]}
@@ -104,6 +116,19 @@ ROWS = [
             slow=name != "MultiTabNetRegressor",
         )
         for name in ("MultiTabNet", "MultiTabNetRegressor", "MultiTabNetClassifier")
+    ),
+    *(
+        Row(
+            f"{architecture}{kind}",
+            EXPERTS,
+            {"max_epochs": [1, 2]},
+            tolerance=1e-5,
+            sees_task_order=True,
+            needs="torch",
+            slow=(architecture, kind) != ("MMoE", "Regressor"),
+        )
+        for architecture in ("SharedBottom", "MMoE", "PLE", "STEM", "TaskExpert")
+        for kind in ("", "Regressor", "Classifier")
     ),
 ]
 

@@ -336,6 +336,21 @@ def test_sharing_compares_structures_and_ingredients(script, folder, tmp_path, c
     assert "R-MTGB / best" in shown and "31 leaves" in shown and "geometric mean" in shown
 
 
+def test_training_compares_ways_of_training_with_the_default(script, tmp_path, capsys, monkeypatch):
+    bench = script("bench_training")
+    monkeypatch.setattr(bench, "N_TEST", 50)
+    monkeypatch.setattr(bench, "EPOCHS", {"steps": 2, "pretext": 2})
+    monkeypatch.setattr(bench, "STEP_PROBLEMS", {name: bench.STEP_PROBLEMS[name] for name in ("row tasks", "noise 1")})
+    monkeypatch.setattr(bench, "QUICK", ("default", "uncertainty", "sam_rho=0.02", "during"))
+    output = tmp_path / "training.json"
+    bench.main(["--quick", "--output", str(output)])
+    shown, runs = capsys.readouterr().out, json.loads(output.read_text())
+    assert {run["way"] for run in runs["steps"]} == {"default", "uncertainty", "sam_rho=0.02"}
+    assert {(run["way"], len(run["rmse"])) for run in runs["pretext"]} == {("default", 3), ("during", 3)}
+    assert all(np.isfinite(run["rmse"]).all() for table in ("steps", "pretext") for run in runs[table])
+    assert "RMSE / RMSE of the default" in shown
+
+
 @pytest.mark.parametrize(("name", "other"), [("bench_accuracy", "target_tasks"), ("bench_neural", "row_tasks")])
 def test_a_folder_without_a_view_for_the_script_is_refused(script, folder, name, other):
     records = [r for r in json.loads((folder / "manifest.json").read_text()) if r["layout"] == other]

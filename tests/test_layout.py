@@ -55,7 +55,8 @@ ORDER = {
     ),
     "neural": (
         *("device", "columns", "tokens", "attention", "stacked", "network", "expert_parts", "experts"),
-        *("losses", "weighting", "averaging", "training", "members", "adapting", "storing", "onnx"),
+        *("losses", "weighting", "averaging", "stepping", "sharpness", "pretext"),
+        *("training", "members", "adapting", "storing", "onnx"),
     ),
 }
 STANDS_ALONE = {"losses": {"jit", "threads", "quantile"}}  # and what it may import all the same

@@ -124,3 +124,19 @@ def limit_threads(n_threads: int) -> Iterator[None]:
             _Limits.n_open -= 1
             if _Limits.n_open == 0:
                 torch.set_num_threads(_Limits.before)
+
+
+_GLOBALS = Lock()  # one fit at a time has torch's generators and default type; others may run in threads beside it
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device, dtype: torch.dtype | None = None) -> Iterator[None]:
+    """Torch's global generators at `seed` and its numbers of type `dtype`, and afterwards as they were."""
+    with _GLOBALS, torch.random.fork_rng([device] if device.type == "cuda" else []):
+        before = torch.get_default_dtype()
+        torch.manual_seed(seed)
+        torch.set_default_dtype(before if dtype is None else dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)

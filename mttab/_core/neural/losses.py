@@ -78,6 +78,47 @@ class TaskOutputs(nn.Module):
         return out
 
 
+class TaskLosses:
+    """Loss of every task on a batch, whose mean over the batches of an epoch is the weighted mean loss of the task.
+
+    Parameters
+    ----------
+    outputs : TaskOutputs
+    weight : Tensor of shape (n, n_columns)
+        Of all training rows.
+    share : Tensor of shape (n_row_tasks + 1,) or None
+        With row tasks, the share of the weight that each of them has; None where tasks are columns.
+    """
+
+    def __init__(self, outputs: TaskOutputs, weight: Tensor, share: Tensor | None) -> None:
+        self.outputs, self.share = outputs, share
+        self.mean_weight = weight.mean(dim=0).clamp_min(1e-12)
+
+    def __call__(self, scores: Tensor, y: Tensor, weight: Tensor, row_task: Tensor, n_batch: int) -> Tensor:
+        """Losses of the tasks.
+
+        Parameters
+        ----------
+        scores : Tensor of shape (n, n_columns, n_outputs)
+        y, weight : Tensor of shape (n, n_columns)
+        row_task : Tensor of shape (n,), or empty
+        n_batch : int
+            Rows of the batch, of which these may be some.
+
+        Returns
+        -------
+        Tensor of shape (n_columns,) or (n_row_tasks + 1,)
+        """
+        cells = self.outputs.cell_losses(scores, y) * weight / (n_batch * self.mean_weight)
+        if self.share is None:
+            return cells.sum(dim=0)
+        return cells.new_zeros(len(self.share)).index_add(0, row_task, cells[:, 0]) / self.share
+
+    def mean(self, losses: Tensor) -> Tensor:
+        """Mean loss: of the columns, or of all rows."""
+        return losses.mean() if self.share is None else (self.share * losses).sum()
+
+
 def null_losses(outputs: TaskOutputs, y: Tensor, weight: Tensor) -> Tensor:
     """Weighted mean loss (n_tasks,) of the best constant prediction, at least a small positive number."""
     mass = weight.sum(dim=0).clamp_min(1e-12)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from threading import Lock
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +11,11 @@ import torch
 from torch import Tensor
 
 from mttab._core.neural.columns import Columns
-from mttab._core.neural.device import resolve_device, resolve_precision
+from mttab._core.neural.device import resolve_device, resolve_precision, seeded
 from mttab._core.neural.network import Inputs
-from mttab._core.neural.training import Examples, TrainedNetwork, TrainingOptions, train
+from mttab._core.neural.pretext import PretextRows
+from mttab._core.neural.stepping import TrainingOptions
+from mttab._core.neural.training import Examples, TrainedNetwork, train
 from mttab._core.progress import Progress
 
 Job = Callable[[Callable[[], bool]], "tuple[TrainedNetwork, list[dict[str, Any]]]"]
@@ -50,6 +50,21 @@ class EncodedRows(NamedTuple):
         if not self.weight.any():
             return self
         return self._replace(weight=self.weight / 2.0 ** np.floor(np.log2(self.weight.max())))  # changes no digit
+
+    def weight_by_task(self, n_tasks: int) -> np.ndarray:
+        """Weight of the rows of each row task and of an unseen one, (n_tasks + 1,), at least that of one row."""
+        assert self.task is not None
+        weight = self.weight[:, 0]
+        return np.maximum(np.bincount(self.task, weights=weight, minlength=n_tasks + 1), weight.mean())
+
+    def and_rows(self, others: EncodedRows | None) -> EncodedRows:
+        """These rows and further ones."""
+        if others is None:
+            return self
+        columns = Columns(*(np.concatenate(pair) for pair in zip(self.columns, others.columns, strict=True)))
+        task = None if self.task is None or others.task is None else np.concatenate([self.task, others.task])
+        y, weight = np.concatenate([self.y, others.y]), np.concatenate([self.weight, others.weight])
+        return EncodedRows(columns, task, y, weight)
 
 
 class Place(NamedTuple):
@@ -96,6 +111,7 @@ def prepare_training(
     place: Place,
     seeds: tuple[int, int],
     progress: Progress,
+    pool: EncodedRows | None = None,
 ) -> Job:
     """One training, ready to run.
 
@@ -110,6 +126,8 @@ def prepare_training(
         Seed of all, number of the member.
     progress : Progress
         Follows the epochs.
+    pool : EncodedRows, default=None
+        Rows of the pretext task, those of `training` among them; their labels are not read.
 
     Returns
     -------
@@ -121,27 +139,33 @@ def prepare_training(
         network = copy.deepcopy(start)
         network.move(place.device, place.dtype)
     else:
-        with seeded(_hash(seed, member), place):
+        with seeded(_hash(seed, member), place.device, place.dtype):
             network = start()
         for part in (network.module, network.outputs, network.weighting):
             part.to(place.device)
     n_before = network.n_epochs
     examples = place.examples(training)
     held_out = None if validation is None else place.examples(validation)
+    pool_rows = None if pool is None else place.examples(pool)
 
     def run(is_cancelled: Callable[[], bool]) -> tuple[TrainedNetwork, list[dict[str, Any]]]:
         history: list[dict[str, Any]] = []
 
         def note(figures: dict[str, Any], current: Callable[[], TrainedNetwork]) -> bool:
-            history.append({"member": member, **figures, "epoch": n_before + figures["epoch"]})
+            is_pretext = figures.get("phase") == "pretext"
+            history.append({"member": member, **figures, "epoch": figures["epoch"] + (0 if is_pretext else n_before)})
+            if is_pretext:
+                return False  # what follows the training follows its epochs
             named = {"training loss": figures["train_loss"]}
             if "validation_score" in figures:
                 named["validation score"] = figures["validation_score"]
             return progress.end_step(figures["epoch"] + 1, named, current)
 
         generator = torch.Generator(place.device).manual_seed(_hash(seed, member, n_before + 1))
+        masking = torch.Generator(place.device).manual_seed(_hash(seed, member, n_before + 1, 1))
+        task = None if pool_rows is None else PretextRows(pool_rows.inputs, pool_rows.weight.amax(dim=1), masking)
         progress.begin(f"member {member + 1}", options.max_epochs)
-        train(network, examples, held_out, options, generator, progress.begin_step, note, is_cancelled)
+        train(network, examples, held_out, options, generator, progress.begin_step, note, is_cancelled, task)
         progress.end()
         return network, history
 
@@ -166,19 +190,3 @@ def average_attention(networks: list[TrainedNetwork], place: Place, columns: Col
 def _hash(*parts: int) -> int:
     """One seed from several numbers."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-_GLOBALS = Lock()  # one fit at a time has torch's generators and default type; others may run in threads beside it
-
-
-@contextmanager
-def seeded(seed: int, place: Place) -> Iterator[None]:
-    """Torch's global generators at `seed` and its numbers of the type of `place`, and afterwards as they were."""
-    with _GLOBALS, torch.random.fork_rng([place.device] if place.device.type == "cuda" else []):
-        before = torch.get_default_dtype()
-        torch.manual_seed(seed)
-        torch.set_default_dtype(place.dtype)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(before)

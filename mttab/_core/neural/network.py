@@ -272,16 +272,38 @@ class MultiTabModule(nn.Module):
         made : list of RowMemory
             What these rows are to others, block by block; empty without row attention, or where `memory` was given.
         """
+        first, tokens, made = self._through_blocks(inputs, memory, log_weight)
+        scores = self.heads(tokens)
+        if self.direct is not None:
+            scores = scores + self.direct(self._flat(inputs, first)).unflatten(1, scores.shape[1:])
+        return scores, made
+
+    def represent(self, inputs: Inputs, log_weight: Tensor | None = None) -> Tensor:
+        """What the heads read of n rows that see each other, side by side: task tokens, and hidden units of `direct`.
+
+        Returns
+        -------
+        Tensor of shape (n, width)
+        """
+        first, tokens, _ = self._through_blocks(inputs, None, log_weight)
+        if self.direct is None:
+            return tokens.flatten(1)
+        hidden = self._flat(inputs, first)
+        for layer in list(self.direct)[:-1]:
+            hidden = layer(hidden)
+        return torch.cat([tokens.flatten(1), hidden], dim=1)
+
+    def _through_blocks(
+        self, inputs: Inputs, memory: list[RowMemory] | None, log_weight: Tensor | None
+    ) -> tuple[Tensor, Tensor, list[RowMemory]]:
+        """Tokens before the first block, task tokens (n, t, width) after the last, and what rows are to others."""
         first = tokens = self.first_tokens(inputs)
         made = []
         for i, block in enumerate(self.blocks):
             tokens, own = block(tokens, memory[i] if memory else None, log_weight)
             if own is not None:
                 made.append(own)
-        scores = self.heads(tokens)
-        if self.direct is not None:
-            scores = scores + self.direct(self._flat(inputs, first)).unflatten(1, scores.shape[1:])
-        return scores, made
+        return first, tokens, made
 
     def _flat(self, inputs: Inputs, tokens: Tensor) -> Tensor:
         """All that is known of each row, side by side: numbers, what is missing, tokens of levels and of a row task."""

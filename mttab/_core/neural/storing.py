@@ -57,6 +57,18 @@ def unpack_network(packed: dict[str, Any], blank: TrainedNetwork) -> TrainedNetw
     return blank
 
 
+def n_added_tasks(network: TrainedNetwork) -> int:
+    """Row tasks that were added to a network after its training."""
+    options = getattr(network.module, "options", None)
+    return getattr(options, "n_added", 0)
+
+
+def add_blank_tasks(network: TrainedNetwork, n_tasks: int) -> None:
+    """Make room for so many tasks that were added after the training."""
+    for _ in range(n_tasks):
+        network.module.add_task_token(torch.zeros_like(network.module.task_tokens[0]))
+
+
 def dtype_of(packed: dict[str, Any]) -> torch.dtype:
     """Type of the numbers of a packed network."""
     is_double = any(tensor.dtype == torch.float64 for tensor in packed["module"].values())

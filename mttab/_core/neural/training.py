@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,9 +15,20 @@ from torch import Tensor, nn
 
 from mttab._core.neural.attention import RowMemory
 from mttab._core.neural.averaging import WeightAverage
-from mttab._core.neural.losses import TaskOutputs, explained
-from mttab._core.neural.network import Inputs, TokenDropout
-from mttab._core.neural.weighting import TaskWeighting
+from mttab._core.neural.losses import TaskLosses, TaskOutputs, explained
+from mttab._core.neural.network import Inputs
+from mttab._core.neural.pretext import Pretext, PretextRows, checked, pretrain
+from mttab._core.neural.sharpness import sharpness_aware_gradients
+from mttab._core.neural.stepping import (
+    TrainingOptions,
+    compiled,
+    dropout_from,
+    make_optimizer,
+    make_schedule,
+    precision_of,
+    resume,
+)
+from mttab._core.neural.weighting import TaskWeighting, set_gradients
 
 # Rows predicted at a time. Always as many, the last block filled up: sums of a row then do not depend on its company.
 PREDICTION_ROWS = 256
@@ -44,23 +55,6 @@ class Examples(NamedTuple):
         return Examples(self.inputs.take(rows), self.y[rows], self.weight[rows])
 
 
-class TrainingOptions(NamedTuple):
-    """How to train, see the estimators; `patience` None = no early stopping."""
-
-    max_epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    warmup_fraction: float
-    schedule: str
-    gradient_clip: float
-    averaging: float
-    patience: int | None
-    context_size: int
-    bf16: bool
-    compile: bool
-
-
 @dataclass
 class TrainedNetwork:
     """A network, the memory its row attention reads in prediction, and what a later fit goes on from.
@@ -68,7 +62,9 @@ class TrainedNetwork:
     Attributes
     ----------
     module : nn.Module
-        The network, as `MultiTabModule` is one.
+        The network, as `MultiTabModule` is one: called with (inputs, memory, log_weight) it gives scores and memory;
+        `represent(inputs, log_weight)` is what its heads read of every row, for the pretext task; `features` are its
+        `FeatureTokens`, and `options.sample_attention` says whether its rows see each other.
     outputs : TaskOutputs
     weighting : TaskWeighting
     context : Inputs or None
@@ -144,7 +140,7 @@ class TrainedNetwork:
         n = len(inputs.numeric)
         for start in range(0, n, PREDICTION_ROWS):
             rows = torch.arange(start, start + PREDICTION_ROWS, device=inputs.numeric.device).clamp_max(n - 1)
-            with torch.no_grad(), _precision(inputs.numeric.device, bf16):
+            with torch.no_grad(), precision_of(inputs.numeric.device, bf16):
                 found = read(inputs.take(rows))
             yield found[: min(PREDICTION_ROWS, n - start)].to(inputs.numeric.dtype)
 
@@ -158,6 +154,7 @@ def train(
     before_epoch: Callable[[], None],
     on_epoch: Callable[[dict[str, Any], Callable[[], TrainedNetwork]], bool],
     is_cancelled: Callable[[], bool],
+    pretext_rows: PretextRows | None = None,
 ) -> None:
     """Train a network in place; it ends with the weights of its best epoch where there are validation rows.
 
@@ -176,16 +173,28 @@ def train(
         to end.
     is_cancelled : callable
         Asked before every batch; training then ends with the best weights so far.
+    pretext_rows : PretextRows, default=None
+        Of the pretext task, which a network that goes on from an earlier training does not learn before this one.
     """
-    run = _Run(network, training, validation, options, generator)
-    for epoch in range(options.max_epochs):
-        before_epoch()
-        figures = run.epoch(epoch, is_cancelled)
-        if figures is None:
-            break
-        is_ended = on_epoch(figures, run.current)
-        if is_ended or run.is_over():
-            break
+    pretext = None if pretext_rows is None else options.pretext
+    if pretext is not None and pretext_rows is not None and pretext.is_before:
+        if network.n_epochs == 0:
+
+            def note(figures: dict[str, Any]) -> None:
+                on_epoch(figures, lambda: network)
+
+            pretrain(network.module, pretext_rows, pretext, options, generator, note, is_cancelled)
+        pretext_rows = None
+    run = _Run(network, training, validation, options, generator, pretext_rows)
+    with run.drawing_from(generator):
+        for epoch in range(options.max_epochs):
+            before_epoch()
+            figures = run.epoch(epoch, is_cancelled)
+            if figures is None:
+                break
+            is_ended = on_epoch(figures, run.current)
+            if is_ended or run.is_over():
+                break
     run.finish()
 
 
@@ -199,33 +208,35 @@ class _Run:
         validation: Examples | None,
         options: TrainingOptions,
         generator: torch.Generator,
+        pretext_rows: PretextRows | None,
     ) -> None:
         self.network, self.training, self.validation = network, training, validation
         self.weighting, self.options, self.generator = network.weighting, options, generator
         module = network.module
-        self.forward = _compiled(module) if options.compile else module
+        self.forward = compiled(module) if options.compile else module
         self.n = len(training.y)
-        self.mean_weight = training.weight.mean(dim=0).clamp_min(1e-12)
+        self.task_losses = TaskLosses(
+            network.outputs, training.weight, self.weighting.task_weight if self.weighting.row_tasks else None
+        )
         row_weight = training.weight.amax(dim=1)
         # Relative to their mean, which is what a predicted row weighs that sees itself beside the context.
         relative = row_weight / row_weight.mean()
         self.log_weight = None if bool((row_weight == row_weight[0]).all()) else relative.log()
         self.parameters = [*module.parameters(), *self.weighting.parameters()]
-        self.optimizer = _optimizer(module, self.weighting, options)
+        self.optimizer = make_optimizer(options, module, self.weighting)
         if network.optimizer_state is not None:
-            _resume(self.optimizer, network.optimizer_state, options)
+            resume(self.optimizer, network.optimizer_state, options)
         self.average = WeightAverage(module, options.averaging)
         self.n_batches = math.ceil(self.n / options.batch_size)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, _schedule(options, self.n_batches * options.max_epochs)
-        )
+        n_steps = self.n_batches * options.max_epochs
+        self.schedule = make_schedule(self.optimizer, options, n_steps)
+        self.pretext = None
+        if pretext_rows is not None and options.pretext is not None:
+            self.pretext = Pretext(module, pretext_rows, options.pretext, options, n_steps)
         if module.options.sample_attention and network.context is None:
             self._choose_context()
         self.best_score, self.n_bad = -math.inf, 0
         self.best_weights: dict[str, Tensor] | None = None
-        for part in module.modules():
-            if isinstance(part, TokenDropout):
-                part.generator = generator
         if network.n_epochs > 0:  # levels that come only now have data of their own from here on
             codes = training.inputs.codes
             module.features.level_weight.index_add_(0, codes.flatten(), row_weight.repeat_interleave(codes.shape[1]))
@@ -239,38 +250,81 @@ class _Run:
         self.network.context = self.training.inputs.take(rows)
         self.network.context_weight = None if self.log_weight is None else self.log_weight[rows]
 
+    @contextmanager
+    def drawing_from(self, generator: torch.Generator) -> Iterator[None]:
+        """Dropout and aggregators that draw at random draw from `generator`."""
+        self.weighting.generator = generator
+        try:
+            with dropout_from(self.network.module, generator):
+                yield
+        finally:
+            self.weighting.generator = None
+
     def epoch(self, number: int, is_cancelled: Callable[[], bool]) -> dict[str, Any] | None:
         """One pass over the training rows; what it showed, None if it was cancelled."""
         module = self.network.module
         module.train()
         learning_rate = self.optimizer.param_groups[0]["lr"]
         total: Any = 0.0
+        pretext_total: Any = 0.0
         for rows in self._batches():
             if is_cancelled():
                 return None
-            losses = self._losses(rows)
             self.optimizer.zero_grad(set_to_none=True)
-            self.weighting.backward(losses, self.parameters)
+            losses = self._backward(rows)
+            if self.pretext is not None:
+                pretext_total = pretext_total + self.pretext.backward()
+                self.pretext.step()
             if self.options.gradient_clip:
                 nn.utils.clip_grad_norm_(self.parameters, self.options.gradient_clip)
             self.optimizer.step()
             self.schedule.step()
             self.average.update()
-            total = total + losses.detach().mean() * len(rows)
+            total = total + self.task_losses.mean(losses) * len(rows)
         self.network.n_epochs += 1
         train_loss = float(total) / self.n
-        if not math.isfinite(train_loss) and self.best_weights is None:
-            raise ValueError(
-                f"training diverged: the loss of epoch {number} is {train_loss}; pass a smaller learning_rate than "
-                f"{self.options.learning_rate:g} or gradient_clip=1.0, and look for extreme values in X and y."
-            )
+        if self.best_weights is None:
+            checked(train_loss, number, self.options.learning_rate)
         figures: dict[str, Any] = {"epoch": number, "learning_rate": learning_rate, "train_loss": train_loss}
+        if self.pretext is not None:
+            figures["pretext_loss"] = float(pretext_total) / self.n_batches
         if self.validation is not None:
             with self.average.applied():
                 module.features.fill_unseen()
                 by_task = self._validate(self.validation)
                 figures |= {"validation_score": self._note(by_task), "by_task": by_task.tolist()}
         return figures
+
+    def _backward(self, rows: Tensor) -> Tensor:
+        """Set the gradients of all parameters from a batch; gives the losses of the tasks."""
+        if self.options.sam_rho == 0.0:
+            losses = self._losses(rows, len(rows))
+            self.weighting.backward(losses, self.parameters)
+            return losses.detach()
+        return self._backward_sharp(rows)
+
+    def _backward_sharp(self, rows: Tensor) -> Tensor:
+        """The same, with the gradients that sharpness-aware minimisation adds."""
+        weighting, state = self.weighting, self.generator.get_state()
+        seen: dict[int, Tensor] = {}
+
+        def loss_of(part: int) -> Tensor:
+            self.generator.set_state(state)  # the same dropout at the weights and beside them
+            losses = self._losses(self._rows_of(part, rows), len(rows))
+            seen.setdefault(part, losses.detach() * (weighting.part_of_loss == part))
+            return weighting.parts(losses)[part]
+
+        parameters = [p for p in self.network.module.parameters() if p.requires_grad]
+        others = list(weighting.parameters())
+        plain, flat = sharpness_aware_gradients(loss_of, weighting.n_parts, parameters, others, self.options.sam_rho)
+        set_gradients(weighting.combine(plain) + weighting.combine(flat), [*parameters, *others])
+        return torch.stack(list(seen.values())).sum(dim=0)
+
+    def _rows_of(self, part: int, rows: Tensor) -> Tensor:
+        """The rows of a batch that the loss of a part depends on."""
+        if not self.weighting.row_tasks or self.network.module.options.sample_attention:
+            return rows
+        return rows[self.weighting.part_of_loss[self.training.inputs.task[rows]] == part]
 
     def _validate(self, validation: Examples) -> Tensor:
         """Figure of every task (n_tasks,) on the validation rows."""
@@ -283,14 +337,15 @@ class _Run:
         # Batches of about equal size: a last one of a few rows would be all noise, and alone with its row attention.
         yield from torch.tensor_split(order, self.n_batches)
 
-    def _losses(self, rows: Tensor) -> Tensor:
-        """Loss of every task (n_tasks,): its mean over all training rows is the weighted mean loss."""
+    def _losses(self, rows: Tensor, n_batch: int) -> Tensor:
+        """Loss of every task (n_losses,) on these rows of a batch of so many."""
+        if len(rows) == 0:
+            return self.weighting.task_weight.new_zeros(len(self.weighting.task_weight))
         batch = self.training.take(rows)
         log_weight = None if self.log_weight is None else self.log_weight[rows]
-        with _precision(batch.y.device, self.options.bf16):
+        with precision_of(batch.y.device, self.options.bf16):
             scores, _ = self.forward(batch.inputs, None, log_weight)
-        cells = self.network.outputs.cell_losses(scores.to(batch.y.dtype), batch.y) * batch.weight
-        return cells.sum(dim=0) / (len(rows) * self.mean_weight)
+        return self.task_losses(scores.to(batch.y.dtype), batch.y, batch.weight, batch.inputs.task, n_batch)
 
     def _note(self, by_task: Tensor) -> float:
         """Keep the weights if these figures are the best so far; gives their mean, NaN where no task has any."""
@@ -326,70 +381,6 @@ class _Run:
         else:
             self.average.apply()
             self.network.module.features.fill_unseen()
-        for part in self.network.module.modules():
-            if isinstance(part, TokenDropout):
-                part.generator = None
         self.network.module.eval()
         self.network.remember()
         self.network.optimizer_state = self.optimizer.state_dict()
-
-
-def _compiled(module: nn.Module) -> Callable[..., Any]:
-    """The network through `torch.compile`, which compiles in its first call."""
-    forward = torch.compile(module)
-
-    def run(*inputs: Any) -> Any:
-        try:
-            return forward(*inputs)
-        except Exception as err:
-            if not type(err).__module__.startswith(("torch._inductor", "torch._dynamo")):
-                raise
-            raise RuntimeError(
-                "compile=True, but torch.compile failed here, often for want of a compiler; install one (g++ or clang, "
-                f"on a GPU triton as well), or pass compile=False. Torch says: {str(err).strip().splitlines()[0]}"
-            ) from err
-
-    return run
-
-
-def _optimizer(module: nn.Module, weighting: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
-    """AdamW; matrices decay, biases, norms, tokens and learned task weights do not."""
-    decays = [
-        p
-        for name, p in module.named_parameters()
-        if p.dim() > 1 and name.endswith(("weight", "weight_in", "weight_out"))
-    ]
-    ids = {id(p) for p in decays}
-    others = [p for p in (*module.parameters(), *weighting.parameters()) if id(p) not in ids]
-    groups = [
-        {"params": decays, "weight_decay": options.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
-
-
-def _resume(optimizer: torch.optim.Optimizer, state: dict[str, Any], options: TrainingOptions) -> None:
-    """Moments of an earlier training, with the step size of this one."""
-    optimizer.load_state_dict(state)
-    for group in optimizer.param_groups:
-        group["lr"] = options.learning_rate
-        group.pop("initial_lr", None)
-
-
-def _schedule(options: TrainingOptions, n_steps: int) -> Callable[[int], float]:
-    """Factor on the learning rate: a linear start, then the wave of a cosine, or none."""
-    n_warmup = max(1, round(options.warmup_fraction * n_steps))
-
-    def factor(step: int) -> float:
-        if step < n_warmup:
-            return (step + 1) / n_warmup
-        if options.schedule == "constant":
-            return 1.0
-        progress = (step - n_warmup) / max(1, n_steps - n_warmup)
-        return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
-
-    return factor
-
-
-def _precision(device: torch.device, bf16: bool) -> AbstractContextManager:
-    return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext()
