@@ -9,7 +9,8 @@ import pytest
 SCRIPT = """
 import numpy as np
 from mttab import RMTGBClassifier, RMTGBRegressor
-from mttab._core.boosting import forest, growing, histogram, leaves, losses, small_nodes, splitting, tree
+from mttab._core.boosting import forest, growing, histogram, leaf_masks, leaves, losses
+from mttab._core.boosting import packed_histogram, small_nodes, splitting, tree
 from mttab.datasets import make_task_groups
 
 X, y = make_task_groups(60, group_sizes=(2, 1), random_state=0)
@@ -29,7 +30,10 @@ for labels in (target > 0, np.digitize(target, [-1, 1])):
         RMTGBClassifier(task_column="task", multi_strategy=strategy, **options).fit(X, labels).predict_proba(X)
 kernels = {
     id(kernel): kernel
-    for module in (forest, growing, histogram, leaves, losses, small_nodes, splitting, tree)
+    for module in (
+        *(forest, growing, histogram, leaf_masks, leaves, losses),
+        *(packed_histogram, small_nodes, splitting, tree),
+    )
     for kernel in vars(module).values()
     if hasattr(kernel, "signatures")
 }
@@ -40,6 +44,7 @@ assert len(kernels) > 20
 """
 
 
+@pytest.mark.slow
 def test_every_kernel_has_one_signature_whatever_the_data(tmp_path):
     # Two signatures of one function cost compile time, and processes that compile different ones side by side overwrite
     # each other's cache files. An empty cache, because a kernel that is loaded does not show those it calls.
