@@ -75,6 +75,10 @@ class FitSteps:
         """y as float64 (NaN = not observed, 2-D only), and the classes of a classifier."""
         raise NotImplementedError
 
+    def _read_piece_target(self, y: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """`_read_target` for some rows of a table, which need not hold what the whole must."""
+        return self._read_target(y)
+
     def _make_loss(self, classes: np.ndarray | None) -> Loss:
         raise NotImplementedError
 
@@ -331,7 +335,7 @@ class FitSteps:
         stops_early: bool,
         has_validation: bool,
         tasks: TaskLabels,
-        n_different: int,
+        n_different: float,
     ) -> BoostingOptions:
         """``labels`` are the tasks that have rows here, ``tasks`` those that ``theta_init`` has values for."""
         shared, partition, task = (

@@ -394,6 +394,12 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     def _read_target(self, y: Any) -> tuple[np.ndarray, None]:
         return check_target_regression(y, loss=self.loss), None
 
+    def _read_piece_target(self, y: Any) -> tuple[np.ndarray, None]:
+        values = check_target_regression(y)
+        if self.loss == "poisson" and values.min(initial=0.0) < 0:
+            check_target_regression(y, loss="poisson")  # says what is wrong; that all are 0 may be so in a piece
+        return values, None
+
     def _encode_target(self, y: Any, classes: None, *, name: str) -> np.ndarray:
         return check_target_regression(y, loss=self.loss, name=name)
 

@@ -121,8 +121,8 @@ class _Run:
         self.rows, self.validation, self.loss, self.grower, self.builder = rows, validation, loss, grower, builder
         self.options, self.base, self.rng, self.progress = options, base, rng, progress
         self.task_weight = rows.sum_by_task(rows.weight)
-        self.total_weight = float(rows.weight.sum())
-        self.validation_weight = 1.0 if validation is None else float(validation.weight.sum())
+        held_out = 1.0 if validation is None else validation.weight.sum()
+        self.total_weight, self.validation_weight = rows.totals(rows.weight.sum(), held_out)
         self.task_mass = self.task_weight if rows.task_mass is None else rows.task_mass
         self.gradient = np.empty((loss.n_outputs, rows.n_rows))
         self.hessian = np.ones((loss.n_outputs, rows.n_rows))  # not written where the hessian is constant
@@ -278,7 +278,7 @@ class _Run:
         """Mean loss of the base score."""
         score = np.broadcast_to(self.base, (self.rows.n_rows, self.loss.n_outputs))
         values = self.loss.values(self.rows.y, np.ascontiguousarray(score), np.empty(self.rows.n_rows))
-        return abs(float(np.average(values, weights=self.rows.weight)))
+        return abs(self.rows.totals(np.sum(values * self.rows.weight))[0] / self.total_weight)
 
     # --- one block: its rounds, their losses, its end --------------------------------------------------------------
 
@@ -324,12 +324,13 @@ class _Run:
         """Mean training loss and, where there are validation rows, theirs; early stopping watches the last."""
         mixing, n_threads = self.mixing(), self.grower.n_threads
         values = self.loss.values(self.rows.y, self.scores.total(mixing), self.buffer, n_threads)
-        train = float(values @ self.rows.weight / self.total_weight)
+        train = values @ self.rows.weight
         if self.validation is None or self.validation_scores is None:
-            return (train,)
+            return (self.rows.totals(train)[0] / self.total_weight,)
         total = self.validation_scores.total(mixing)
         values = self.loss.values(self.validation.y, total, np.empty(len(total)), n_threads)
-        return train, float(values @ self.validation.weight / self.validation_weight)
+        train, held_out = self.rows.totals(train, values @ self.validation.weight)
+        return train / self.total_weight, held_out / self.validation_weight
 
     def record(self, block: int, losses: tuple[float, ...]) -> None:
         for history, loss in zip((self.train_loss[block], self.validation_loss[block]), losses, strict=False):
