@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
@@ -129,6 +128,7 @@ class _Run:
         self.residual = np.empty(0)
         self.last_mixing: tuple[np.ndarray, np.ndarray] | None = None
         self.buffer = np.empty(rows.n_rows)
+        self.unit_of_loss: float | None = None
         if start is None:
             n_groups = options.n_groups
             self.scores = Scores.zeros(base, rows.task, n_groups)
@@ -268,17 +268,21 @@ class _Run:
         if self.options.newton:
             # DEVIATION(block 2): the mean over a task's rows instead of the sum, in units of the loss before the first
             # tree: steps depend neither on the size of a task nor on the unit of y.
-            unit = np.maximum(self.task_weight * max(self.loss_unit, 1e-300), 1e-300)
+            unit = np.maximum(self.task_weight * max(self.loss_unit(), 1e-300), 1e-300)
             step /= unit if step.ndim == 1 else unit[:, None]
             step += self.options.theta_penalty * (self.theta - self.options.theta_center)
         return step
 
-    @cached_property
     def loss_unit(self) -> float:
         """Mean loss of the base score."""
+        # No cached_property: its lock is one for all fits of the process, and peers may be threads that wait for each
+        # other here.
+        if self.unit_of_loss is not None:
+            return self.unit_of_loss
         score = np.broadcast_to(self.base, (self.rows.n_rows, self.loss.n_outputs))
         values = self.loss.values(self.rows.y, np.ascontiguousarray(score), np.empty(self.rows.n_rows))
-        return abs(self.rows.totals(np.sum(values * self.rows.weight))[0] / self.total_weight)
+        self.unit_of_loss = abs(self.rows.totals(np.sum(values * self.rows.weight))[0] / self.total_weight)
+        return self.unit_of_loss
 
     # --- one block: its rounds, their losses, its end --------------------------------------------------------------
 
