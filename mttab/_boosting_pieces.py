@@ -249,7 +249,7 @@ def _common_dtype(dtypes: Sequence[np.dtype | None]) -> np.dtype | None:
 
 def _sorted_classes(labels: list[Any], dtype: np.dtype | None) -> np.ndarray:
     classes = label_array([labels[i] for i in sort_order(labels)])
-    return classes if dtype is None or dtype == object else classes.astype(dtype)
+    return classes if dtype is None or dtype.kind == "O" else classes.astype(dtype)
 
 
 def _same_columns(one: Columns, other: Columns) -> Columns:
@@ -295,9 +295,7 @@ def read_columns(model: Any, problem: Problem, pieces: Iterable[Piece]) -> list[
     return [_merge_levels(parts) if is_categorical[f] else _merge_numbers(parts) for f, parts in enumerate(found)]
 
 
-def merge_columns(
-    model: Any, problem: Problem, parts: Sequence[list[Summary] | None], has_validation: bool
-) -> Problem:
+def merge_columns(model: Any, problem: Problem, parts: Sequence[list[Summary] | None], has_validation: bool) -> Problem:
     """The problem with encoder and bin edges."""
     columns = problem.columns
     is_categorical = columns.is_categorical[problem.inputs.feature_positions]

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from mttab._boosting_fit import Fitted
 from mttab._boosting_pieces import BinnedRows, Piece, Problem, boost_rows, encode
 from mttab._core.boosting.distributed import common_digest, own_part, without_trees
 from mttab._core.boosting.rows import Peers

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.utils import check_random_state
 
 from mttab._boosting_pieces import Piece, Problem, finish, merge_columns, merge_labels, read_columns, read_labels
@@ -137,31 +138,37 @@ class _DaskFit:
         if kind is None:
             return getattr(super(), method)(X, task=task)
         if task is not None:
-            raise ValueError("task was passed with a Dask collection; make the task a column of X, or predict in parts.")
-        call = _Predict(self.to_local(), method)
-        example = call(_example_row(X, kind))
-        if kind == "array":
-            rows = X.rechunk({1: -1})
-            options = {"drop_axis": 1} if example.ndim == 1 else {"chunks": (rows.chunks[0], (example.shape[1],))}
-            return rows.map_blocks(call, dtype=example.dtype, meta=example[:0], **options)
-        import pandas as pd
-
-        made = pd.Series(example[:0], name=method) if example.ndim == 1 else pd.DataFrame(example[:0])
-        return X.map_partitions(call, meta=made)
+            raise ValueError(
+                "task was passed with a Dask collection; make the task a column of X, or predict in parts."
+            )
+        classes = getattr(self, "classes_", None)
+        none = (
+            np.empty((0, len(classes)))
+            if method == "predict_proba"
+            else np.empty(0)
+            if classes is None
+            else classes[:0]
+        )
+        call = _Predict(self.to_local(), method, none)
+        if kind == "frame":
+            return X.map_partitions(call, meta=call.made(none, None))
+        rows = X.rechunk({1: -1})
+        options = {"drop_axis": 1} if none.ndim == 1 else {"chunks": (rows.chunks[0], (none.shape[1],))}
+        return rows.map_blocks(call, dtype=none.dtype, meta=none, **options)
 
 
 class DaskRMTGBRegressor(_DaskFit, RMTGBRegressor):
     """`RMTGBRegressor` that is fitted on the workers of a Dask cluster.
 
     All parameters are those of `RMTGBRegressor`, and so is the fitted model, which predicts, pickles and explains
-    without Dask; `to_local` gives it as an `RMTGBRegressor`. For the same bin edges it is the model of one machine up to
-    the rounding of sums. These options differ:
+    without Dask; `to_local` gives it as an `RMTGBRegressor`. For the same bin edges it is the model of one machine up
+    to the rounding of sums. These options differ:
 
     - ``early_stopping="auto"`` stops early only with ``X_val``; without it, no rows are held out, and True needs
       ``validation_fraction=None``, which watches the training loss. ``validation`` and ``warm_start`` are refused, and
       ``refit`` has nothing to do.
-    - ``sharing="auto"`` is "blocks", as it is anywhere without validation rows. "groups", and ``n_task_groups`` above 2,
-      which compare rows of all tasks with each other, are refused.
+    - ``sharing="auto"`` is "blocks", as it is anywhere without validation rows. "groups", and ``n_task_groups`` above
+      2, which compare rows of all tasks with each other, are refused.
     - ``n_jobs=None`` is the number of threads that a Dask worker has.
 
     Attributes
@@ -246,20 +253,16 @@ class DaskRMTGBClassifier(_DaskFit, RMTGBClassifier):
 class _Predict:
     """A method of a fitted model as a function that Dask can send."""
 
-    def __init__(self, model: Any, method: str):
-        self.model, self.method = model, method
+    def __init__(self, model: Any, method: str, none: np.ndarray):
+        self.model, self.method, self.none = model, method, none
 
     def __call__(self, X: Any) -> Any:
-        if len(X) == 0:
-            return getattr(self.model, self.method)(_filled(X))[:0]
-        values = getattr(self.model, self.method)(X)
-        if not hasattr(X, "index"):
-            return values
-        import pandas as pd
+        values = getattr(self.model, self.method)(X) if len(X) else self.none
+        return self.made(values, X.index) if isinstance(X, pd.DataFrame) else values
 
-        if values.ndim == 1:
-            return pd.Series(values, index=X.index, name=self.method)
-        return pd.DataFrame(values, index=X.index)
+    def made(self, values: np.ndarray, index: Any) -> pd.Series | pd.DataFrame:
+        """The values as pandas has them."""
+        return pd.Series(values, index, name=self.method) if values.ndim == 1 else pd.DataFrame(values, index)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -273,8 +276,8 @@ def _refuse_options(model: Any, explicit: dict[str, Any]) -> None:
         raise ValueError("warm_start=True is not available on a cluster; fit anew, or go on with to_local().")
     if model.sharing == "groups" or (model.n_task_groups != "auto" and model.n_task_groups > 2):
         raise ValueError(
-            f"sharing={model.sharing!r} with n_task_groups={model.n_task_groups!r} compares rows of all tasks with each "
-            'other, which a cluster does not do; use sharing="blocks", "category", "pooled" or "separate".'
+            f"sharing={model.sharing!r} with n_task_groups={model.n_task_groups!r} compares rows of all tasks with "
+            'each other, which a cluster does not do; use sharing="blocks", "category", "pooled" or "separate".'
         )
     if model.validation is not None:
         raise ValueError(
@@ -306,7 +309,7 @@ def _find_client(client: Any) -> Any:
 
 
 def _make_describe() -> Callable[[], dict[str, Any]]:
-    """Function that says what a process has installed: a nested one, whose source travels, so mttab need not be there."""
+    """Function that says what a process has installed; being nested it travels as source, so mttab need not be there."""
 
     def describe() -> dict[str, Any]:
         import importlib
@@ -332,7 +335,10 @@ def _make_describe() -> Callable[[], dict[str, Any]]:
 def _check_workers(client: Any) -> None:
     """Raise unless every worker has what a fit needs, in the versions of the client."""
     describe = _make_describe()
-    found = client.run(describe)
+    try:
+        found = client.run(describe)
+    except OSError as err:
+        raise RuntimeError(f"A worker was lost before the fit began ({err}); call fit again.") from err
     if not found:
         raise RuntimeError("The Dask cluster has no workers; wait for one with client.wait_for_workers(1).")
     here = describe()["versions"]
@@ -408,20 +414,7 @@ def _make_pieces(X: Any, y: Any, sample_weight: Any, task: Any) -> list[Any]:
                 "repartition them alike."
             )
     make = delayed(Piece, pure=False)
-    return [
-        make(*(None if of_name is None else of_name[i] for of_name in parts.values())) for i in range(n_parts)
-    ]
-
-
-def _example_row(X: Any, kind: str) -> Any:
-    return np.ones((1, X.shape[1]), dtype=X.dtype) if kind == "array" else X._meta_nonempty.iloc[:1]
-
-
-def _filled(X: Any) -> Any:
-    """One row of the columns of an empty partition."""
-    if hasattr(X, "reindex"):
-        return X.reindex(range(1))
-    return np.zeros((1, X.shape[1]), dtype=X.dtype)
+    return [make(*(None if of_name is None else of_name[i] for of_name in parts.values())) for i in range(n_parts)]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -459,7 +452,10 @@ class _ClusterFit:
                 for w in self.workers
             }  # fmt: skip
             self.wait(list(binned.values()))
-            parts = {r: [self.submit(_item, w, binned[w], r, with_model=False) for w in self.workers] for r in range(len(ranks))}
+            parts = {
+                r: [self.submit(_item, w, binned[w], r, with_model=False) for w in self.workers]
+                for r in range(len(ranks))
+            }
             answers = self.boost(problem, ranks, parts, owner)
         if any(answer["digest"] != answers[0]["digest"] for answer in answers):
             raise RuntimeError(
@@ -484,9 +480,7 @@ class _ClusterFit:
         held: dict[str, dict[int, Any]] = {}
         where = self.client.who_has(futures)
         for i, future in enumerate(futures):
-            addresses = where.get(future.key) or next(
-                (where[key] for key in where if str(key) == str(future.key)), ()
-            )
+            addresses = where.get(future.key) or next((where[key] for key in where if str(key) == str(future.key)), ())
             if not addresses:
                 raise RuntimeError(f"Partition {i} of X was lost before the fit began; call fit again.")
             held.setdefault(min(addresses), {})[i] = future
@@ -494,7 +488,9 @@ class _ClusterFit:
 
     def first_rows(self, held: dict[str, dict[int, Any]], counts: Sequence[Any]) -> dict[str, list[int]]:
         """Rows that stand before each partition in the table."""
-        n_rows = {i: n for w, count in zip(held, counts, strict=True) for i, n in zip(held[w], count.n_rows, strict=True)}
+        n_rows = {
+            i: n for w, count in zip(held, counts, strict=True) for i, n in zip(held[w], count.n_rows, strict=True)
+        }
         first, before = {}, 0
         for i in sorted(n_rows):
             first[i], before = before, before + n_rows[i]
@@ -552,9 +548,7 @@ class _ClusterFit:
 
     def submit(self, function: Callable[..., Any], worker: str, *args: Any, with_model: bool = True) -> Any:
         args = (self.model, *args) if with_model else args
-        future = self.client.submit(
-            function, *args, workers=[worker], allow_other_workers=False, pure=False, retries=0
-        )
+        future = self.client.submit(function, *args, workers=[worker], allow_other_workers=False, pure=False, retries=0)
         self.futures.append(future)
         return future
 
@@ -580,7 +574,11 @@ class _ClusterFit:
     def give_up(self, failed: Any) -> None:
         """Raise the error of a future, or the loss of a worker if that is behind it."""
         error = failed.exception() if failed.status == "error" else None
-        if error is None or isinstance(error, (OSError, RuntimeError)) or type(error).__module__.startswith("distributed"):
+        if (
+            error is None
+            or isinstance(error, (OSError, RuntimeError))
+            or type(error).__module__.startswith("distributed")
+        ):
             until = time.monotonic() + GRACE
             while time.monotonic() < until:
                 self.check_workers()

@@ -26,7 +26,9 @@ SIDEWAYS = {
     "_network_base": {"_network_fit", "_network_predict"},
     "clustering": {"boosting"},
     "baselines": {"boosting"},
-    "dask": {"boosting"},
+    "_boosting_pieces": {"_boosting_fit"},
+    "_dask_workers": {"_boosting_fit", "_boosting_pieces"},
+    "dask": {"boosting", "_boosting_pieces", "_dask_workers"},
 }
 # ... and these, inside a function only.
 LAZY = {"persistence": ESTIMATORS}
@@ -38,7 +40,7 @@ ORDER = {
     "boosting": (
         *("jit", "threads", "quantile", "losses"),
         *("binning", "histogram", "splitting", "small_nodes", "leaves", "tree", "forest"),
-        *("rows", "theta", "growing", "rmtgb", "similarity", "sharing", "importance", "export"),
+        *("rows", "theta", "growing", "distributed", "rmtgb", "similarity", "sharing", "importance", "export"),
     ),
     "neural": (
         *("device", "progress", "columns", "tokens", "attention", "network", "experts"),
@@ -52,6 +54,8 @@ ONLY_IN = {
     "torch": ("_core.neural", "multitabnet", "experts"),
     "numba": ("_core.boosting",),
     "matplotlib": ("plotting",),
+    "dask": ("dask", "_dask_workers"),
+    "distributed": ("dask", "_dask_workers"),
 }
 
 

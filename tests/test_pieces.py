@@ -187,7 +187,10 @@ def test_quantiles_of_spread_values_are_those_of_all():
     weight, group = rng.integers(1, 4, 400).astype(float), rng.integers(0, 5, 400)
     for quantile in (0.1, 0.5, 0.9):
         found = run_in_threads(
-            2, lambda p, q=quantile: spread_quantiles(p, values[p.rank :: 2], weight[p.rank :: 2], group[p.rank :: 2], 6, q)
+            2,
+            lambda p, q=quantile: spread_quantiles(
+                p, values[p.rank :: 2], weight[p.rank :: 2], group[p.rank :: 2], 6, q
+            ),
         )
         expected = [weighted_quantile(values[group == g], weight[group == g], quantile) for g in range(6)]
         assert_allclose(found[0], expected, atol=1e-15)

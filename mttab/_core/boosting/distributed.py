@@ -353,4 +353,3 @@ def merged_forest(builder: ForestBuilder, like: Forest, parts: list[tuple[Nodes,
     for part in parts:
         builder.append_part(*part)
     return builder.build(like.base, like.mixing, like.n_rounds, like.nodes.value.shape[1])
-
