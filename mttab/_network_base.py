@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from mttab._core.holdout import stops_early
@@ -99,8 +98,8 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
         """
         explicit = {"X_val": X_val, "y_val": y_val, "task_val": task_val, "sample_weight_val": sample_weight_val}
         previous = self if self.warm_start and hasattr(self, "_networks") else None
-        seed = previous._seed if previous else int(check_random_state(self.random_state).randint(2**31 - 1))
         place = Place.resolve(self.device, self.precision)
+        seed = previous._seed if previous else place.draw_seed(self.random_state)
         encoding, rows, keep, ids = self._read_training(X, y, sample_weight, task, previous)
         is_stopped = stops_early(self.early_stopping, len(rows.values), explicit, self.validation)
         explicit_rows = self._explicit_rows(encoding, explicit)
@@ -140,8 +139,8 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
             The estimator.
         """
         previous: Any = self if hasattr(self, "_networks") else None
-        seed = previous._seed if previous else int(check_random_state(self.random_state).randint(2**31 - 1))
         place = Place.resolve(self.device, self.precision)
+        seed = previous._seed if previous else place.draw_seed(self.random_state)
         encoding, rows, _, _ = self._read_training(X, y, sample_weight, task, previous, classes)
         starts: list[Any] = previous._networks if previous else [None] * self.n_members
         encoded = self._encoded_rows(encoding, rows)

@@ -309,7 +309,7 @@ def _find_client(client: Any) -> Any:
 
 
 def _make_describe() -> Callable[[], dict[str, Any]]:
-    """Function that says what a process has installed; being nested it travels as source, so mttab need not be there."""
+    """Function that says what a process has installed; nested, so that it travels as source to where mttab is not."""
 
     def describe() -> dict[str, Any]:
         import importlib

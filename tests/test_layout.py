@@ -43,7 +43,7 @@ ORDER = {
         *("rows", "theta", "growing", "distributed", "rmtgb", "similarity", "sharing", "importance", "export"),
     ),
     "neural": (
-        *("device", "progress", "columns", "tokens", "attention", "network", "experts"),
+        *("ranks", "device", "progress", "columns", "tokens", "attention", "network", "experts"),
         *("losses", "weighting", "averaging", "training", "members"),
     ),
 }

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from sklearn.utils import check_random_state
 from torch import Tensor
 
 from mttab._core.neural.columns import Columns
 from mttab._core.neural.device import resolve_device, resolve_precision
 from mttab._core.neural.network import Inputs
 from mttab._core.neural.progress import EpochBar
+from mttab._core.neural.ranks import join_ranks, number_of_first, rank
 from mttab._core.neural.training import Examples, TrainedNetwork, TrainingOptions, train
 
 Job = Callable[[Callable[[], bool]], "tuple[TrainedNetwork, list[dict[str, Any]]]"]
@@ -63,6 +65,7 @@ class Place(NamedTuple):
     def resolve(cls, device: str, precision: str) -> Place:
         """From the options of an estimator."""
         found = resolve_device(device)
+        join_ranks(found)
         return cls(found, *resolve_precision(precision, found))
 
     @classmethod
@@ -70,6 +73,10 @@ class Place(NamedTuple):
         """Where a network is."""
         parameter = next(network.module.parameters())
         return cls(parameter.device, parameter.dtype, resolve_precision(precision, parameter.device)[1])
+
+    def draw_seed(self, random_state: Any) -> int:
+        """A seed, the same in all processes that train together."""
+        return number_of_first(int(check_random_state(random_state).randint(2**31 - 1)))
 
     def inputs(self, columns: Columns, task: np.ndarray | None) -> Inputs:
         """Arrays as tensors."""
@@ -131,7 +138,7 @@ def prepare_training(
 
     def run(is_cancelled: Callable[[], bool]) -> tuple[TrainedNetwork, list[dict[str, Any]]]:
         history: list[dict[str, Any]] = []
-        bar = EpochBar(options.max_epochs, f"member {member + 1}", member) if verbose else None
+        bar = EpochBar(options.max_epochs, f"member {member + 1}", member) if verbose and rank() == 0 else None
 
         def note(figures: dict[str, Any]) -> None:
             history.append({"member": member, **figures, "epoch": n_before + figures["epoch"]})

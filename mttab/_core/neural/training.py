@@ -17,6 +17,14 @@ from mttab._core.neural.attention import RowMemory
 from mttab._core.neural.averaging import WeightAverage
 from mttab._core.neural.losses import TaskOutputs, explained
 from mttab._core.neural.network import Inputs, TokenDropout
+from mttab._core.neural.ranks import (
+    number_of_first,
+    own_generator,
+    own_part,
+    tensor_of_first,
+    weights_of_first,
+    with_others,
+)
 from mttab._core.neural.weighting import TaskWeighting
 
 # Rows predicted at a time. Always as many, the last block filled up: sums of a row then do not depend on its company.
@@ -201,6 +209,13 @@ class _Run:
         relative = row_weight / row_weight.mean()
         self.log_weight = None if bool((row_weight == row_weight[0]).all()) else relative.log()
         self.parameters = [*module.parameters(), *self.weighting.parameters()]
+        weights_of_first(self.parameters)
+        n_first = number_of_first(self.n)
+        if n_first != self.n:
+            raise ValueError(
+                f"X has {self.n} training rows in one of the processes that train together, but {n_first} in the first "
+                "one; pass the same rows in all, each process takes its part of every batch by itself."
+            )
         self.optimizer = _optimizer(module, self.weighting, options)
         if network.optimizer_state is not None:
             _resume(self.optimizer, network.optimizer_state, options)
@@ -213,9 +228,10 @@ class _Run:
             self._choose_context()
         self.best_score, self.n_bad = -math.inf, 0
         self.best_weights: dict[str, Tensor] | None = None
+        of_dropout = own_generator(generator)
         for part in module.modules():
             if isinstance(part, TokenDropout):
-                part.generator = generator
+                part.generator = of_dropout
         if network.n_epochs > 0:  # levels that come only now have data of their own from here on
             codes = training.inputs.codes
             module.features.level_weight.index_add_(0, codes.flatten(), row_weight.repeat_interleave(codes.shape[1]))
@@ -266,7 +282,7 @@ class _Run:
         """Figure of every task (n_tasks,) on the validation rows."""
         self.network.remember()
         scores = self.network.scores(validation.inputs, bf16=self.options.bf16)
-        return explained(self.network.outputs, scores, validation.y, validation.weight)
+        return tensor_of_first(explained(self.network.outputs, scores, validation.y, validation.weight))
 
     def _batches(self) -> Iterator[Tensor]:
         order = torch.randperm(self.n, generator=self.generator, device=self.generator.device)
@@ -275,12 +291,15 @@ class _Run:
 
     def _losses(self, rows: Tensor) -> Tensor:
         """Loss of every task (n_tasks,): its mean over all training rows is the weighted mean loss."""
-        batch = self.training.take(rows)
-        log_weight = None if self.log_weight is None else self.log_weight[rows]
+        own = own_part(rows)
+        is_empty = len(own) == 0  # of a batch with fewer rows than there are processes
+        own = rows[:1] if is_empty else own
+        batch = self.training.take(own)
+        log_weight = None if self.log_weight is None else self.log_weight[own]
         with _precision(batch.y.device, self.options.bf16):
             scores, _ = self.forward(batch.inputs, None, log_weight)
         cells = self.network.outputs.cell_losses(scores.to(batch.y.dtype), batch.y) * batch.weight
-        return cells.sum(dim=0) / (len(rows) * self.mean_weight)
+        return with_others(cells.sum(dim=0) * (0.0 if is_empty else 1.0) / (len(rows) * self.mean_weight))
 
     def _note(self, by_task: Tensor) -> float:
         """Keep the weights if these figures are the best so far; gives their mean, NaN where no task has any."""

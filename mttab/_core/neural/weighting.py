@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mttab._core.neural.ranks import add_gradients
+
 # name of an option → aggregator of TorchJD
 AGGREGATORS = {
     "aligned_mtl": "AlignedMTL",
@@ -34,8 +36,10 @@ class TaskWeighting(nn.Module):
         return (self.task_weight * losses).sum()
 
     def backward(self, losses: Tensor, parameters: Sequence[nn.Parameter]) -> None:
-        """Set the gradients of all parameters."""
+        """Set the gradients of all parameters, over all processes that train together."""
         self.total(losses).backward()
+        own = {id(parameter) for parameter in self.parameters()}  # these see the losses of all already
+        add_gradients([p.grad for p in parameters if p.grad is not None and id(p) not in own])
 
 
 class UncertaintyWeighting(TaskWeighting):
@@ -74,6 +78,7 @@ class GradientAggregation(TaskWeighting):
 
         used = [parameter for parameter in parameters if parameter.requires_grad]
         backward(self.task_weight * losses, inputs=used, parallel_chunk_size=1)
+        add_gradients([p.jac for p in used if getattr(p, "jac", None) is not None])  # type: ignore[attr-defined]
         jac_to_grad(used, self.aggregator)
 
 
