@@ -13,6 +13,7 @@ from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mttab._boosting_fit import FitSteps, Fitted, training_rows, validation_rows
+from mttab._boosting_sources import find_source, fit_source
 from mttab._core.boosting.forest import BLOCKS, PARTITION, SHARED, TASK, Forest, ForestBuilder
 from mttab._core.boosting.growing import Grower
 from mttab._core.boosting.importance import gain_importances
@@ -93,6 +94,10 @@ class BaseRMTGB(FitSteps, BaseEstimator):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, task: Any, explicit: dict[str, Any]) -> None:
         """Everything between the arguments of fit and the fitted attributes, which are set only at the very end."""
+        source = find_source(self, X, y, sample_weight, task)
+        if source is not None:
+            fit_source(self, source, explicit, ProgressLine(self.verbose) if self.verbose else None)
+            return
         previous = self._fitted if self.warm_start and hasattr(self, "_fitted") else None
         seed = self._seed if previous else int(check_random_state(self.random_state).randint(2**31 - 1))
         inputs, weight = self._read_inputs(X, y, task, sample_weight)

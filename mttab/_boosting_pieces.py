@@ -25,15 +25,19 @@ from mttab._boosting_fit import AUTO_MIN_BINS, Fitted
 from mttab._core.boosting.binning import MAX_BINS, BinMapper, merge_summaries, summarise_column
 from mttab._core.boosting.distributed import DistributedGrower, spread_base_score
 from mttab._core.boosting.forest import ForestBuilder
+from mttab._core.boosting.growing import Grower
 from mttab._core.boosting.losses import Loss
 from mttab._core.boosting.rmtgb import Progress, boost
 from mttab._core.boosting.rows import ALONE, Peers, TrainingRows, ValidationRows
-from mttab._core.boosting.sharing import Sharing
+from mttab._core.boosting.sharing import Sharing, with_rounds
 from mttab._core.features import FeatureEncoder, resolve_categorical_features
 from mttab._core.holdout import stops_early
 from mttab._core.long_table import Inputs, LongTable, TargetScaling
 from mttab._core.tasks import TaskLabels, factorize_labels, label_array, sort_order
 from mttab._core.validation import check_same_length, check_table, check_weight, resolve_task_ids, split_task_column
+
+# Summaries of a column that are kept side by side before they are made one.
+MERGE_EVERY = 16
 
 
 class Piece(NamedTuple):
@@ -73,6 +77,7 @@ class LabelCounts:
     n_rows: list[int]
     columns: Columns | None
     task_mass: dict[Any, float]
+    task_rows: dict[Any, float]
     class_mass: dict[Any, float]
     class_dtype: np.dtype | None
 
@@ -179,7 +184,7 @@ def read_piece(model: Any, piece: Piece) -> ReadPiece | None:
 
 def read_labels(model: Any, pieces: Iterable[Piece]) -> LabelCounts:
     """Tasks, classes and columns of some pieces."""
-    counts = LabelCounts([], None, {}, {}, None)
+    counts = LabelCounts([], None, {}, {}, {}, None)
     for piece in pieces:
         read = read_piece(model, piece)
         counts.n_rows.append(0 if read is None else len(read.y))
@@ -188,8 +193,10 @@ def read_labels(model: Any, pieces: Iterable[Piece]) -> LabelCounts:
         counts.columns = read.columns if counts.columns is None else _same_columns(counts.columns, read.columns)
         if read.task_ids is not None:
             labels = TaskLabels.fit(read.task_ids)
-            mass = np.bincount(labels.encode(read.task_ids), weights=read.weight, minlength=labels.n_tasks)
+            task = labels.encode(read.task_ids)
+            mass = np.bincount(task, weights=read.weight, minlength=labels.n_tasks)
             _add_up(counts.task_mass, labels.labels.tolist(), mass)
+            _add_up(counts.task_rows, labels.labels.tolist(), np.bincount(task, minlength=labels.n_tasks))
         if read.classes is not None:
             mass = np.bincount(read.y.astype(np.int64), weights=read.weight, minlength=len(read.classes))
             _add_up(counts.class_mass, read.classes.tolist(), mass)
@@ -285,11 +292,15 @@ def read_columns(model: Any, problem: Problem, pieces: Iterable[Piece]) -> list[
             plain = FeatureEncoder().fit(of_numbers, None, names=[names[f] for f in numeric])
             for f, values in zip(numeric, plain.transform(of_numbers), strict=True):
                 found[f].append(summarise_column(values, weight))
+                if len(found[f]) == MERGE_EVERY:
+                    found[f] = [_merge_numbers(found[f])]
         for f in np.flatnonzero(is_categorical):
             column = features.iloc[:, f] if isinstance(features, pd.DataFrame) else features[:, f]
             codes, levels = factorize_labels(column, name=f"column {names[f]!r} of X")
             mass = np.bincount(codes[codes >= 0], weights=weight[codes >= 0], minlength=len(levels))
             found[f].append((levels, mass))
+            if len(found[f]) == MERGE_EVERY:
+                found[f] = [_merge_levels(found[f])]
     if not found[0]:
         return None
     return [_merge_levels(parts) if is_categorical[f] else _merge_numbers(parts) for f, parts in enumerate(found)]
@@ -396,12 +407,10 @@ def boost_rows(
     is_own_task : bool (n_tasks,), tasks that this process answers for; None: all
     explicit : ``X_val`` and its companions, of which each process takes the rows of its own tasks
     """
-    assert problem.mapper is not None and problem.encoder is not None
-    labels, inputs = problem.labels, problem.inputs
-    loss = model._make_loss(problem.classes)
+    labels, loss = problem.labels, model._make_loss(problem.classes)
     order = np.lexsort((rows.position, rows.task))
     task = rows.task[order]
-    scaling = _spread_scaling(model, rows, labels.n_tasks, loss, peers)
+    scaling = spread_scaling(model, rows.y, rows.task, rows.weight, labels.n_tasks, loss, peers)
     training = TrainingRows(
         codes=np.ascontiguousarray(rows.codes[:, order]),
         task=task,
@@ -412,50 +421,98 @@ def boost_rows(
         task_mass=problem.task_mass,
         peers=peers,
     )
-    if model.loss == "poisson" and training.totals(training.y.sum()) == [0.0]:
-        model._read_target(np.zeros(1))  # says what is wrong
     explicit = explicit or {"X_val": None}
-    validation = _own_validation(model, problem, training, is_own_task, explicit, scaling)
+    validation = own_validation(model, problem, training, is_own_task, explicit, scaling)
     is_stopped = stops_early(model.early_stopping, problem.n_rows, explicit, None) and (
         validation is not None or model.validation_fraction is None
     )
-    (n_different,) = training.totals(training.n_different if validation is not None else 0)
-    options = model._boosting_options(loss, labels, is_stopped, validation is not None, labels, n_different)
+    return boost_training(
+        model, problem, training, validation, scaling, is_stopped, seed=seed, n_threads=n_threads, progress=progress
+    )
+
+
+class DecodedRows:
+    """Raw values (n_features, n_rows) of binned rows, made for the rows that are asked for: ``X[:, rows]``."""
+
+    def __init__(self, mapper: BinMapper, codes: np.ndarray):
+        self.mapper, self.codes = mapper, codes
+
+    def __getitem__(self, place: tuple[Any, Any]) -> np.ndarray:
+        return self.mapper.decode(self.codes[place])
+
+
+def boost_training(
+    model: Any,
+    problem: Problem,
+    training: TrainingRows,
+    validation: ValidationRows | None,
+    scaling: TargetScaling,
+    is_stopped: bool,
+    *,
+    seed: int,
+    n_threads: int,
+    progress: Progress | None = None,
+    chosen: Fitted | None = None,
+) -> Fitted:
+    """Boost training rows; ``chosen`` is a fit whose sharing and numbers of rounds are taken over."""
+    mapper, labels, inputs = problem.mapper, problem.labels, problem.inputs
+    assert mapper is not None and problem.encoder is not None
+    loss = model._make_loss(problem.classes)
+    is_alone = training.peers is ALONE
+    if model.loss == "poisson" and training.totals(training.y.sum()) == [0.0]:
+        model._read_target(np.zeros(1))  # says what is wrong
+    has_validation = validation is not None or chosen is not None
+    (n_different,) = training.totals(training.n_different if has_validation else 0)
+    options = model._boosting_options(loss, labels, is_stopped, has_validation, labels, n_different)
     base = np.zeros(loss.n_outputs)
     if model.algorithm != "paper":
-        base = spread_base_score(loss, training, None if problem.classes is None else len(problem.classes))
-    sharing: Sharing = model._decide_sharing(
-        training, None, validation, loss, None, None, options, base, inputs.task_is_category, seed
-    )
-    grower = model._make_grower(
-        training, problem.mapper, inputs, n_threads, loss, sharing.is_category(inputs.task_is_category)
-    )
-    spread = DistributedGrower(
-        training, grower.layout, grower.shared_growth, grower.task_growth, grower.shared_split, grower.task_split,
-        n_threads,
-    )  # fmt: skip
+        n_classes = None if problem.classes is None else len(problem.classes)
+        base = spread_base_score(loss, training, n_classes)
+        if is_alone:
+            base = loss.base_score(training.y, training.weight)
+
+    def make_grower(rows: TrainingRows, task_is_category: bool) -> Grower:
+        grower = model._make_grower(rows, mapper, inputs, n_threads, loss, task_is_category)
+        return grower if is_alone else DistributedGrower.of(grower)
+
+    def make_builder() -> ForestBuilder:
+        return ForestBuilder(mapper, labels.n_tasks)
+
+    if chosen is not None:
+        sharing: Sharing = chosen.sharing
+        options = with_rounds(sharing.apply(options), chosen.model.forest.n_rounds)
+    else:
+        X = DecodedRows(mapper, training.codes)
+        sharing = model._decide_sharing(
+            training, X, validation, loss, make_grower, make_builder, options, base, inputs.task_is_category, seed
+        )
+        options = sharing.apply(options)
     boosted = boost(
         training,
         validation,
         loss,
-        grower if peers is ALONE else spread,
-        ForestBuilder(problem.mapper, labels.n_tasks),
-        sharing.apply(options),
+        make_grower(training, sharing.is_category(inputs.task_is_category)),
+        make_builder(),
+        options,
         base,
         np.random.default_rng([seed, 1, 0]),
         progress=progress,
     )
     weight = training.sum_by_task(training.weight)
-    return Fitted(boosted, loss, problem.encoder, problem.mapper, scaling, labels, sharing, weight)
+    sharing = sharing.renumbered(boosted.group_order)
+    return Fitted(boosted, loss, problem.encoder, mapper, scaling, labels, sharing, weight)
 
 
-def _spread_scaling(model: Any, rows: BinnedRows, n_tasks: int, loss: Loss, peers: Peers) -> TargetScaling:
+def spread_scaling(
+    model: Any, y: np.ndarray, task: np.ndarray, weight: np.ndarray, n_tasks: int, loss: Loss, peers: Peers = ALONE
+) -> TargetScaling:
+    """Centre and scale of each task's target, from the rows of all processes."""
     if getattr(model, "target_scaling", None) is None or not loss.supports_target_scaling:
         return TargetScaling.identity(n_tasks)
-    return TargetScaling.standard(rows.y, rows.task, rows.weight, n_tasks, total=peers.sum)
+    return TargetScaling.standard(y, task, weight, n_tasks, total=peers.sum)
 
 
-def _own_validation(
+def own_validation(
     model: Any,
     problem: Problem,
     rows: TrainingRows,

@@ -20,7 +20,8 @@ SUPPORT = {"datasets", "metrics", "model_selection", "plotting"}
 # Every public module may import `_core`; these imports of one public module by another are allowed besides.
 SIDEWAYS = {
     "boosting": {"_boosting_base"},
-    "_boosting_base": {"_boosting_fit"},
+    "_boosting_base": {"_boosting_fit", "_boosting_sources"},
+    "_boosting_sources": {"_boosting_pieces"},
     "experts": {"_network_base"},
     "multitabnet": {"_network_base", "_network_options"},
     "_network_base": {"_network_fit", "_network_predict"},

@@ -39,6 +39,12 @@ from .tree import (
 class DistributedGrower(Grower):
     """`Grower` whose shared trees see the rows of all processes; parameters as there."""
 
+    @classmethod
+    def of(cls, grower: Grower) -> DistributedGrower:
+        """A grower with the options of another one."""
+        splits = grower.shared_split, grower.task_split
+        return cls(grower.rows, grower.layout, grower.shared_growth, grower.task_growth, *splits, grower.n_threads)
+
     def grow_shared(
         self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray, sample: RowSample, seed: int
     ) -> GrownTrees:
