@@ -13,7 +13,7 @@ from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mttab._boosting_fit import FitSteps, Fitted, training_rows, validation_rows
-from mttab._boosting_sources import find_source, fit_source
+from mttab._boosting_sources import fit_source
 from mttab._core.boosting.forest import BLOCKS, PARTITION, SHARED, TASK, Forest, ForestBuilder
 from mttab._core.boosting.growing import Grower
 from mttab._core.boosting.importance import gain_importances
@@ -25,6 +25,7 @@ from mttab._core.boosting.similarity import cluster_tasks, task_agreement
 from mttab._core.boosting.threads import parallel_region, resolve_n_threads
 from mttab._core.holdout import stops_early
 from mttab._core.long_table import Inputs, LongTable, training_tasks
+from mttab._core.sources import find_source
 from mttab._core.tasks import TaskLabels
 from mttab._core.validation import (
     HasMethods,
@@ -94,7 +95,8 @@ class BaseRMTGB(FitSteps, BaseEstimator):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, task: Any, explicit: dict[str, Any]) -> None:
         """Everything between the arguments of fit and the fitted attributes, which are set only at the very end."""
-        source = find_source(self, X, y, sample_weight, task)
+        wants = {"warm_start": self.warm_start, "validation": self.validation, "has_tables": False}
+        source = find_source(X, y, sample_weight, task, **wants)
         if source is not None:
             fit_source(self, source, explicit, ProgressLine(self.verbose) if self.verbose else None)
             return

@@ -33,20 +33,12 @@ from mttab._core.boosting.sharing import Sharing, with_rounds
 from mttab._core.features import FeatureEncoder, resolve_categorical_features
 from mttab._core.holdout import stops_early
 from mttab._core.long_table import Inputs, LongTable, TargetScaling
+from mttab._core.sources import Piece
 from mttab._core.tasks import TaskLabels, factorize_labels, label_array, sort_order
 from mttab._core.validation import check_same_length, check_table, check_weight, resolve_task_ids, split_task_column
 
 # Summaries of a column that are kept side by side before they are made one.
 MERGE_EVERY = 16
-
-
-class Piece(NamedTuple):
-    """Some rows as the user has them."""
-
-    X: Any
-    y: Any
-    weight: Any = None
-    task: Any = None
 
 
 class ReadPiece(NamedTuple):

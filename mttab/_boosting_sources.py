@@ -7,18 +7,14 @@ on there is one byte per cell, in memory or, where that is short, in a temporary
 from __future__ import annotations
 
 import os
-import pickle
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from sklearn.utils import check_random_state
 
 from mttab._boosting_pieces import (
-    Piece,
     Problem,
     boost_training,
     encode,
@@ -34,130 +30,10 @@ from mttab._core.boosting.rmtgb import Progress
 from mttab._core.boosting.rows import TrainingRows, ValidationRows
 from mttab._core.boosting.threads import parallel_region, resolve_n_threads
 from mttab._core.holdout import stops_early, stratified_holdout
-from mttab._core.tasks import did_you_mean
+from mttab._core.sources import Source
 
-# Rows of a piece that is read at a time.
-PIECE_ROWS = 65_536
 # Share of the memory that is free beyond which bins go to a file.
 FREE_SHARE = 0.5
-_ARROW_SUFFIXES = {".arrow", ".feather", ".ipc"}
-
-
-class Source:
-    """A table that is read in pieces, as often as needed."""
-
-    def pieces(self) -> Iterator[Piece]:
-        raise NotImplementedError
-
-
-class ArrowSource(Source):
-    """A Parquet or Arrow file, or a folder of them; target and weight are columns of it."""
-
-    def __init__(self, path: Any, y: Any, sample_weight: Any, task: Any):
-        try:
-            import pyarrow.dataset
-        except ImportError as err:
-            raise ImportError('Reading a path needs Arrow: pip install "mttab[parquet]".') from err
-        if not Path(path).exists():
-            raise ValueError(f"X={str(path)!r} is no file or folder; pass the path of a Parquet or Arrow file.")
-        suffixes = {p.suffix for p in Path(path).rglob("*")} if Path(path).is_dir() else {Path(path).suffix}
-        self.dataset = pyarrow.dataset.dataset(path, format="ipc" if suffixes & _ARROW_SUFFIXES else "parquet")
-        names = self.dataset.schema.names
-        for argument, name in {"y": y, "sample_weight": sample_weight}.items():
-            if name is None and argument == "sample_weight":
-                continue
-            if not isinstance(name, str):
-                raise ValueError(
-                    f"{argument} is a {type(name).__name__}, but with a path as X it names a column; pass a str."
-                )
-            if name not in names:
-                raise ValueError(f"{argument}={name!r} is not a column of {str(path)!r}{did_you_mean(name, names)}")
-        if task is not None:
-            raise ValueError("task was passed with a path as X; name the task column by task_column.")
-        self.y, self.weight = y, sample_weight
-
-    def pieces(self) -> Iterator[Piece]:
-        # Little is read ahead: what lies in memory besides the bins are a few of these pieces.
-        batches = self.dataset.to_batches(batch_size=PIECE_ROWS, batch_readahead=1, fragment_readahead=1)
-        for batch in batches:
-            frame = batch.to_pandas()
-            weight = None if self.weight is None else frame[self.weight].to_numpy(dtype=np.float64)
-            taken = [self.y] if self.weight is None else [self.y, self.weight]
-            yield Piece(frame.drop(columns=taken), frame[self.y], weight)
-
-
-class MappedSource(Source):
-    """A memory-mapped array; y, weights and tasks are arrays of as many rows."""
-
-    def __init__(self, X: np.memmap, y: Any, sample_weight: Any, task: Any):
-        self.X, self.others = X, (y, sample_weight, task)
-        for name, values in zip(("y", "sample_weight", "task"), self.others, strict=True):
-            if values is not None and len(values) != len(X):
-                raise ValueError(f"X has {len(X)} rows, but {name} has {len(values)}; pass one entry per row of X.")
-
-    def pieces(self) -> Iterator[Piece]:
-        for start in range(0, len(self.X), PIECE_ROWS):
-            rows = slice(start, start + PIECE_ROWS)
-            yield Piece(np.array(self.X[rows]), *(None if v is None else v[rows] for v in self.others))
-
-
-class ChunkSource(Source):
-    """An iterator of (X, y) or (X, y, sample_weight), which can be read once only and is kept in a temporary folder."""
-
-    def __init__(self, chunks: Iterator[Any]):
-        self.folder = tempfile.TemporaryDirectory(prefix="mttab-")
-        self.n_chunks = 0
-        for chunk in chunks:
-            if not isinstance(chunk, (tuple, list)) or len(chunk) not in (2, 3):
-                raise ValueError(
-                    f"X is an iterator that gave a {type(chunk).__name__}; let it give tuples (X, y) or "
-                    "(X, y, sample_weight)."
-                )
-            with (Path(self.folder.name) / str(self.n_chunks)).open("wb") as file:
-                pickle.dump(tuple(chunk), file, protocol=pickle.HIGHEST_PROTOCOL)
-            self.n_chunks += 1
-
-    def pieces(self) -> Iterator[Piece]:
-        for i in range(self.n_chunks):
-            with (Path(self.folder.name) / str(i)).open("rb") as file:
-                yield Piece(*pickle.load(file))
-
-
-def find_source(model: Any, X: Any, y: Any, sample_weight: Any, task: Any) -> Source | None:
-    """The source that X is, or None for a table in memory."""
-    if isinstance(X, np.memmap):
-        # Others than these options want the table as a whole; it is read into memory then.
-        is_whole = model.warm_start or model.validation is not None or np.ndim(y) == 2 or X.ndim != 2
-        return None if is_whole else MappedSource(X, _sliceable(y), _sliceable(sample_weight), _sliceable(task))
-    if isinstance(X, (str, os.PathLike)):
-        _refuse_options(model, "a path")
-        return ArrowSource(X, y, sample_weight, task)
-    if isinstance(X, Iterator):
-        _refuse_options(model, "an iterator")
-        given = {"y": y, "sample_weight": sample_weight, "task": task}
-        extra = next((name for name, value in given.items() if value is not None), None)
-        if extra is not None:
-            raise ValueError(
-                f"{extra} was passed with an iterator as X; let the iterator give (X, y) or (X, y, sample_weight), and "
-                "pass y=None."
-            )
-        return ChunkSource(X)
-    return None
-
-
-def _sliceable(values: Any) -> Any:
-    if values is None or isinstance(values, np.ndarray):
-        return values
-    return values.to_numpy() if isinstance(values, (pd.Series, pd.DataFrame)) else np.asarray(values)
-
-
-def _refuse_options(model: Any, what: str) -> None:
-    if model.warm_start:
-        raise ValueError(f"warm_start=True needs the table in memory, but X is {what}; fit anew.")
-    if model.validation is not None:
-        raise ValueError(
-            f"validation splits a table in memory, but X is {what}; use validation_fraction, or pass X_val and y_val."
-        )
 
 
 def fit_source(model: Any, source: Source, explicit: dict[str, Any], progress: Progress | None) -> None:

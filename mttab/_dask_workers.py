@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from mttab._boosting_pieces import BinnedRows, Piece, Problem, boost_rows, encode
+from mttab._boosting_pieces import BinnedRows, Problem, boost_rows, encode
 from mttab._core.boosting.distributed import common_digest, own_part, without_trees
 from mttab._core.boosting.rows import Peers
 from mttab._core.boosting.threads import parallel_region, resolve_n_threads
+from mttab._core.sources import Piece
 
 # A process that waits longer than this for the others gives up: nobody is left who could tell it that the fit is over.
 PATIENCE_SECONDS = 3600.0

@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import check_random_state
 
-from mttab._boosting_pieces import Piece, Problem, finish, merge_columns, merge_labels, read_columns, read_labels
+from mttab._boosting_pieces import Problem, finish, merge_columns, merge_labels, read_columns, read_labels
 from mttab._core.boosting.distributed import merged_forest
 from mttab._core.boosting.forest import ForestBuilder
+from mttab._core.sources import Piece
 from mttab._core.validation import fit_context
 from mttab._dask_workers import Meeting, bin_rows, boost_on_worker
 from mttab.boosting import RMTGBClassifier, RMTGBRegressor

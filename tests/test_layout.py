@@ -36,7 +36,7 @@ LAZY = {"persistence": ESTIMATORS}
 
 # Inside `_core`, and inside a package of it, a module may import those that stand before it. The files of `_core`
 # itself lie below its packages.
-PLAIN = ("archive", "tasks", "validation", "targets", "features", "holdout", "long_table", "target_table")
+PLAIN = ("archive", "tasks", "validation", "targets", "features", "holdout", "long_table", "target_table", "sources")
 ORDER = {
     "boosting": (
         *("jit", "threads", "quantile", "losses"),

@@ -11,7 +11,6 @@ from sklearn.base import clone
 from mttab import RMTGBClassifier, RMTGBRegressor
 from mttab._boosting_pieces import (
     BinnedRows,
-    Piece,
     boost_rows,
     encode,
     finish,
@@ -25,6 +24,7 @@ from mttab._core.boosting.distributed import merged_forest, own_part, spread_qua
 from mttab._core.boosting.forest import ForestBuilder
 from mttab._core.boosting.quantile import weighted_quantile
 from mttab._core.boosting.rows import Peers
+from mttab._core.sources import Piece
 from mttab.datasets import make_task_groups
 
 SMALL = {
