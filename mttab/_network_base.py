@@ -21,9 +21,11 @@ from mttab._core.neural.members import (
 )
 from mttab._core.neural.training import TrainedNetwork, TrainingOptions
 from mttab._core.neural.weighting import make_weighting
+from mttab._core.sources import find_source
 from mttab._core.validation import fit_context
 from mttab._network_fit import Encoding, Layout, NetworkFitSteps, Rows
 from mttab._network_predict import NetworkPredictions
+from mttab._network_sources import fit_source
 
 # Rows of a batch with batch_size="auto": about this share of the training rows, between these bounds.
 AUTO_BATCHES, AUTO_BATCH_MIN, AUTO_BATCH_MAX = 32, 32, 1024
@@ -73,12 +75,15 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : array-like of shape (n, n_features), path, numpy.memmap or iterator
             Features, with the task column if ``task_column`` names one. NaN is missing; pandas categories and strings
-            are categorical.
-        y : array-like of shape (n,) or (n, n_tasks)
+            are categorical. What does not fit into memory may be the path of a Parquet or Arrow file (or a folder of
+            them), a memory-mapped array, or an iterator of (X, y) or (X, y, sample_weight) chunks: it is encoded once
+            to a temporary file, from which batches are read.
+        y : array-like of shape (n,) or (n, n_tasks), str, list of str or None
             Labels. With several columns every column is a task, and NaN or None means not observed; a row without any
-            label is left out, with a warning.
+            label is left out, with a warning. Where ``X`` is a path, the names of the columns; None where it is an
+            iterator.
         sample_weight : array-like of shape (n,) or (n, n_tasks), default=None
             Weight of each row or of each label; 0 = not observed.
         task : array-like of shape (n,) or (n, n_id_columns), default=None
@@ -100,6 +105,16 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
         previous = self if self.warm_start and hasattr(self, "_networks") else None
         place = Place.resolve(self.device, self.precision)
         seed = previous._seed if previous else place.draw_seed(self.random_state)
+        wants = {"warm_start": self.warm_start, "validation": self.validation, "has_tables": True}
+        source = find_source(X, y, sample_weight, task, **wants)
+        if source is not None:
+
+            def run(jobs: list[Job]) -> list[Any]:
+                return run_side_by_side(jobs, place.device, self.n_jobs)
+
+            encoding, done = fit_source(self, source, explicit, place, seed, run)
+            self._take_over(done, encoding, place, seed, None)
+            return self
         encoding, rows, keep, ids = self._read_training(X, y, sample_weight, task, previous)
         is_stopped = stops_early(self.early_stopping, len(rows.values), explicit, self.validation)
         explicit_rows = self._explicit_rows(encoding, explicit)
@@ -204,15 +219,16 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
         place: Place,
         seeds: tuple[int, int],
         start: TrainedNetwork | None,
+        sample: EncodedRows | None = None,
         **overrides: Any,
     ) -> Job:
-        """The training of one network, ready to run."""
+        """The training of one network, ready to run; ``sample`` are rows to build it by, the training rows if None."""
         training = training.with_weight_of_1()
         validation = None if held is None else held.with_weight_of_1()
         options = self._training_options(len(training.y), held is not None, place.bf16)._replace(**overrides)
 
         def make() -> TrainedNetwork:
-            return self._new_network(encoding, training)
+            return self._new_network(encoding, sample or training)
 
         return prepare_training(start or make, training, validation, options, place, seeds, bool(self.verbose))
 

@@ -51,7 +51,8 @@ class EncodedRows(NamedTuple):
         """The same with the largest weight near 1, so that any unit fits into single precision."""
         if not self.weight.any():
             return self
-        return self._replace(weight=self.weight / 2.0 ** np.floor(np.log2(self.weight.max())))  # changes no digit
+        unit = 2.0 ** np.floor(np.log2(self.weight.max()))
+        return self if unit == 1.0 else self._replace(weight=self.weight / unit)  # changes no digit
 
 
 class Place(NamedTuple):
