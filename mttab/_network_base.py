@@ -159,7 +159,7 @@ class BaseNetwork(NetworkFitSteps, NetworkPredictions, BaseEstimator):
         encoding, rows, _, _ = self._read_training(X, y, sample_weight, task, previous, classes)
         starts: list[Any] = previous._networks if previous else [None] * self.n_members
         encoded = self._encoded_rows(encoding, rows)
-        once = {"max_epochs": 1, "schedule": "constant", "warmup_fraction": 0.0, "patience": None}
+        once: dict[str, Any] = {"max_epochs": 1, "schedule": "constant", "warmup_fraction": 0.0, "patience": None}
         jobs = [
             self._prepare(encoding, encoded, None, place, (seed, member), start, **once)
             for member, start in enumerate(starts)

@@ -51,13 +51,19 @@ def read_sample(net: Any, source: Source, rng: np.random.Generator) -> Sample:
             continue
         weight = None if piece.weight is None else np.asarray(piece.weight, dtype=np.float64)
         largest = max(largest, 1.0 if weight is None else float(weight.max()))
-        keep = rng.random(len(piece.X)) < share
-        for key, column in _columns_with_labels(net, piece.X, piece.y, piece.task):
+        rows = (piece.X, piece.y, weight, piece.task)
+        if weight is not None and weight.ndim == 1 and not weight.all():  # what has no weight brings no level along
+            rows = tuple(_rows(values, weight > 0) for values in rows)
+            if len(rows[0]) == 0:
+                continue
+        keep = rng.random(len(rows[0])) < share
+        for key, column in _columns_with_labels(net, rows[0], rows[1], rows[3]):
             keep[_first_of_new(column, seen.setdefault(key, set()), str(key))] = True
-        parts.append(tuple(_rows(v, keep) for v in (piece.X, piece.y, weight, piece.task)))
+        parts.append(tuple(_rows(values, keep) for values in rows))
     if not parts:
         raise ValueError("Found array with 0 sample(s) in all pieces of X while a minimum of 1 is required.")
-    return Sample(*(_joined(list(column)) for column in zip(*parts, strict=True)), largest)
+    X, y, weight, task = (_joined(list(column)) for column in zip(*parts, strict=True))
+    return Sample(X, y, weight, task, largest)
 
 
 def _columns_with_labels(net: Any, X: Any, y: Any, task: Any) -> list[tuple[Any, Any]]:

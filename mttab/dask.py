@@ -142,19 +142,13 @@ class _DaskFit:
             raise ValueError(
                 "task was passed with a Dask collection; make the task a column of X, or predict in parts."
             )
-        classes = getattr(self, "classes_", None)
-        none = (
-            np.empty((0, len(classes)))
-            if method == "predict_proba"
-            else np.empty(0)
-            if classes is None
-            else classes[:0]
-        )
+        classes: Any = getattr(self, "classes_", np.empty(0))  # predictions are floats where there are none
+        none: Any = np.empty((0, len(classes))) if method == "predict_proba" else classes[:0]
         call = _Predict(self.to_local(), method, none)
         if kind == "frame":
             return X.map_partitions(call, meta=call.made(none, None))
         rows = X.rechunk({1: -1})
-        options = {"drop_axis": 1} if none.ndim == 1 else {"chunks": (rows.chunks[0], (none.shape[1],))}
+        options: dict[str, Any] = {"drop_axis": 1} if none.ndim == 1 else {"chunks": (rows.chunks[0], (none.shape[1],))}
         return rows.map_blocks(call, dtype=none.dtype, meta=none, **options)
 
 

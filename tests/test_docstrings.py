@@ -13,7 +13,7 @@ import pytest
 import mttab
 from mttab import RMTGBClassifier, RMTGBRegressor
 
-NEEDS_AN_EXTRA = ("multitabnet", "experts", "_network_base", "_core.neural", "plotting", "dask")
+NEEDS_AN_EXTRA = ("multitabnet", "experts", "_network_base", "_network_sources", "_core.neural", "plotting", "dask")
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(mttab.__path__, "mttab.")
