@@ -68,6 +68,13 @@ def spread(values, n=4):
     return dd.from_pandas(values, npartitions=n, sort=False)
 
 
+def placed(client, values):
+    """The same with half of the rows on each worker."""
+    workers = sorted(client.nthreads())
+    halves = [values[: len(values) // 2], values[len(values) // 2 :]]
+    return dd.from_delayed([client.scatter(half, workers=[w]) for half, w in zip(halves, workers, strict=True)])
+
+
 def assert_same(model, local, X):
     assert_allclose(model.predict(X), local.predict(X), rtol=1e-9, atol=1e-12)
     assert_allclose(model.theta_, local.theta_, rtol=1e-9)
@@ -78,7 +85,7 @@ def assert_same(model, local, X):
 @pytest.mark.slow
 def test_a_fit_is_that_of_one_machine_and_predicts_without_dask(client, table, local):
     X, y = table
-    model = DaskRMTGBRegressor(**SMALL).fit(spread(X), spread(y), client=client)
+    model = DaskRMTGBRegressor(**SMALL).fit(placed(client, X), placed(client, y), client=client)
     assert_same(model, local, X)
     assert model.communication_["n_workers"] == 2
     assert sum(model.communication_["n_rows"]) == len(X)
@@ -131,7 +138,7 @@ def test_without_tasks_rows_stay_where_they_are(client, table):
     X, y = table
     X = X.drop(columns="task")
     options = {**SMALL, "task_column": None, "max_iter_shared": 5}
-    model = DaskRMTGBRegressor(**options).fit(spread(X), spread(y), client=client)
+    model = DaskRMTGBRegressor(**options).fit(placed(client, X), placed(client, y), client=client)
     assert min(model.communication_["n_rows"]) > 0
     assert_allclose(model.predict(X), RMTGBRegressor(**options).fit(X, y).predict(X), rtol=1e-9, atol=1e-12)
 
@@ -237,7 +244,7 @@ def test_a_worker_killed_in_mid_fit_is_a_clear_error_and_no_model(table, which, 
         killer = threading.Thread(target=kill)
         killer.start()
         with pytest.raises(RuntimeError, match="was lost while the fit ran"):
-            model.fit(spread(X), spread(y), client=client, callback=_Touch(is_under_way))
+            model.fit(placed(client, X), placed(client, y), client=client, callback=_Touch(is_under_way))
         killer.join()
         assert is_under_way.exists()
         assert not hasattr(model, "theta_")
