@@ -9,7 +9,6 @@ the rounds on two workers, which it has not seen. Workers have one thread each a
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -201,11 +200,19 @@ def run_rounds(args: argparse.Namespace) -> dict[str, Any]:
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 
+def peak_mb() -> float:
+    """Largest memory of this process so far. Not `getrusage`, which hands a parent's peak on to its children."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def peak_of_fit(path: str) -> float:
-    """Peak memory of this process in MB that a fit on a file adds to what it needs anyway."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Peak memory in MB that a fit on a file adds to what any fit needs."""
+    X, y = make_rows(1000, 20)
+    RMTGBRegressor(**SHARED_ONLY, max_iter_shared=2).fit(X, y)
+    before = peak_mb()
     RMTGBRegressor(**SHARED_ONLY, max_iter_shared=2).fit(path, y="y")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    return peak_mb() - before
 
 
 def run_memory(args: argparse.Namespace) -> dict[str, Any]:
@@ -218,11 +225,9 @@ def run_memory(args: argparse.Namespace) -> dict[str, Any]:
             del X, y
             command = [sys.executable, __file__, "--peak-of", str(path)]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found.append({"n_rows": n_rows, "peak_mb_above_imports": float(done.stdout.split()[-1])})
+            found.append({"n_rows": n_rows, "peak_mb": float(done.stdout.split()[-1])})
             print(found[-1], flush=True)
-    start, slope = np.polynomial.polynomial.polyfit(
-        [f["n_rows"] for f in found], [f["peak_mb_above_imports"] for f in found], 1
-    )
+    start, slope = np.polynomial.polynomial.polyfit([f["n_rows"] for f in found], [f["peak_mb"] for f in found], 1)
     print(f"{start:.0f} MB and {slope * 1e6:.0f} bytes per row of 20 features, of which 20 are bins")
     return {"memory": found, "mb": start, "bytes_per_row": slope * 1e6}
 
