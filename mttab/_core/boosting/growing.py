@@ -178,10 +178,14 @@ class Grower:
         return self._scratch[n_channels, is_packed]
 
     def _allocate(self, n_trees: int, max_leaf_nodes: int, n_outputs: int, layout: BinLayout) -> TreeArrays:
-        n_levels = np.diff(layout.offset)[layout.is_categorical.astype(bool)] - 1
-        n_words = (int(n_levels.max(initial=0)) + 31) // 32
         n_leaves = min(max_leaf_nodes, max(self.rows.n_rows, 1))
-        return allocate_trees(n_trees, n_leaves, n_outputs, n_words)
+        return allocate_trees(n_trees, n_leaves, n_outputs, n_set_words(layout))
+
+
+def n_set_words(layout: BinLayout) -> int:
+    """Words of 32 bits that a set of levels needs."""
+    n_levels = np.diff(layout.offset)[layout.is_categorical.astype(bool)] - 1
+    return (int(n_levels.max(initial=0)) + 31) // 32
 
 
 def _n_channels(gradient: np.ndarray, split: SplitOptions) -> int:
