@@ -4,11 +4,11 @@
 # make wheel        build dist/ and try the wheel in an empty environment
 # make docs         the site, in docs/_build; MTTAB_QUICK= for examples at full length
 #
-# Another interpreter: make test PYTHON=/path/to/python3.12. Options for pytest: make test PYTEST_ARGS="-n 2 -k rmtgb".
+# Another interpreter: make test PYTHON=/path/to/python3.12. Options for pytest: make test PYTEST_ARGS="-k rmtgb".
 
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n auto # as many processes as there are cores
 BENCH_ARGS ?=
 MTTAB_QUICK ?= 1
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def ours(is_binary: bool, n_threads: int, **options: Any) -> Any:
 
 def candidates(is_binary: bool, n_threads: int) -> dict[str, Callable[[], Any]]:
     """Name → unfitted model of each library, all of the same size."""
-    same = {"n_estimators": ROUNDS, "learning_rate": 0.1, "n_jobs": n_threads}
+    same: dict[str, Any] = {"n_estimators": ROUNDS, "learning_rate": 0.1, "n_jobs": n_threads}
     lgb = lightgbm.LGBMClassifier if is_binary else lightgbm.LGBMRegressor
     xgb = xgboost.XGBClassifier if is_binary else xgboost.XGBRegressor
     hist = HistGradientBoostingClassifier if is_binary else HistGradientBoostingRegressor
@@ -80,7 +80,7 @@ def time_of(action: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def alternate(actions: dict[str, Callable[[], Any]], repeats: int, n_threads: int = 2) -> dict[str, np.ndarray]:
+def alternate(actions: Mapping[str, Callable[[], Any]], repeats: int, n_threads: int = 2) -> dict[str, np.ndarray]:
     """Seconds (repeats,) of each action, all of them once per round, after one round that does not count."""
     times: dict[str, list[float]] = {name: [] for name in actions}
     with threadpool_limits(n_threads):
@@ -147,7 +147,7 @@ def task_cases(n_tasks: int, n_rows: int, n_threads: int, bar: float, repeats: i
     X, y = many_tasks(n_tasks, n_rows)
     rows = [np.flatnonzero(X["task"] == task) for task in X["task"].unique()]
     values, coded = X.drop(columns="task").to_numpy(), X.assign(task=X["task"].astype("category").cat.codes)
-    same = {"num_leaves": 8, "min_child_samples": 5, "verbose": -1, "n_jobs": n_threads}
+    same: dict[str, Any] = {"num_leaves": 8, "min_child_samples": 5, "verbose": -1, "n_jobs": n_threads}
 
     def loop() -> None:
         for own in rows:
@@ -169,24 +169,26 @@ def task_cases(n_tasks: int, n_rows: int, n_threads: int, bar: float, repeats: i
     yield row(f"three blocks of 20 rounds / pooled LightGBM of 60, {name}", times, 5.0)
 
 
+def repeat(action: Callable[[], Any], times: int = 300) -> None:
+    for _ in range(times):
+        action()
+
+
 def bench_predict(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     X, y = make_table(100_000, 20, False)
     many, _ = make_table(1_000_000, 20, False, seed=1)
     for n_threads in args.threads:
         models = {name: make().fit(X, y) for name, make in candidates(False, n_threads).items()}
-        times = alternate({k: (lambda m=m: m.predict(many)) for k, m in models.items()}, args.repeats, n_threads)
+        times = alternate({k: partial(m.predict, many) for k, m in models.items()}, args.repeats, n_threads)
         yield row(f"predict 1e6 x 20, {n_threads} thread(s)", times, 0.25, ["lightgbm"])
         yield row(f"predict 1e6 x 20, {n_threads} thread(s)", times, 1.0, ["xgboost"])
     model = ours(False, 1)
     for kind, one in (("array", X[:1]), ("DataFrame", pd.DataFrame(X[:1]).add_prefix("x"))):
         model.fit(X if kind == "array" else pd.DataFrame(X).add_prefix("x"), y)
 
-        def repeat(action: Callable[[], Any]) -> Callable[[], None]:
-            return lambda: [action() for _ in range(300)] and None
-
         actions = {
-            "mttab": repeat(lambda one=one: model.predict(one)),
-            "validate_data": repeat(lambda one=one: validate_data(model, one, reset=False)),
+            "mttab": partial(repeat, partial(model.predict, one)),
+            "validate_data": partial(repeat, partial(validate_data, model, one, reset=False)),
         }
         yield row(f"predict one row, {kind}, 300 times / validate_data", alternate(actions, args.repeats, 1), 1.5)
 
@@ -207,7 +209,7 @@ def bench_start(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         first = seconds_of(sklearn + fit, cache)
         yield {"what": "first fit ever, empty cache", "s": first, "bar": 10.0}
         runs = {"plain": sklearn, "import": sklearn + "import mttab, mttab.boosting", "fit": sklearn + fit}
-        times = alternate({k: (lambda c=c: seconds_of(c, cache)) for k, c in runs.items()}, args.repeats)
+        times = alternate({k: partial(seconds_of, code, cache) for k, code in runs.items()}, args.repeats)
     for name, bar in (("import", 0.5), ("fit", 0.8)):
         yield {"what": f"{name} beyond importing scikit-learn, warm cache", "bar": bar,
                "s": float(np.median(times[name] - times["plain"]))}  # fmt: skip

@@ -23,6 +23,8 @@ def _numba_cache_dir() -> str:
 # Workers of pytest-xdist and subprocesses inherit both.
 os.environ.setdefault("NUMBA_CACHE_DIR", _numba_cache_dir())
 os.environ["MPLBACKEND"] = "Agg"
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process per core: threads of torch that wait for each other only burn time
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A first call compiles, which no deadline per example survives. Fresh examples in every run find more by and by, but in
 # continuous integration the same state must give the same verdict.

@@ -69,6 +69,19 @@ def test_processes_that_compile_at_the_same_time_leave_a_sound_cache(tmp_path):
     assert results[0].strip() and len(set(results)) == 1
 
 
+def test_no_two_processes_number_their_functions_alike():
+    # numba puts the number into the symbol of a function, and caches keep the symbols of many processes.
+    code = (
+        "import mttab._core.boosting.jit, numba.core.bytecode as b, os\n"
+        "print(next(b.FunctionIdentity._unique_ids), flush=True)\n"
+        "if hasattr(os, 'fork') and os.fork() == 0:\n    print(next(b.FunctionIdentity._unique_ids))"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
+    numbers = [int(line) for run in runs for line in run.stdout.split()]
+    assert len(numbers) == len(set(numbers)) >= 2
+    assert min(abs(a - b) for i, a in enumerate(numbers) for b in numbers[:i]) > 100_000
+
+
 def test_another_process_waits_while_kernels_are_compiled(tmp_path):
     pytest.importorskip("fcntl", reason="the lock is made for systems with fcntl")
     from mttab._core.boosting.jit import _only_process

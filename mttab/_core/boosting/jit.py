@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import os
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numba.core.bytecode
 
 try:
     import fcntl
@@ -19,6 +22,23 @@ except ImportError:  # Windows
 
 # Division by zero gives inf or NaN as in numpy: kernels guard their denominators themselves and must not raise.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
+
+def _number_functions_apart() -> None:
+    """Give the functions that this process compiles numbers that no other process gives.
+
+    numba tells functions of one definition with different closures apart by a number in their symbol, and every process
+    counts from 1. A cache that several processes have filled, one that was interrupted and the next one, say, then
+    holds different code under one symbol, and the linker takes either: later processes crash in it.
+    """
+    identity = getattr(numba.core.bytecode, "FunctionIdentity", None)
+    if hasattr(identity, "_unique_ids"):
+        identity._unique_ids = itertools.count(int.from_bytes(os.urandom(6), "little"))
+
+
+_number_functions_apart()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_number_functions_apart)
 
 
 def _digest_of_sources() -> str:

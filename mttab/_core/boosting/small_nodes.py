@@ -47,10 +47,10 @@ def compact_bins(words, shift, mask, rows, statistics, missing_code, cells, used
         for c in range(2, n_channels):
             cells[b, c] += statistics[j, c]
     n_used, has_missing = np.uint64(0), False
-    for quarter in range(4):
-        members = set_0 if quarter == 0 else (set_1 if quarter == 1 else (set_2 if quarter == 2 else set_3))
+    for place in range(4):
+        members = set_0 if place == 0 else (set_1 if place == 1 else (set_2 if place == 2 else set_3))
         while members != 0:
-            b = np.uint64(trailing_zeros(members)) + np.uint64(64 * quarter)
+            b = np.uint64(trailing_zeros(members)) + np.uint64(64 * place)
             members &= members - one
             if b == missing_code:
                 has_missing = True
