@@ -42,7 +42,7 @@ class ThreadPeers(Peers):
     """Peers in threads of one process: everybody waits for everybody, and adds up in the order of the ranks."""
 
     def __init__(self, rank, shared):
-        self.rank, self.shared = rank, shared
+        self.rank, self.shared, self.n_ranks = rank, shared, len(shared[1])
 
     def sum(self, values):
         barrier, slots = self.shared
@@ -169,6 +169,18 @@ def test_explicit_validation_rows_end_the_blocks_at_the_same_rounds(table):
     whole = clone(model).fit(X[60:], y[60:], X_val=X[:60], y_val=y[:60])
     assert spread.n_iter_ == whole.n_iter_
     assert_same_model(spread, whole, X)
+
+
+def test_derivatives_of_many_rows_are_rounded_as_on_one_machine():
+    X, y = make_task_groups(n_samples=600, group_sizes=(4, 1), random_state=1)
+    X, y = X.reset_index(drop=True), y.reset_index(drop=True)
+    options = SMALL | {"max_bins": 64, "max_leaf_nodes": 24, "min_samples_leaf": 5}
+    model = RMTGBRegressor(**options)
+    assert_same_model(fit_in_pieces(model, X, y), clone(model).fit(X, y), X)
+    labels = pd.Series(np.where(y > 0, "yes", "no"))
+    classifier = RMTGBClassifier(**options)
+    spread, whole = fit_in_pieces(classifier, X, labels), clone(classifier).fit(X, labels)
+    assert_allclose(spread.predict_proba(X), whole.predict_proba(X), rtol=1e-9, atol=1e-12)
 
 
 def assert_same_model(spread, whole, X):

@@ -29,6 +29,18 @@ OPTIONS = {
         **{"random_state": 0, "dropout": 0.0, "sample_attention": False, "n_members": 1},
         "task_weighting": "upgrad",
     },
+    "sharpness": {
+        **{"random_state": 0, "dropout": 0.0, "sample_attention": False, "n_members": 1, "sam_rho": 0.05},
+        "task_weighting": "uncertainty",
+    },
+    "pretext before": {
+        **{"random_state": 0, "dropout": 0.0, "sample_attention": False, "n_members": 1},
+        **{"pretext": "before", "pretext_epochs": 2},
+    },
+    "pretext during": {
+        **{"random_state": 0, "dropout": 0.0, "sample_attention": False, "n_members": 1, "pretext": "during"},
+        "task_weighting": "pcgrad",
+    },
     "attending rows, dropout, no seed": {"sample_attention": True, "dropout": 0.2, "n_members": 1, "context_size": 64},
 }
 SCRIPT = """
@@ -76,23 +88,25 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("i", range(len(OPTIONS)), ids=list(OPTIONS))
 def test_two_processes_have_the_same_history_predictions_and_context(folder, i):
     first, second = (pd.read_csv(folder / f"history-{i}-{rank}.csv") for rank in (0, 1))
-    assert len(first) == 2 * COMMON["max_epochs"] if i == 0 else COMMON["max_epochs"]
+    name = list(OPTIONS)[i]
+    assert len(first) == COMMON["max_epochs"] * (2 if name in ("plain", "pretext before") else 1)
     pd.testing.assert_frame_equal(first, second, check_exact=True)
     for what in ("prediction", "context"):
         of_ranks = [np.load(folder / f"{what}-{i}-{rank}.npy") for rank in (0, 1)]
         assert np.array_equal(*of_ranks, equal_nan=True)
-    assert len(of_ranks[0]) == (64 if "attending" in list(OPTIONS)[i] else 0)
+    assert len(of_ranks[0]) == (64 if "attending" in name else 0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("i", [0, 1, 2], ids=list(OPTIONS)[:3])
+@pytest.mark.parametrize("i", range(len(OPTIONS) - 1), ids=list(OPTIONS)[:-1])
 def test_two_processes_train_the_network_of_one(folder, i):
-    if i == 2:
+    if OPTIONS[list(OPTIONS)[i]].get("task_weighting") in ("upgrad", "pcgrad"):
         pytest.importorskip("torchjd", reason="the extra torchjd is not installed")
     X, Y = make_multitask(201, 4, 2, task_types=TYPES, random_state=0)
     alone = MultiTabNet(**COMMON | list(OPTIONS.values())[i]).fit(X, Y)
     history = pd.read_csv(folder / f"history-{i}-0.csv")
-    assert_allclose(history["train_loss"], alone.history_["train_loss"], rtol=1e-9)
+    for loss in {"train_loss", "pretext_loss"} & set(history):
+        assert_allclose(history[loss], alone.history_[loss], rtol=1e-9)
     prediction = alone.predict(X).iloc[:, 0].to_numpy(float)
     assert_allclose(np.load(folder / f"prediction-{i}-0.npy"), prediction, rtol=1e-7, atol=1e-9)
 

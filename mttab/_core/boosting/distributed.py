@@ -19,8 +19,9 @@ from .growing import Grower, GrownTrees, n_set_words
 from .histogram import gather_statistics, subtract_histogram
 from .leaves import _sum_rows
 from .losses import Huber, Loss
-from .packed_histogram import NO_PACKING
+from .packed_histogram import NO_PACKING, largest_and_mean, packing_for
 from .rows import Peers, RowSample, TrainingRows
+from .small_nodes import SMALL_NODE
 from .splitting import SplitOptions, bounded_value
 from .tree import (
     GrowthOptions,
@@ -54,10 +55,31 @@ class DistributedGrower(Grower):
         n_leaves = self.shared_growth.max_leaf_nodes
         trees = allocate_trees(1, n_leaves, len(gradient), n_set_words(self.layout))
         rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
-        growth = _Growth(self, gradient, hessian, weight, rows, out_rows, tree_at(trees, 0), seed)
+        rounded = self._rounded(gradient, hessian, weight)
+        growth = _Growth(self, gradient, hessian, weight, rounded, rows, out_rows, tree_at(trees, 0), seed)
         trees.n_nodes[0] = growth.grow()
         start, out_start = np.array([0, len(rows)]), np.array([0, len(out_rows)])
         return SpreadTrees(trees, rows, start, out_rows, out_start, self.rows.peers)
+
+    def _rounded(
+        self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Derivatives in whole units where one machine packs them, so that the same splits are found here."""
+        if len(gradient) > 1 or weight is not self.rows.weight:
+            return None
+        constant = self.shared_split.constant_hessian
+        here = [largest_and_mean(part[0]) if self.rows.n_rows else (0.0, 0.0) for part in (gradient, hessian)]
+        sizes = [(largest, mean * self.rows.n_rows) for largest, mean in here]
+        of_all = self.rows.peers.gather(np.array([*sizes[0], *sizes[1], self.rows.n_rows, not self.rows.is_unweighted]))
+        n_rows, n_weighted = int(of_all[:, 4].sum()), of_all[:, 5].sum()
+        if n_weighted > 0:
+            return None
+        size_g, size_h = ((float(of_all[:, c].max()), float(of_all[:, c + 1].sum() / n_rows)) for c in (0, 2))
+        packing = packing_for(n_rows, size_g, size_h, constant)
+        if not packing.is_used:
+            return None
+        coarse = np.rint(gradient * (1.0 / packing.unit_g)) * packing.unit_g
+        return coarse, hessian if constant else np.rint(hessian * (1.0 / packing.unit_h)) * packing.unit_h
 
 
 class SpreadTrees(GrownTrees):
@@ -96,6 +118,7 @@ class _Growth:
         gradient: np.ndarray,
         hessian: np.ndarray,
         weight: np.ndarray,
+        rounded: tuple[np.ndarray, np.ndarray] | None,
         rows: np.ndarray,
         out_rows: np.ndarray,
         tree: TreeArrays,
@@ -106,7 +129,8 @@ class _Growth:
         self.growth: GrowthOptions = grower.shared_growth
         self.options: SplitOptions = grower.shared_split
         self.n_threads = grower.n_threads
-        self.gradient, self.hessian, self.weight = gradient, hessian, weight
+        self.gradient, self.hessian, self.weight, self.rounded = gradient, hessian, weight, rounded
+        self.exact: set[int] = set()  # nodes of few rows, whose derivatives are not rounded
         self.rows, self.out_rows, self.tree = rows, out_rows, tree
         self.n_channels = 1 + len(gradient) * (1 if self.options.constant_hessian else 2)
         self.n_features = len(self.layout.offset) - 1
@@ -141,14 +165,16 @@ class _Growth:
         self.set_values(n_nodes)
         return n_nodes
 
-    def measure(self, node: int) -> tuple[np.ndarray, np.ndarray]:
+    def measure(self, node: int, is_exact: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Channel sums and histogram of a node, one message for both."""
         start, stop = int(self.tree.start[node]), int(self.tree.stop[node])
         n_bins, sums = int(self.layout.offset[-1]), np.empty(self.n_channels)
         histogram = np.empty((n_bins, self.n_channels))
         constant = self.options.constant_hessian
-        derivatives = self.gradient, self.hessian, self.weight
-        gather_statistics(self.rows, start, stop, *derivatives, constant, self.scratch.statistics, sums)
+        g, h = (self.gradient, self.hessian) if is_exact or self.rounded is None else self.rounded
+        if is_exact:
+            self.exact.add(node)
+        gather_statistics(self.rows, start, stop, g, h, self.weight, constant, self.scratch.statistics, sums)
         place = self.words, self.task, self.layout, self.rows, start, stop
         _fill(*place, NO_PACKING, self.scratch, self.n_threads, histogram)
         both = self.peers.sum(np.concatenate([sums, histogram.ravel()]))
@@ -204,10 +230,19 @@ class _Growth:
         is_small_open, is_large_open = self.sums[small][0] >= least, self.sums[large][0] >= least
         if not (is_small_open or is_large_open):
             return
-        self.sums[small], self.pool[small] = self.measure(small)
-        self.sums[large] = self.sums[node] - self.sums[small]
-        self.pool[large] = np.empty_like(self.pool[small])
-        subtract_histogram(self.pool[node], self.pool[small], self.pool[large])
+        becomes_exact = self.rounded is not None and node not in self.exact
+        if becomes_exact and self.sums[large][0] <= SMALL_NODE:
+            for child in (small, large):
+                self.sums[child], self.pool[child] = self.measure(child, True)
+        else:
+            self.sums[small], self.pool[small] = self.measure(small, node in self.exact)
+            self.sums[large] = self.sums[node] - self.sums[small]
+            self.pool[large] = np.empty_like(self.pool[small])
+            subtract_histogram(self.pool[node], self.pool[small], self.pool[large])
+            if node in self.exact:
+                self.exact.add(large)
+            elif becomes_exact and is_small_open and self.sums[small][0] <= SMALL_NODE:
+                self.sums[small], self.pool[small] = self.measure(small, True)
         if is_small_open:
             self.propose(small)
         if is_large_open:
