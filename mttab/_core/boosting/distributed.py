@@ -55,24 +55,25 @@ class DistributedGrower(Grower):
         n_leaves = self.shared_growth.max_leaf_nodes
         trees = allocate_trees(1, n_leaves, len(gradient), n_set_words(self.layout))
         rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
-        rounded = self._rounded(gradient, hessian, weight)
+        rounded = self._rounded(gradient, hessian, weight, len(rows))
         growth = _Growth(self, gradient, hessian, weight, rounded, rows, out_rows, tree_at(trees, 0), seed)
         trees.n_nodes[0] = growth.grow()
         start, out_start = np.array([0, len(rows)]), np.array([0, len(out_rows)])
         return SpreadTrees(trees, rows, start, out_rows, out_start, self.rows.peers)
 
     def _rounded(
-        self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray
+        self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray, n_in_root: int
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Derivatives in whole units where one machine packs them, so that the same splits are found here."""
         if len(gradient) > 1 or weight is not self.rows.weight:
             return None
         constant = self.shared_split.constant_hessian
-        here = [largest_and_mean(part[0]) if self.rows.n_rows else (0.0, 0.0) for part in (gradient, hessian)]
-        sizes = [(largest, mean * self.rows.n_rows) for largest, mean in here]
-        of_all = self.rows.peers.gather(np.array([*sizes[0], *sizes[1], self.rows.n_rows, not self.rows.is_unweighted]))
-        n_rows, n_weighted = int(of_all[:, 4].sum()), of_all[:, 5].sum()
-        if n_weighted > 0:
+        n_here, is_weighted = self.rows.n_rows, not self.rows.is_unweighted
+        here = [largest_and_mean(part[0]) if n_here else (0.0, 0.0) for part in (gradient, hessian)]
+        sums = [number for largest, mean in here for number in (largest, mean * n_here)]
+        of_all = self.rows.peers.gather(np.array([*sums, n_here, n_in_root, is_weighted], dtype=np.float64))
+        n_rows, n_in_root, n_weighted = (int(total) for total in of_all[:, 4:].sum(axis=0))
+        if n_weighted > 0 or n_in_root <= SMALL_NODE:
             return None
         size_g, size_h = ((float(of_all[:, c].max()), float(of_all[:, c + 1].sum() / n_rows)) for c in (0, 2))
         packing = packing_for(n_rows, size_g, size_h, constant)
