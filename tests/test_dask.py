@@ -1,5 +1,6 @@
 """R-MTGB on a cluster of two processes: the model of one machine, and no quiet failure."""
 
+import ast
 import os
 import pickle
 import re
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
+import mttab
 from mttab import RMTGBClassifier, RMTGBRegressor
 from mttab.datasets import make_task_groups
 
@@ -166,6 +168,42 @@ def test_a_lost_task_column_is_an_error_that_names_it(client, table):
     lossy = spread(X).map_partitions(lose, meta=X[:0], enforce_metadata=False)
     with pytest.raises(ValueError, match="task_column='task' is not a column of X"):
         DaskRMTGBRegressor(**SMALL).fit(lossy, spread(y), client=client)
+
+
+class _Note:
+    """Writes down what it is called with."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, *figures):
+        with self.path.open("a") as file:
+            file.write(repr(figures) + "\n")
+
+
+@pytest.mark.slow
+def test_a_callback_is_told_of_every_round_and_the_model_is_saved_as_one_without_dask(client, table, local, tmp_path):
+    X, y = table
+    model = DaskRMTGBRegressor(**SMALL, verbose=1)
+    model.fit(spread(X), spread(y), client=client, callback=_Note(tmp_path / "rounds"))
+    told = [ast.literal_eval(line) for line in (tmp_path / "rounds").read_text().splitlines()]
+    assert [figures[:3] for figures in told] == [(0, i, 3) for i in (1, 2, 3)] + [
+        (block, i, 2) for block in (1, 2) for i in (1, 2)
+    ]
+    assert [figures[4] for figures in told] == [None] * 7
+    assert_allclose([figures[3] for figures in told[:3]], -local.train_score_[1:4], rtol=1e-9)
+    model.save(tmp_path / "model.mttab")
+    again = mttab.load(tmp_path / "model.mttab")
+    assert type(again) is RMTGBRegressor
+    assert np.array_equal(again.predict(X), model.predict(X))
+
+
+def test_callbacks_of_scikit_learn_are_refused(table):
+    callback = pytest.importorskip("sklearn.callback", reason="scikit-learn has callbacks from 1.9 on")
+    X, y = table
+    model = DaskRMTGBRegressor(**SMALL).set_callbacks(callback.ScoringMonitor(scoring="r2"))
+    with pytest.raises(ValueError, match="pass callback= to fit"):
+        model.fit(spread(X), spread(y))
 
 
 def _fail_in_round_two(block, n_done, *_):

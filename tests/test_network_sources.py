@@ -59,6 +59,12 @@ def test_row_tasks_and_a_memory_map(tmp_path):
     assert model.tasks_.tolist() == local.tasks_.tolist()
 
 
+def test_rows_in_pieces_have_no_pretext_task(table, tmp_path):
+    pd.concat(table, axis=1).to_parquet(tmp_path / "table.parquet")
+    with pytest.raises(ValueError, match="pretext='during' needs the table in memory"):
+        MultiTabNet(**SMALL, pretext="during").fit(tmp_path / "table.parquet", y=["price", "sold"])
+
+
 def test_a_sample_has_every_level_class_and_task(table, tmp_path, monkeypatch):
     X, Y = table
     X, Y = X.copy(), Y.copy()

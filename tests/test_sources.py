@@ -148,3 +148,11 @@ def test_a_path_that_is_not_there_and_chunks_that_are_none_are_one_sentence(tabl
         RMTGBRegressor().fit(iter([(X, y)]), y)
     with pytest.raises(ValueError, match="in one piece and"):
         RMTGBRegressor(**SMALL).fit(iter([(X, y), (X.drop(columns="kind"), y)]), None)
+
+
+def test_a_fit_on_pieces_tells_of_its_rounds(table, tmp_path, caplog):
+    X, y = table
+    X.assign(sales=y).to_parquet(tmp_path / "table.parquet")
+    with caplog.at_level("INFO", logger="mttab"):
+        RMTGBRegressor(**SMALL, early_stopping=False, verbose=2).fit(tmp_path / "table.parquet", y="sales")
+    assert sum("shared round" in message for message in caplog.messages) == SMALL["max_iter_shared"]

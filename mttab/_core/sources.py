@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from mttab._core.frames import pandas_if_table
 from mttab._core.tasks import did_you_mean
 
 # Rows of a piece that is read at a time.
@@ -114,7 +115,8 @@ class ChunkSource(Source):
     def pieces(self) -> Iterator[Piece]:
         for i in range(self.n_chunks):
             with (Path(self.folder.name) / str(i)).open("rb") as file:
-                yield Piece(*pickle.load(file))
+                X, *others = pickle.load(file)
+                yield Piece(pandas_if_table(X, name="X"), *others)
 
 
 def find_source(
