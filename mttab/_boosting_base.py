@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from mttab._boosting_adapt import TaskAdaptation
 from mttab._boosting_explain import Explaining
 from mttab._boosting_fit import FitSteps, Fitted, training_rows, validation_rows
+from mttab._boosting_sources import fit_source
 from mttab._callbacks import CallbackSupport, FitHooks
 from mttab._core.boosting.forest import BLOCKS, PARTITION, SHARED, TASK, Forest, ForestBuilder
 from mttab._core.boosting.growing import Grower
@@ -31,6 +32,7 @@ from mttab._core.long_table import Inputs, LongTable, training_tasks
 from mttab._core.other_tasks import features_without_task, is_every_task
 from mttab._core.progress import messages_shown, tell
 from mttab._core.records import require
+from mttab._core.sources import find_source
 from mttab._core.tasks import TaskLabels
 from mttab._core.validation import (
     HasMethods,
@@ -118,6 +120,12 @@ class BaseRMTGB(Explaining, Saving, CallbackSupport, FitSteps, TaskAdaptation, B
         # Three blocks, and perhaps once more on all rows.
         metadata = {"sample_weight": sample_weight, "task": task}
         hooks = self._begin_callbacks(6 if self.refit else 3, in_order=True, X=X, y=y, metadata=metadata)
+        wants = {"warm_start": self.warm_start, "validation": self.validation, "has_tables": False}
+        source = find_source(X, y, sample_weight, task, **wants)
+        if source is not None:
+            fit_source(self, source, explicit, hooks)
+            hooks.end()
+            return
         seed = self._seed if previous else int(check_random_state(self.random_state).randint(2**31 - 1))
         inputs, weight = self._read_inputs(X, y, task, sample_weight)
         everything = long = inputs.melt(weight)

@@ -84,6 +84,10 @@ class FitSteps:
         """y as float64 (NaN = not observed, 2-D only), and the classes of a classifier."""
         raise NotImplementedError
 
+    def _read_piece_target(self, y: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """`_read_target` for some rows of a table, which need not hold what the whole must."""
+        return self._read_target(y)
+
     def _make_loss(self, classes: np.ndarray | None) -> Loss:
         raise NotImplementedError
 
@@ -347,7 +351,7 @@ class FitSteps:
                 theta_init = "data"  # without a partition block nothing is estimated
         subsample = self.subsample
         if subsample == "auto":
-            is_drawn = has_validation and rows.n_different >= AUTO_SUBSAMPLE_MIN_ROWS
+            is_drawn = has_validation and rows.totals(rows.n_different)[0] >= AUTO_SUBSAMPLE_MIN_ROWS
             subsample = AUTO_SUBSAMPLE if is_drawn else 1.0
         return BoostingOptions(
             blocks=(shared, partition, task),

@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
-from mttab._callbacks import CallbackSupport
+from mttab._callbacks import CallbackSupport, FitHooks
 from mttab._core.holdout import stops_early
 from mttab._core.neural.device import run_side_by_side
 from mttab._core.neural.losses import TaskOutputs
@@ -27,11 +26,13 @@ from mttab._core.neural.tokens import FeatureTokens
 from mttab._core.neural.training import TrainedNetwork
 from mttab._core.neural.weighting import make_weighting
 from mttab._core.progress import Messages, Progress, messages_shown
+from mttab._core.sources import Source, find_source
 from mttab._core.validation import fit_context
 from mttab._network_export import NetworkExport
 from mttab._network_fit import Encoding, Layout, NetworkFitSteps, Rows
 from mttab._network_predict import NetworkPredictions
 from mttab._network_saving import NetworkSaving
+from mttab._network_sources import fit_source
 
 # Rows of a batch with batch_size="auto": about this share of the training rows, between these bounds.
 AUTO_BATCHES, AUTO_BATCH_MIN, AUTO_BATCH_MAX = 32, 32, 1024
@@ -111,12 +112,15 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : array-like of shape (n, n_features), path, numpy.memmap or iterator
             Features, with the task column if ``task_column`` names one. NaN is missing; pandas categories and strings
-            are categorical. Frames of polars and pyarrow are read as pandas reads them.
-        y : array-like of shape (n,) or (n, n_tasks)
+            are categorical. Frames of polars and pyarrow are read as pandas reads them. What does not fit into memory
+            may be the path of a Parquet or Arrow file (or a folder of them), a memory-mapped array, or an iterator of
+            (X, y) or (X, y, sample_weight) chunks: it is encoded once to a temporary file, from which batches are read.
+        y : array-like of shape (n,) or (n, n_tasks), str, list of str or None
             Labels. With several columns every column is a task, and NaN or None means not observed; a row without any
-            label is left out, with a warning, unless ``pretext`` has a use for it.
+            label is left out, with a warning, unless ``pretext`` has a use for it. Where ``X`` is a path, the names of
+            the columns; None where it is an iterator.
         sample_weight : array-like of shape (n,) or (n, n_tasks), default=None
             Weight of each row or of each label; 0 = not observed.
         task : array-like of shape (n,) or (n, n_id_columns), default=None
@@ -136,10 +140,14 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
         """
         explicit = {"X_val": X_val, "y_val": y_val, "task_val": task_val, "sample_weight_val": sample_weight_val}
         previous = self if self.warm_start and hasattr(self, "_networks") else None
-        seed = previous._seed if previous else int(check_random_state(self.random_state).randint(2**31 - 1))
         place = Place.resolve(self.device, self.precision)
+        seed = previous._seed if previous else place.draw_seed(self.random_state)
         metadata = {"sample_weight": sample_weight, "task": task}
         hooks = self._begin_callbacks(self.n_members, in_order=False, X=X, y=y, metadata=metadata)
+        wants = {"warm_start": self.warm_start, "validation": self.validation, "has_tables": True}
+        source = find_source(X, y, sample_weight, task, **wants)
+        if source is not None:
+            return self._fit_source(source, explicit, place, seed, hooks)
         is_new = previous is None or self.n_members > len(previous._networks)
         learns_pretext = self.pretext == "during" or (self.pretext == "before" and is_new)
         encoding, rows, keep, ids = self._read_training(
@@ -165,6 +173,22 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
             done = run_side_by_side(jobs, place.device, self.n_jobs)
         self._take_over(done, encoding, place, seed, previous)
         self._look_back(encoded)
+        hooks.end()
+        return self
+
+    def _fit_source(self, source: Source, explicit: dict[str, Any], place: Place, seed: int, hooks: FitHooks) -> Any:
+        """Fit on what does not fit into memory."""
+
+        def follow(encoding: Encoding, member: int) -> Progress:
+            return hooks.follow(self.verbose, "epoch", partial(self._attributes_of, encoding, place, seed), member)
+
+        def run(jobs: list[Job]) -> list[Any]:
+            with messages_shown(self.verbose):
+                return run_side_by_side(jobs, place.device, self.n_jobs)
+
+        encoding, done, sample = fit_source(self, source, explicit, place, seed, follow, run)
+        self._take_over(done, encoding, place, seed, None)
+        self._look_back(sample)
         hooks.end()
         return self
 
@@ -195,8 +219,8 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
             The estimator.
         """
         previous: Any = self if hasattr(self, "_networks") else None
-        seed = previous._seed if previous else int(check_random_state(self.random_state).randint(2**31 - 1))
         place = Place.resolve(self.device, self.precision)
+        seed = previous._seed if previous else place.draw_seed(self.random_state)
         encoding, rows, _, _ = self._read_training(X, y, sample_weight, task, previous, classes)
         starts: list[Any] = previous._networks if previous else [None] * self.n_members
         encoded = self._encoded_rows(encoding, rows)
@@ -274,9 +298,13 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
         start: TrainedNetwork | None,
         progress: Progress,
         pool: EncodedRows | None = None,
+        sample: EncodedRows | None = None,
         **overrides: Any,
     ) -> Job:
-        """The training of one network, ready to run; `pool` are the rows of its pretext task."""
+        """The training of one network, ready to run.
+
+        ``pool`` are the rows of its pretext task, ``sample`` rows to choose its bins by where that is not all of them.
+        """
         training = training.with_weight_of_1()
         validation = None if held is None else held.with_weight_of_1()
         pool = None if pool is None else pool.with_weight_of_1()
@@ -285,7 +313,7 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
             options = options._replace(pretext=self._pretext_options(len(pool.y)))
 
         def make() -> TrainedNetwork:
-            return self._new_network(encoding, training, pool or training)
+            return self._new_network(encoding, training, sample or pool or training)
 
         return prepare_training(start or make, training, validation, options, place, seeds, progress, pool)
 

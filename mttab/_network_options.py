@@ -209,7 +209,7 @@ TRAINING: dict[str, Option] = {
         'of the tasks; "during": with every step of theirs. Rows without any label then take part in it, and in the '
         "scales and levels of the features. What only this task needs is thrown away; ``history_`` keeps its loss, and "
         'with "before" the rows of its epochs, whose ``phase`` is "pretext". It is left out in ``partial_fit``, and '
-        '"before" in a fit that goes on.',
+        '"before" in a fit that goes on; rows that are read in pieces, as of a path, have none.',
     ),
     "pretext_fraction": _number(0.3, 0.0, 1.0, "neither", "Share of the features masked in a row of the pretext task."),
     "pretext_weight": _number(

@@ -326,13 +326,17 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
 
         Parameters
         ----------
-        X : array-like of shape (n, n_features)
+        X : array-like of shape (n, n_features), path, numpy.memmap or iterator
             Features, with the task column if ``task_column`` names one. NaN is missing; pandas categories and strings
-            are categorical. Frames of polars and pyarrow are read as pandas reads them.
-        y : array-like of shape (n,) or (n, n_tasks)
-            Targets. With several columns every column is a task and NaN means not observed.
-        sample_weight : array-like of shape (n,), default=None
-            Weight of each row; 0 = the row is absent, 2 = it is there twice.
+            are categorical. Frames of polars and pyarrow are read as pandas reads them. What does not fit into memory
+            may be the path of a Parquet or Arrow file (or a folder of them), a memory-mapped array, or an iterator of
+            (X, y) or (X, y, sample_weight) chunks: it is read a piece at a time and kept as one byte per cell.
+        y : array-like of shape (n,) or (n, n_tasks), str or None
+            Targets. With several columns every column is a task and NaN means not observed. Where ``X`` is a path, the
+            name of the column; None where it is an iterator.
+        sample_weight : array-like of shape (n,) or str, default=None
+            Weight of each row; 0 = the row is absent, 2 = it is there twice. Where ``X`` is a path, the name of the
+            column.
         task : array-like of shape (n,) or (n, n_id_columns), default=None
             Task ids, where they are not a column of ``X``.
         X_val, y_val, task_val, sample_weight_val : array-like, default=None
@@ -403,6 +407,12 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
 
     def _read_target(self, y: Any) -> tuple[np.ndarray, None]:
         return check_target_regression(y, loss=self.loss), None
+
+    def _read_piece_target(self, y: Any) -> tuple[np.ndarray, None]:
+        values = check_target_regression(y)
+        if self.loss == "poisson" and values.min(initial=0.0) < 0:
+            check_target_regression(y, loss="poisson")  # says what is wrong; that all are 0 may be so in a piece
+        return values, None
 
     def _encode_target(self, y: Any, classes: None, *, name: str) -> np.ndarray:
         return check_target_regression(y, loss=self.loss, name=name)

@@ -20,13 +20,20 @@ SUPPORT = {"datasets", "metrics", "model_selection", "plotting"}
 # Every public module may import `_core`; these imports of one public module by another are allowed besides.
 SIDEWAYS = {
     "boosting": {"_boosting_base"},
-    "_boosting_base": {"_boosting_adapt", "_boosting_explain", "_boosting_fit", "_callbacks", "persistence"},
+    "_boosting_base": {
+        *("_boosting_adapt", "_boosting_explain", "_boosting_fit", "_boosting_sources", "_callbacks", "persistence")
+    },
+    "_boosting_pieces": {"_boosting_fit"},
+    "_boosting_sources": {"_boosting_fit", "_boosting_pieces", "_callbacks"},
     "_boosting_adapt": {"_boosting_fit"},
     "_boosting_explain": {"_boosting_export"},
     "experts": {"_network_base", "_network_options", "_network_targets"},
     "multitabnet": {"_network_adapt", "_network_base", "_network_options", "_network_targets"},
     "_network_adapt": {"_network_fit"},
-    "_network_base": {"_callbacks", "_network_fit", "_network_export", "_network_predict", "_network_saving"},
+    "_network_base": {
+        *("_callbacks", "_network_fit", "_network_export", "_network_predict", "_network_saving", "_network_sources")
+    },
+    "_network_sources": {"_network_fit"},
     "_network_targets": {"_network_predict"},
     "_network_saving": {"persistence"},
     "persistence": {"_stored_kinds"},
@@ -34,7 +41,8 @@ SIDEWAYS = {
     "baselines": {"boosting", "_task_rows", "_task_wrapper"},
     "_cross_errors": {"boosting", "_task_rows"},
     "_task_wrapper": {"boosting", "_task_rows", "persistence"},
-    "dask": {"boosting"},
+    "_dask_workers": {"_boosting_fit", "_boosting_pieces"},
+    "dask": {"boosting", "_boosting_pieces", "_dask_workers"},
     "plotting": {"metrics"},
 }
 # ... and these, inside a function only.
@@ -44,17 +52,18 @@ LAZY = {"persistence": ESTIMATORS}
 # itself lie below its packages.
 PLAIN = (
     *("scalars", "archive", "records", "progress", "frames", "tasks", "task_clusters", "validation", "other_tasks"),
-    *("targets", "features", "holdout", "long_table", "target_table"),
+    *("targets", "features", "holdout", "long_table", "target_table", "sources"),
 )
 ORDER = {
     "boosting": (
         *("jit", "threads", "quantile", "losses"),
         *("binning", "histogram", "packed_histogram", "splitting", "small_nodes"),
         *("leaves", "tree", "leaf_masks", "forest"),
-        *("rows", "theta", "growing", "rmtgb", "similarity", "sharing", "adapt", "importance", "export"),
+        *("rows", "theta", "growing", "distributed", "rmtgb"),
+        *("similarity", "sharing", "adapt", "importance", "export"),
     ),
     "neural": (
-        *("device", "columns", "tokens", "attention", "stacked", "network", "expert_parts", "experts"),
+        *("ranks", "device", "columns", "tokens", "attention", "stacked", "network", "expert_parts", "experts"),
         *("losses", "weighting", "averaging", "stepping", "sharpness", "pretext"),
         *("training", "members", "adapting", "storing", "onnx"),
     ),
@@ -66,6 +75,8 @@ ONLY_IN = {
     "torch": ("_core.neural", "multitabnet", "experts"),
     "numba": ("_core.boosting",),
     "matplotlib": ("plotting",),
+    "dask": ("dask", "_dask_workers"),
+    "distributed": ("dask", "_dask_workers"),
     "onnx": ("_core.neural",),
     "onnxruntime": ("_core.neural",),
     "safetensors": ("_core.archive",),

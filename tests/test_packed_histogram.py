@@ -175,3 +175,17 @@ def test_floats_and_packed_rows_agree_where_the_units_lose_nothing():
     subtract_histogram(fast, child, one)
     subtract_exactly(fast, child, other)
     np.testing.assert_array_equal(one, other)
+
+
+def test_a_small_sample_of_many_rows_is_grown_from_its_rows():
+    rows, layout, gradient, hessian, _, _ = packed_inputs(3000, True, seed=8)
+    sample = rows.sample(np.arange(3000) % 15 == 0)  # 200 rows, too few for histograms
+    trees = []
+    for weight in (rows.weight, rows.weight.copy()):  # packed are rows with the weights of the table itself
+        grower = make_grower(rows, layout, split_options(True, min_samples_leaf=20.0), max_leaf_nodes=6)
+        trees.append(grower.grow_shared(gradient, hessian, weight, sample, 0).trees)
+    n_nodes = trees[0].n_nodes[0]
+    assert n_nodes == trees[1].n_nodes[0] > 3
+    for name in ("feature", "left_bin", "gain", "weight", "value"):
+        one, other = (getattr(tree, name)[0, :n_nodes] for tree in trees)
+        np.testing.assert_array_equal(one, other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
@@ -141,11 +142,21 @@ class TargetScaling:
         return TargetScaling(self.center[-2:], self.scale[-2:])
 
     @classmethod
-    def standard(cls, y: np.ndarray, task: np.ndarray, weight: np.ndarray, n_tasks: int) -> TargetScaling:
-        """Weighted mean and standard deviation per task; constant targets keep their scale."""
-        mass = np.bincount(task, weights=weight, minlength=n_tasks)
-        mean = np.bincount(task, weights=weight * y, minlength=n_tasks) / mass
-        variance = np.bincount(task, weights=weight * (y - mean[task]) ** 2, minlength=n_tasks) / mass
+    def standard(
+        cls,
+        y: np.ndarray,
+        task: np.ndarray,
+        weight: np.ndarray,
+        n_tasks: int,
+        total: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    ) -> TargetScaling:
+        """Weighted mean and standard deviation per task; constant targets keep their scale.
+
+        ``total`` makes sums over all rows of sums over the rows that are here, where some are elsewhere.
+        """
+        mass = total(np.bincount(task, weights=weight, minlength=n_tasks))
+        mean = total(np.bincount(task, weights=weight * y, minlength=n_tasks)) / mass
+        variance = total(np.bincount(task, weights=weight * (y - mean[task]) ** 2, minlength=n_tasks)) / mass
         # A task of one row, or of equal targets up to rounding, has no scale of its own.
         is_constant = variance <= 1e-24 * np.maximum(mean**2, 1e-280)
         scale = np.where(is_constant, 1.0, np.sqrt(variance))

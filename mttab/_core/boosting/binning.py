@@ -23,6 +23,8 @@ CATEGORY, TASK_ID = 1, 2
 ALL_BITS = np.uint32(0xFFFFFFFF)
 # Quantiles of a large column are taken from a sample of this many rows.
 SAMPLE_SIZE = 200_000
+# A piece of a column that is read in pieces is remembered by at most so many of its values.
+SUMMARY_SIZE = 8192
 
 
 class BinLayout(NamedTuple):
@@ -107,6 +109,31 @@ class BinMapper:
         self.edges, self.lows, self.highs = ([own[i] for own in bins] for i in range(3))
         self.n_bins = np.array([len(lows) for lows in self.lows], dtype=np.int64)
         return self
+
+    def fit_summaries(
+        self, columns: list[tuple[np.ndarray, np.ndarray]], is_categorical: np.ndarray, n_categories: np.ndarray
+    ) -> BinMapper:
+        """Learn the edges from distinct values and their weights, as `merge_summaries` has them for each column."""
+        self.is_categorical = np.asarray(is_categorical, dtype=bool)
+        self.edges, self.lows, self.highs = [], [], []
+        for f, (values, mass) in enumerate(columns):
+            if self.is_categorical[f]:
+                codes = np.arange(n_categories[f], dtype=np.float64)
+                edges, lows, highs = np.empty(0), codes, codes
+            else:
+                edges, lows, highs = quantile_bins(values, mass, self.max_bins)
+            self.edges.append(edges)
+            self.lows.append(lows)
+            self.highs.append(highs)
+        self.n_bins = np.array([len(lows) for lows in self.lows], dtype=np.int64)
+        return self
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Values float64 (n_features, n_rows) that have these codes: a tree sends them where it sends the codes."""
+        X = np.empty(codes.shape)
+        for f, lows in enumerate(self.lows):
+            X[f] = np.append(lows, np.nan)[codes[f]]
+        return X
 
     def transform(self, X: np.ndarray, n_threads: int = 1) -> np.ndarray:
         """Codes uint8 (n_features, n_rows) of ``X`` float64 (n_features, n_rows); NaN and unknown codes are missing."""
@@ -214,6 +241,27 @@ def _distinct_values(values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray
     ordered = np.sort(values)  # many times as fast as an argsort, which weights of their own need
     first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
     return ordered[first], weight[0] * np.diff(np.append(first, len(ordered)))
+
+
+def summarise_column(values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct values of a column and their weights; of more than `SUMMARY_SIZE` of them some, evenly by weight.
+
+    A value that is kept stands for those between it and the one before it, so the weight up to it is exact, and the
+    place of every quantile is known to 1 / `SUMMARY_SIZE` of the weight.
+    """
+    present = ~np.isnan(values)
+    distinct, mass = _distinct_values(values[present], weight[present])
+    if len(distinct) <= SUMMARY_SIZE:
+        return distinct, mass
+    cumulative = np.cumsum(mass)
+    last = np.unique(np.append(0, _closing_values(cumulative, SUMMARY_SIZE - 1)))
+    return distinct[last], np.diff(cumulative[last], prepend=0.0)
+
+
+def merge_summaries(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """One summary of the pieces of a column."""
+    values, inverse = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
+    return values, np.bincount(inverse, weights=np.concatenate([part[1] for part in parts]), minlength=len(values))
 
 
 def _closing_values(cumulative: np.ndarray, max_bins: int) -> np.ndarray:

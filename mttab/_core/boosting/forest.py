@@ -258,7 +258,11 @@ class ForestBuilder:
 
     def append_forest(self, forest: Forest) -> None:
         """Start from the trees of a fitted model."""
-        self._chunks.append((forest.nodes, forest.trees))
+        self.append_part(forest.nodes, forest.trees)
+
+    def append_part(self, nodes: Nodes, trees: Trees) -> None:
+        """Add finished trees of any blocks and rounds, with their nodes."""
+        self._chunks.append((nodes, trees))
 
     def truncate(self, block: int, n_rounds: int) -> None:
         """Forget the trees of ``block`` from round ``n_rounds`` on."""

@@ -94,7 +94,7 @@ class Grower:
         """One tree on all rows of the sample; derivatives are (K, n_rows)."""
         trees = self._allocate(1, self.shared_growth.max_leaf_nodes, len(gradient), self.layout)
         rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
-        packing, scratch = self._pack(gradient, hessian, weight)
+        packing, scratch = self._pack(gradient, hessian, weight, len(rows))
         trees.n_nodes[0] = grow_tree(
             self.rows.words,
             self.task_ids,
@@ -152,10 +152,12 @@ class Grower:
         )
         return GrownTrees(trees, rows, sample.row_start, out_rows, sample.out_start)
 
-    def _pack(self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray) -> tuple[Packing, Scratch]:
-        """Packed derivatives where every row counts once and leaves hold one output."""
+    def _pack(
+        self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray, n_in_root: int
+    ) -> tuple[Packing, Scratch]:
+        """Packed derivatives where every row counts once, leaves hold one output and the root makes histograms."""
         packing = NO_PACKING
-        if len(gradient) == 1 and weight is self.rows.weight and self.rows.is_unweighted:
+        if n_in_root > SMALL_NODE and len(gradient) == 1 and weight is self.rows.weight and self.rows.is_unweighted:
             packing = choose_packing(gradient, hessian, self.shared_split.constant_hessian)
         scratch = self._scratch_for(_n_channels(gradient, self.shared_split), packing.is_used)
         if packing.is_used:
@@ -178,10 +180,14 @@ class Grower:
         return self._scratch[n_channels, is_packed]
 
     def _allocate(self, n_trees: int, max_leaf_nodes: int, n_outputs: int, layout: BinLayout) -> TreeArrays:
-        n_levels = np.diff(layout.offset)[layout.is_categorical.astype(bool)] - 1
-        n_words = (int(n_levels.max(initial=0)) + 31) // 32
         n_leaves = min(max_leaf_nodes, max(self.rows.n_rows, 1))
-        return allocate_trees(n_trees, n_leaves, n_outputs, n_words)
+        return allocate_trees(n_trees, n_leaves, n_outputs, n_set_words(layout))
+
+
+def n_set_words(layout: BinLayout) -> int:
+    """Words of 32 bits that a set of levels needs."""
+    n_levels = np.diff(layout.offset)[layout.is_categorical.astype(bool)] - 1
+    return (int(n_levels.max(initial=0)) + 31) // 32
 
 
 def _n_channels(gradient: np.ndarray, split: SplitOptions) -> int:

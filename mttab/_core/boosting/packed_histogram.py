@@ -60,21 +60,30 @@ def choose_packing(gradient: np.ndarray, hessian: np.ndarray, constant_hessian: 
     n_rows = gradient.shape[1]
     if n_rows < MIN_PACKED_ROWS:
         return NO_PACKING
+    size_h = (1.0, 1.0) if constant_hessian else largest_and_mean(hessian[0])
+    return packing_for(n_rows, largest_and_mean(gradient[0]), size_h, constant_hessian)
+
+
+def packing_for(
+    n_rows: int, size_g: tuple[float, float], size_h: tuple[float, float], constant_hessian: bool
+) -> Packing:
+    """The same for derivatives of which the largest and the mean absolute value are known."""
+    if n_rows < MIN_PACKED_ROWS:
+        return NO_PACKING
     chunk = min(CHUNK_TWO_FIELDS if constant_hessian else CHUNK_THREE_FIELDS, 1 << n_rows.bit_length())
     row_bits = chunk.bit_length()  # the count, up to and including `chunk`
     shift_h = row_bits
     h_bits = 0 if constant_hessian else row_bits + (63 - 3 * row_bits) // 2
     shift_g = shift_h + h_bits
-    unit_g = _unit(gradient[0], 63 - shift_g - row_bits)
-    unit_h = 1.0 if constant_hessian else _unit(hessian[0], h_bits - row_bits)
+    unit_g = _unit(*size_g, 63 - shift_g - row_bits)
+    unit_h = 1.0 if constant_hessian else _unit(*size_h, h_bits - row_bits)
     if unit_g == 0.0 or unit_h == 0.0:
         return NO_PACKING
     return Packing(True, np.int64(shift_g), np.int64(shift_h), unit_g, unit_h, np.int64(chunk))
 
 
-def _unit(values: np.ndarray, n_bits: int) -> float:
+def _unit(largest: float, mean: float, n_bits: int) -> float:
     """Power of two of which at most 2^n_bits make the largest value; 0 where too few would make the mean."""
-    largest, mean = _largest_and_mean(values)
     if not 1e-200 < largest < 1e200:
         return 0.0
     unit = float(2.0 ** int(np.frexp(largest)[1] - n_bits))
@@ -82,7 +91,7 @@ def _unit(values: np.ndarray, n_bits: int) -> float:
 
 
 @jit
-def _largest_and_mean(values):  # type: ignore[no-untyped-def]
+def largest_and_mean(values):  # type: ignore[no-untyped-def]
     """Largest and mean absolute value."""
     largest, total = 0.0, 0.0
     for i in range(len(values)):

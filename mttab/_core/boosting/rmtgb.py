@@ -11,7 +11,6 @@ import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -121,14 +120,15 @@ class _Run:
         self.rows, self.validation, self.loss, self.grower, self.builder = rows, validation, loss, grower, builder
         self.options, self.base, self.rng, self.progress = options, base, rng, progress
         self.task_weight = rows.sum_by_task(rows.weight)
-        self.total_weight = float(rows.weight.sum())
-        self.validation_weight = 1.0 if validation is None else float(validation.weight.sum())
+        held_out = 1.0 if validation is None else validation.weight.sum()
+        self.total_weight, self.validation_weight = rows.totals(rows.weight.sum(), held_out)
         self.task_mass = self.task_weight if rows.task_mass is None else rows.task_mass
         self.gradient = np.empty((loss.n_outputs, rows.n_rows))
         self.hessian = np.ones((loss.n_outputs, rows.n_rows))  # not written where the hessian is constant
         self.residual = np.empty(0)
         self.last_mixing: tuple[np.ndarray, np.ndarray] | None = None
         self.buffer = np.empty(rows.n_rows)
+        self.unit_of_loss: float | None = None
         if start is None:
             n_groups = options.n_groups
             self.scores = Scores.zeros(base, rows.task, n_groups)
@@ -268,17 +268,21 @@ class _Run:
         if self.options.newton:
             # DEVIATION(block 2): the mean over a task's rows instead of the sum, in units of the loss before the first
             # tree: steps depend neither on the size of a task nor on the unit of y.
-            unit = np.maximum(self.task_weight * max(self.loss_unit, 1e-300), 1e-300)
+            unit = np.maximum(self.task_weight * max(self.loss_unit(), 1e-300), 1e-300)
             step /= unit if step.ndim == 1 else unit[:, None]
             step += self.options.theta_penalty * (self.theta - self.options.theta_center)
         return step
 
-    @cached_property
     def loss_unit(self) -> float:
         """Mean loss of the base score."""
+        # No cached_property: its lock is one for all fits of the process, and peers may be threads that wait for each
+        # other here.
+        if self.unit_of_loss is not None:
+            return self.unit_of_loss
         score = np.broadcast_to(self.base, (self.rows.n_rows, self.loss.n_outputs))
         values = self.loss.values(self.rows.y, np.ascontiguousarray(score), np.empty(self.rows.n_rows))
-        return abs(float(np.average(values, weights=self.rows.weight)))
+        self.unit_of_loss = abs(self.rows.totals(np.sum(values * self.rows.weight))[0] / self.total_weight)
+        return self.unit_of_loss
 
     # --- one block: its rounds, their losses, its end --------------------------------------------------------------
 
@@ -300,7 +304,7 @@ class _Run:
             one_round(r)
             self.n_rounds[block] = r + 1
             if r > first and not is_asked:
-                self.train_loss[block].append(self.loss_before_round)
+                self.train_loss[block].append(self.rows.totals(self.sum_before_round)[0] / self.total_weight)
             losses = self.losses(train=is_asked)
             self.record(block, losses)
             named = {
@@ -343,15 +347,18 @@ class _Run:
         A loss that is not wanted is None.
         """
         mixing, n_threads = self.mixing(), self.grower.n_threads
-        mean = None
+        totals = []
         if train:
             values = self.loss.values(self.rows.y, self.scores.total(mixing), self.buffer, n_threads)
-            mean = float(values @ self.rows.weight / self.total_weight)
-        if self.validation is None or self.validation_scores is None:
-            return (mean,)
-        total = self.validation_scores.total(mixing)
-        values = self.loss.values(self.validation.y, total, np.empty(len(total)), n_threads)
-        return mean, float(values @ self.validation.weight / self.validation_weight)
+            totals.append(values @ self.rows.weight)
+        if self.validation is not None and self.validation_scores is not None:
+            total = self.validation_scores.total(mixing)
+            values = self.loss.values(self.validation.y, total, np.empty(len(total)), n_threads)
+            totals.append(values @ self.validation.weight)
+        if totals:
+            totals = self.rows.totals(*totals)
+        mean = totals[0] / self.total_weight if train else None
+        return (mean,) if self.validation is None else (mean, totals[-1] / self.validation_weight)
 
     def record(self, block: int, losses: tuple[float, ...]) -> None:
         """Add what is known to the histories."""
@@ -362,10 +369,9 @@ class _Run:
     # --- small steps -----------------------------------------------------------------------------------------------
 
     def update_derivatives(self, score: np.ndarray) -> None:
-        total = self.loss.derivatives(
+        self.sum_before_round = self.loss.derivatives(
             self.rows.y, score, self.rows.weight, self.gradient, self.hessian, self.grower.n_threads
         )
-        self.loss_before_round = total / self.total_weight
         if self.loss.renewal_quantile is not None:
             self.residual = self.rows.y - score[:, 0]
 

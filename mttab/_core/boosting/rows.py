@@ -10,6 +10,30 @@ import numpy as np
 from .forest import PARTITION
 
 
+class Peers:
+    """Everybody who holds rows of one fit. In this plain form that is nobody else: all rows are here.
+
+    Where rows are spread over processes, each of them runs the same steps on its own rows; what a step needs of all
+    rows goes through `sum`, which gives every process the same bytes back, so that all of them decide alike.
+    """
+
+    rank = 0
+    n_ranks = 1
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Sums of ``values``, float64 of one shape everywhere, over all processes."""
+        return values
+
+    def gather(self, values: np.ndarray) -> np.ndarray:
+        """The values float64 (n,) of every process, (n_ranks, n)."""
+        slots = np.zeros((self.n_ranks, len(values)))
+        slots[self.rank] = values
+        return self.sum(slots)
+
+
+ALONE = Peers()
+
+
 @dataclass
 class RowSample:
     """Rows that a round trains on and rows it leaves out, both in task order.
@@ -42,6 +66,7 @@ class TrainingRows:
     task : int32 (n_rows,); task_start : int64 (n_tasks + 1,)
     y, weight : float64 (n_rows,); position : int64 (n_rows,), place of the row in the caller's data
     task_mass : float64 (n_tasks,), rows of each task by the user's weights alone; None where ``weight`` is just these
+    peers : who holds the rows that are not here; a task's rows are all in one place
     """
 
     words: np.ndarray
@@ -52,6 +77,7 @@ class TrainingRows:
     weight: np.ndarray
     position: np.ndarray
     task_mass: np.ndarray | None = None
+    peers: Peers = ALONE
 
     @property
     def n_rows(self) -> int:
@@ -67,8 +93,12 @@ class TrainingRows:
         return bool(np.all(self.weight == 1.0))
 
     def sum_by_task(self, values: np.ndarray) -> np.ndarray:
-        """Sums (n_tasks,) of a per-row array."""
-        return np.bincount(self.task, weights=values, minlength=self.n_tasks)
+        """Sums (n_tasks,) of a per-row array, wherever the rows are."""
+        return self.peers.sum(np.bincount(self.task, weights=values, minlength=self.n_tasks))
+
+    def totals(self, *sums: float) -> list[float]:
+        """Sums over the rows that are here → sums over all rows."""
+        return [float(total) for total in self.peers.sum(np.array(sums, dtype=np.float64))]
 
     def all_rows(self) -> RowSample:
         rows = np.arange(self.n_rows, dtype=np.uint32)
@@ -127,8 +157,8 @@ class TrainingRows:
         """The rows where ``is_in`` (n_rows,) holds, all tasks kept."""
         start = np.concatenate([[0], np.cumsum(is_in)])[self.task_start].astype(np.int64)
         words = np.ascontiguousarray(self.words[:, is_in])
-        y, weight, position = self.y[is_in], self.weight[is_in], self.position[is_in]
-        return TrainingRows(words, self.n_features, self.task[is_in], start, y, weight, position, self.task_mass)
+        rest = self.task[is_in], start, self.y[is_in], self.weight[is_in], self.position[is_in]
+        return TrainingRows(words, self.n_features, *rest, self.task_mass, self.peers)
 
 
 @dataclass

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from mttab._core.neural.ranks import local_device, n_ranks
+
 
 def resolve_device(device: str) -> torch.device:
     """The device that an option names; "auto" takes CUDA, then MPS, then the CPU.
@@ -21,7 +23,7 @@ def resolve_device(device: str) -> torch.device:
     """
     if device == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return local_device(torch.device("cuda"))
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         found = torch.device(device)
@@ -35,7 +37,7 @@ def resolve_device(device: str) -> torch.device:
             f"device={device!r} was asked for, but torch {torch.__version__} sees no {found.type.upper()} device here; "
             "pass device='auto' or 'cpu'."
         )
-    return found
+    return local_device(found)
 
 
 def is_available(device: str) -> bool:
@@ -78,6 +80,8 @@ def run_side_by_side(
     """
     n_threads = torch.get_num_threads() if n_jobs is None or n_jobs < 0 else n_jobs
     n_workers = min(len(jobs), n_threads) if device.type == "cpu" else 1
+    if n_ranks() > 1:  # processes that train together do the same things in the same order
+        n_workers = 1
     stop, results = Event(), {}
 
     def run(i: int) -> None:

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from sklearn.utils import check_random_state
 from torch import Tensor
 
 from mttab._core.neural.columns import Columns
 from mttab._core.neural.device import resolve_device, resolve_precision, seeded
 from mttab._core.neural.network import Inputs
 from mttab._core.neural.pretext import PretextRows
+from mttab._core.neural.ranks import join_ranks, number_of_first, rank
 from mttab._core.neural.stepping import TrainingOptions
 from mttab._core.neural.training import Examples, TrainedNetwork, train
 from mttab._core.progress import Progress
@@ -49,7 +51,8 @@ class EncodedRows(NamedTuple):
         """The same with the largest weight near 1, so that any unit fits into single precision."""
         if not self.weight.any():
             return self
-        return self._replace(weight=self.weight / 2.0 ** np.floor(np.log2(self.weight.max())))  # changes no digit
+        unit = 2.0 ** np.floor(np.log2(self.weight.max()))
+        return self if unit == 1.0 else self._replace(weight=self.weight / unit)  # changes no digit
 
     def weight_by_task(self, n_tasks: int) -> np.ndarray:
         """Weight of the rows of each row task and of an unseen one, (n_tasks + 1,), at least that of one row."""
@@ -78,6 +81,7 @@ class Place(NamedTuple):
     def resolve(cls, device: str, precision: str) -> Place:
         """From the options of an estimator."""
         found = resolve_device(device)
+        join_ranks(found)
         return cls(found, *resolve_precision(precision, found))
 
     @classmethod
@@ -85,6 +89,10 @@ class Place(NamedTuple):
         """Where a network is."""
         parameter = next(network.module.parameters())
         return cls(parameter.device, parameter.dtype, resolve_precision(precision, parameter.device)[1])
+
+    def draw_seed(self, random_state: Any) -> int:
+        """A seed, the same in all processes that train together."""
+        return number_of_first(int(check_random_state(random_state).randint(2**31 - 1)))
 
     def inputs(self, columns: Columns, task: np.ndarray | None) -> Inputs:
         """Arrays as tensors."""
@@ -135,6 +143,7 @@ def prepare_training(
         Takes a function that says whether to stop; gives the network and the figures of its epochs.
     """
     seed, member = seeds
+    progress = progress if rank() == 0 else Progress()  # one of the processes that train together is enough to tell
     if isinstance(start, TrainedNetwork):
         network = copy.deepcopy(start)
         network.move(place.device, place.dtype)

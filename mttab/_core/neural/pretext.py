@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from mttab._core.neural.averaging import WeightAverage
 from mttab._core.neural.network import Inputs
+from mttab._core.neural.ranks import backward_over_all, own_generator, own_part, with_others
 from mttab._core.neural.stepping import (
     PretextOptions,
     TrainingOptions,
@@ -146,7 +147,8 @@ class Pretext:
     def backward(self) -> Tensor:
         """Add the gradient of its loss on a batch, times its weight, to the gradients that are there."""
         loss = self._loss(self._next_batch())
-        (loss if self.options.is_before else self.options.weight * loss).backward()
+        parameters = [*self.module.parameters(), *self.heads.parameters()]
+        backward_over_all(loss if self.options.is_before else self.options.weight * loss, parameters)
         return loss.detach()
 
     def step(self) -> None:
@@ -170,18 +172,21 @@ class Pretext:
         masked, numeric_mask, level_mask = mask_features(
             inputs, self.options.fraction, self.missing_level, self.rows.generator
         )
+        numeric_weight, level_weight = weight * numeric_mask, weight * level_mask
+        mass = (numeric_weight.sum() + level_weight.sum()).clamp_min(1e-12)
+        own = own_part(torch.arange(len(rows), device=rows.device))
+        is_empty = len(own) == 0  # of fewer rows than there are processes
+        own = own.new_zeros(1) if is_empty else own
+        inputs, rows = inputs.take(own), rows[own]
         with precision_of(weight.device, self.bf16):
-            representation = self.module.represent(masked, None if self.log_weight is None else self.log_weight[rows])
-            numbers, levels = self.heads(representation)
-        numeric_weight = weight * numeric_mask
-        total = (numeric_weight * (numbers.to(weight.dtype) - inputs.numeric[:, :, 0]) ** 2).sum()
-        mass = numeric_weight.sum()
-        level_weight = weight * level_mask
+            log_weight = None if self.log_weight is None else self.log_weight[rows]
+            numbers, levels = self.heads(self.module.represent(masked.take(own), log_weight))
+        total = (numeric_weight[own] * (numbers.to(weight.dtype) - inputs.numeric[:, :, 0]) ** 2).sum()
         for j, scores in enumerate(levels):
             place = inputs.codes[:, j] - self.first_level[j]
             cells = functional.cross_entropy(scores.to(weight.dtype), place, reduction="none")
-            total = total + (level_weight[:, j] * cells).sum() / math.log(scores.shape[1])
-        return total / (mass + level_weight.sum()).clamp_min(1e-12)
+            total = total + (level_weight[own, j] * cells).sum() / math.log(scores.shape[1])
+        return with_others(total * 0.0 if is_empty else total / mass)
 
 
 def pretrain(
@@ -209,7 +214,7 @@ def pretrain(
     n_batches = math.ceil(len(rows.weight) / options.batch_size)
     task = Pretext(module, rows, options, steps, n_batches * options.n_epochs)
     average = WeightAverage(module, steps.averaging)
-    with dropout_from(module, generator):
+    with dropout_from(module, own_generator(generator)):
         for epoch in range(options.n_epochs):
             module.train()
             learning_rate = task.optimizer.param_groups[0]["lr"]

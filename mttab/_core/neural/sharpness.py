@@ -20,6 +20,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from mttab._core.neural.ranks import add_gradients
 from mttab._core.neural.weighting import flat_gradient
 
 
@@ -65,13 +66,19 @@ def sharpness_aware_gradients(
     """
     parameters = [*moving, *others]
     n_moving = sum(parameter.numel() for parameter in moving)
+
+    def gradient_of(t: int) -> Tensor:
+        gradient = flat_gradient(loss_of(t), parameters)
+        add_gradients([gradient[:n_moving]])  # the others see the losses of all processes already
+        return gradient
+
     losses, flats = [], []
     for t in range(n_tasks):
-        gradient = flat_gradient(loss_of(t), parameters)
+        gradient = gradient_of(t)
         direction, flat = gradient[:n_moving], torch.zeros_like(gradient)
         if direction.norm() > 0:
             with moved(moving, direction, rho):
-                flat = flat_gradient(loss_of(t), parameters) - gradient
+                flat = gradient_of(t) - gradient
         losses.append(gradient)
         flats.append(flat)
     return torch.stack(losses), torch.stack(flats)

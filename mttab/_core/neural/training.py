@@ -18,6 +18,14 @@ from mttab._core.neural.averaging import WeightAverage
 from mttab._core.neural.losses import TaskLosses, TaskOutputs, explained
 from mttab._core.neural.network import Inputs
 from mttab._core.neural.pretext import Pretext, PretextRows, checked, pretrain
+from mttab._core.neural.ranks import (
+    number_of_first,
+    own_generator,
+    own_part,
+    tensor_of_first,
+    weights_of_first,
+    with_others,
+)
 from mttab._core.neural.sharpness import sharpness_aware_gradients
 from mttab._core.neural.stepping import (
     TrainingOptions,
@@ -176,6 +184,9 @@ def train(
     pretext_rows : PretextRows, default=None
         Of the pretext task, which a network that goes on from an earlier training does not learn before this one.
     """
+    weights_of_first([*network.module.parameters(), *network.weighting.parameters()])
+    for weight in [training.weight] if pretext_rows is None else [training.weight, pretext_rows.weight]:
+        _check_same_number(len(weight))
     pretext = None if pretext_rows is None else options.pretext
     if pretext is not None and pretext_rows is not None and pretext.is_before:
         if network.n_epochs == 0:
@@ -186,16 +197,25 @@ def train(
             pretrain(network.module, pretext_rows, pretext, options, generator, note, is_cancelled)
         pretext_rows = None
     run = _Run(network, training, validation, options, generator, pretext_rows)
-    with run.drawing_from(generator):
+    with run.drawing():
         for epoch in range(options.max_epochs):
             before_epoch()
             figures = run.epoch(epoch, is_cancelled)
             if figures is None:
                 break
-            is_ended = on_epoch(figures, run.current)
+            is_ended = bool(number_of_first(int(on_epoch(figures, run.current))))
             if is_ended or run.is_over():
                 break
     run.finish()
+
+
+def _check_same_number(n: int) -> None:
+    n_first = number_of_first(n)
+    if n_first != n:
+        raise ValueError(
+            f"X has {n} training rows in one of the processes that train together, but {n_first} in the first one; "
+            "pass the same rows in all, each process takes its part of every batch by itself."
+        )
 
 
 class _Run:
@@ -212,6 +232,7 @@ class _Run:
     ) -> None:
         self.network, self.training, self.validation = network, training, validation
         self.weighting, self.options, self.generator = network.weighting, options, generator
+        self.dropout_generator = own_generator(generator)
         module = network.module
         self.forward = compiled(module) if options.compile else module
         self.n = len(training.y)
@@ -251,11 +272,11 @@ class _Run:
         self.network.context_weight = None if self.log_weight is None else self.log_weight[rows]
 
     @contextmanager
-    def drawing_from(self, generator: torch.Generator) -> Iterator[None]:
-        """Dropout and aggregators that draw at random draw from `generator`."""
-        self.weighting.generator = generator
+    def drawing(self) -> Iterator[None]:
+        """Dropout and aggregators that draw at random draw from the generators of this training."""
+        self.weighting.generator = self.generator
         try:
-            with dropout_from(self.network.module, generator):
+            with dropout_from(self.network.module, self.dropout_generator):
                 yield
         finally:
             self.weighting.generator = None
@@ -305,11 +326,11 @@ class _Run:
 
     def _backward_sharp(self, rows: Tensor) -> Tensor:
         """The same, with the gradients that sharpness-aware minimisation adds."""
-        weighting, state = self.weighting, self.generator.get_state()
+        weighting, state = self.weighting, self.dropout_generator.get_state()
         seen: dict[int, Tensor] = {}
 
         def loss_of(part: int) -> Tensor:
-            self.generator.set_state(state)  # the same dropout at the weights and beside them
+            self.dropout_generator.set_state(state)  # the same dropout at the weights and beside them
             losses = self._losses(self._rows_of(part, rows), len(rows))
             seen.setdefault(part, losses.detach() * (weighting.part_of_loss == part))
             return weighting.parts(losses)[part]
@@ -330,7 +351,7 @@ class _Run:
         """Figure of every task (n_tasks,) on the validation rows."""
         self.network.remember()
         scores = self.network.scores(validation.inputs, bf16=self.options.bf16)
-        return explained(self.network.outputs, scores, validation.y, validation.weight)
+        return tensor_of_first(explained(self.network.outputs, scores, validation.y, validation.weight))
 
     def _batches(self) -> Iterator[Tensor]:
         order = torch.randperm(self.n, generator=self.generator, device=self.generator.device)
@@ -341,11 +362,15 @@ class _Run:
         """Loss of every task (n_losses,) on these rows of a batch of so many."""
         if len(rows) == 0:
             return self.weighting.task_weight.new_zeros(len(self.weighting.task_weight))
-        batch = self.training.take(rows)
-        log_weight = None if self.log_weight is None else self.log_weight[rows]
+        own = own_part(rows)
+        is_empty = len(own) == 0  # of fewer rows than there are processes
+        own = rows[:1] if is_empty else own
+        batch = self.training.take(own)
+        log_weight = None if self.log_weight is None else self.log_weight[own]
         with precision_of(batch.y.device, self.options.bf16):
             scores, _ = self.forward(batch.inputs, None, log_weight)
-        return self.task_losses(scores.to(batch.y.dtype), batch.y, batch.weight, batch.inputs.task, n_batch)
+        losses = self.task_losses(scores.to(batch.y.dtype), batch.y, batch.weight, batch.inputs.task, n_batch)
+        return with_others(losses * 0.0 if is_empty else losses)
 
     def _note(self, by_task: Tensor) -> float:
         """Keep the weights if these figures are the best so far; gives their mean, NaN where no task has any."""
@@ -365,7 +390,7 @@ class _Run:
 
     def current(self) -> TrainedNetwork:
         """A copy of the network with the weights that it would be validated with now."""
-        generators = {id(self.generator): None}  # belongs to this training and cannot be copied
+        generators = {id(self.dropout_generator): None}  # belongs to this training and cannot be copied
         with self.average.applied():
             copied = copy.copy(self.network)
             copied.module = copy.deepcopy(self.network.module, generators)

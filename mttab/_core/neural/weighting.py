@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mttab._core.neural.device import seeded
+from mttab._core.neural.ranks import add_gradients
 
 # Name of an option → aggregator of TorchJD. Not offered are those that need a setting, a primary task, a solver for
 # convex programs, or the same tasks in every batch, those against attackers, and DualProj, which is equal weights
@@ -87,8 +88,10 @@ class TaskWeighting(nn.Module):
         return self.weighted(losses).sum()
 
     def backward(self, losses: Tensor, parameters: Sequence[nn.Parameter]) -> None:
-        """Set the gradients of all parameters."""
+        """Set the gradients of all parameters, over all processes that train together."""
         self.total(losses).backward()
+        own = {id(parameter) for parameter in self.parameters()}  # these see the losses of all already
+        add_gradients([p.grad for p in parameters if p.grad is not None and id(p) not in own])
 
     def combine(self, gradients: Tensor) -> Tensor:
         """One gradient (n_numbers,) from those of the parts (n_parts, n_numbers)."""
@@ -132,7 +135,9 @@ class GradientAggregation(TaskWeighting):
         parts = self.parts(losses)
         last = len(parts) - 1
         rows = [flat_gradient(part, used, keep=t < last) for t, part in enumerate(parts)]
-        set_gradients(self.combine(torch.stack(rows)), used)
+        gradients = torch.stack(rows)
+        add_gradients([gradients])
+        set_gradients(self.combine(gradients), used)
 
     def combine(self, gradients: Tensor) -> Tensor:
         """The combination; tasks without a label in the batch, which want no step at all, have no say in it."""

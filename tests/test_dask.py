@@ -1,0 +1,345 @@
+"""R-MTGB on a cluster of two processes: the model of one machine, and no quiet failure."""
+
+import ast
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+
+import mttab
+from mttab import RMTGBClassifier, RMTGBRegressor
+from mttab.datasets import make_task_groups
+
+pytest.importorskip("distributed", reason="the extra dask is not installed")
+
+import dask
+import dask.array as da
+import dask.dataframe as dd
+from distributed import Client, LocalCluster
+
+from mttab.dask import DaskRMTGBClassifier, DaskRMTGBRegressor, _make_pieces
+
+SMALL = {
+    "task_column": "task",
+    "early_stopping": False,
+    "max_iter_shared": 3,
+    "max_iter_partition": 2,
+    "max_iter_task": 2,
+    "max_leaf_nodes": 4,
+    "random_state": 0,
+}
+
+
+def make_client():
+    # Without stealing a part is computed where its rows have been put, however busy the machine is.
+    with dask.config.set({"distributed.scheduler.work-stealing": False}):
+        options = {"processes": True, "threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}
+        return Client(LocalCluster(n_workers=2, **options), timeout=60)
+
+
+@pytest.fixture(scope="module")
+def client():
+    with dask.config.set({"distributed.comm.timeouts.connect": "20s", "distributed.admin.tick.limit": "1h"}):
+        client = make_client()
+        yield client
+        client.close()
+        client.cluster.close(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def table():
+    X, y = make_task_groups(n_samples=60, group_sizes=(4, 1), random_state=0)
+    X, y = X.reset_index(drop=True), y.reset_index(drop=True)
+    X["task"] = "shop " + X["task"].astype(str)
+    X.iloc[::7, 0] = np.nan
+    return X, y
+
+
+@pytest.fixture(scope="module")
+def local(table):
+    return RMTGBRegressor(sharing="blocks", **SMALL).fit(*table)
+
+
+def spread(values, n=4):
+    return dd.from_pandas(values, npartitions=n, sort=False)
+
+
+def placed(client, values):
+    """The same with half of the rows on each worker."""
+    workers = sorted(client.nthreads())
+    halves = [values[: len(values) // 2], values[len(values) // 2 :]]
+    return dd.from_delayed([client.scatter(half, workers=[w]) for half, w in zip(halves, workers, strict=True)])
+
+
+def fit_on_both(model, client, X, y):
+    """Fit with rows on both workers; Dask is free to compute two partitions on one, and sometimes does."""
+    for _ in range(6):
+        model.fit(placed(client, X), placed(client, y), client=client)
+        if model.communication_["n_workers"] == 2:
+            return model
+    raise AssertionError("Dask has computed both partitions on one worker, six times")
+
+
+def assert_same(model, local, X):
+    assert_allclose(model.predict(X), local.predict(X), rtol=1e-9, atol=1e-12)
+    assert_allclose(model.theta_, local.theta_, rtol=1e-9)
+    assert model.tasks_.tolist() == local.tasks_.tolist()
+    assert model.n_iter_ == local.n_iter_
+
+
+@pytest.mark.slow
+def test_a_fit_is_that_of_one_machine_and_predicts_without_dask(client, table, local):
+    X, y = table
+    model = fit_on_both(DaskRMTGBRegressor(**SMALL), client, X, y)
+    assert_same(model, local, X)
+    assert sum(model.communication_["n_rows"]) == len(X)
+    assert isinstance(model.predict(spread(X)), dd.Series)
+    assert_allclose(model.predict(spread(X)).compute(), local.predict(X), rtol=1e-9, atol=1e-12)
+    plain = model.to_local()
+    assert type(plain) is RMTGBRegressor
+    assert_allclose(plain.predict(X), local.predict(X), rtol=1e-9, atol=1e-12)
+    assert_allclose(plain.decompose(X).task, local.decompose(X).task, rtol=1e-9, atol=1e-12)
+    read = "import pickle, sys; model = pickle.load(sys.stdin.buffer); print(model.n_tasks_, 'dask' in sys.modules)"
+    for fitted in (model, plain):
+        done = subprocess.run([sys.executable, "-c", read], input=pickle.dumps(fitted), capture_output=True)
+        assert done.stdout.split() == [b"5", b"False"], done.stderr
+
+
+@pytest.mark.slow
+def test_a_classifier_on_arrays_whose_tasks_straddle_partitions(client, table):
+    X, y = table
+    order = np.random.default_rng(0).permutation(len(X))
+    values = X.drop(columns="task").assign(task=X["task"].str[-1].astype(float)).to_numpy()[order]
+    labels = np.digitize(y, [-0.5, 0.5])[order]
+    options = SMALL | {"task_column": values.shape[1] - 1}
+    model = DaskRMTGBClassifier(**options).fit(
+        da.from_array(values, chunks=(80, 2)), da.from_array(labels, chunks=80), client=client
+    )
+    whole = RMTGBClassifier(sharing="blocks", **options).fit(values, labels)
+    assert_allclose(model.predict_proba(values), whole.predict_proba(values), rtol=1e-9, atol=1e-12)
+    lazy = model.predict_proba(da.from_array(values, chunks=(100, 3)))
+    assert lazy.shape == (len(values), 3)
+    assert_allclose(lazy.compute(), whole.predict_proba(values), rtol=1e-9, atol=1e-12)
+    assert model.predict(da.from_array(values, chunks=(100, 3))).compute().tolist() == whole.predict(values).tolist()
+
+
+@pytest.mark.slow
+def test_an_empty_partition_and_a_task_on_one_worker_only(client, table, local):
+    X, y = table
+    is_last = X["task"] == "shop 4"
+    cuts = [X[~is_last][:100], X[:0], X[~is_last][100:], X[is_last]]
+    parts = [y[cut.index] for cut in cuts]
+    together = pd.concat(cuts)
+    in_parts = [dd.from_delayed([dask.delayed(part) for part in of_table]) for of_table in (cuts, parts)]
+    model = DaskRMTGBRegressor(**SMALL).fit(*in_parts, client=client)
+    whole = RMTGBRegressor(sharing="blocks", **SMALL).fit(together, y[together.index])
+    assert_same(model, whole, X)
+    assert model.predict(dd.from_delayed([dask.delayed(X[:0]), dask.delayed(X)])).compute().shape == (len(X),)
+
+
+@pytest.mark.slow
+def test_without_tasks_rows_stay_where_they_are(client, table):
+    X, y = table
+    X = X.drop(columns="task")
+    options = {**SMALL, "task_column": None, "max_iter_shared": 5}
+    model = fit_on_both(DaskRMTGBRegressor(**options), client, X, y)
+    assert min(model.communication_["n_rows"]) > 0
+    assert_allclose(model.predict(X), RMTGBRegressor(**options).fit(X, y).predict(X), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_a_lost_task_column_is_an_error_that_names_it(client, table):
+    X, y = table
+    with pytest.raises(ValueError, match="task_column='shop' is not a column of X"):
+        DaskRMTGBRegressor(task_column="shop").fit(spread(X), spread(y), client=client)
+
+    def lose(part):
+        return part.drop(columns="task") if part.index[0] > 100 else part
+
+    lossy = spread(X).map_partitions(lose, meta=X[:0], enforce_metadata=False)
+    with pytest.raises(ValueError, match="task_column='task' is not a column of X"):
+        DaskRMTGBRegressor(**SMALL).fit(lossy, spread(y), client=client)
+
+
+class _Note:
+    """Writes down what it is called with."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, *figures):
+        with self.path.open("a") as file:
+            file.write(repr(figures) + "\n")
+
+
+@pytest.mark.slow
+def test_a_callback_is_told_of_every_round_and_the_model_is_saved_as_one_without_dask(client, table, local, tmp_path):
+    X, y = table
+    model = DaskRMTGBRegressor(**SMALL, verbose=1)
+    model.fit(spread(X), spread(y), client=client, callback=_Note(tmp_path / "rounds"))
+    told = [ast.literal_eval(line) for line in (tmp_path / "rounds").read_text().splitlines()]
+    assert [figures[:3] for figures in told] == [(0, i, 3) for i in (1, 2, 3)] + [
+        (block, i, 2) for block in (1, 2) for i in (1, 2)
+    ]
+    assert [figures[4] for figures in told] == [None] * 7
+    assert_allclose([figures[3] for figures in told[:3]], -local.train_score_[1:4], rtol=1e-9)
+    model.save(tmp_path / "model.mttab")
+    again = mttab.load(tmp_path / "model.mttab")
+    assert type(again) is RMTGBRegressor
+    assert np.array_equal(again.predict(X), model.predict(X))
+
+
+def test_callbacks_of_scikit_learn_are_refused(table):
+    callback = pytest.importorskip("sklearn.callback", reason="scikit-learn has callbacks from 1.9 on")
+    X, y = table
+    model = DaskRMTGBRegressor(**SMALL).set_callbacks(callback.ScoringMonitor(scoring="r2"))
+    with pytest.raises(ValueError, match="pass callback= to fit"):
+        model.fit(spread(X), spread(y))
+
+
+def _fail_in_round_two(block, n_done, *_):
+    if n_done == 2:
+        raise RuntimeError("the callback has had enough")
+
+
+@pytest.mark.slow
+def test_an_error_on_one_worker_ends_the_fit_on_all(client, table, local):
+    X, y = table
+    model = DaskRMTGBRegressor(**SMALL)
+    with pytest.raises(RuntimeError, match="had enough"):
+        model.fit(spread(X), spread(y), client=client, callback=_fail_in_round_two)
+    assert not hasattr(model, "theta_")
+    assert_same(model.fit(spread(X), spread(y), client=client), local, X)  # the workers are free again
+
+
+@pytest.mark.slow
+def test_an_unpicklable_callback_is_one_clear_sentence(client, table):
+    X, y = table
+    lock = threading.Lock()
+
+    def callback(*_):
+        lock.locked()
+
+    with pytest.raises(ValueError, match=r"callback=.* cannot be sent to the workers"):
+        DaskRMTGBRegressor(**SMALL).fit(spread(X), spread(y), client=client, callback=callback)
+
+
+@pytest.mark.slow
+def test_another_version_or_a_missing_package_on_a_worker_is_one_clear_sentence(client, table):
+    X, y = table
+    worker = [min(client.nthreads())]
+
+    def set_version(version):
+        import mttab
+
+        before, mttab.__version__ = mttab.__version__, version
+        return before
+
+    def hide(name, module):
+        import sys
+
+        before, sys.modules[name] = sys.modules.get(name), module
+        if module is None:
+            sys.hidden = before
+        else:
+            sys.modules[name] = sys.hidden
+
+    before = client.run(set_version, "0.0.1", workers=worker)[worker[0]]
+    with pytest.raises(RuntimeError, match=r"has mttab 0\.0\.1, but the client has .*; install the same version"):
+        DaskRMTGBRegressor(**SMALL).fit(spread(X), spread(y), client=client)
+    client.run(set_version, before, workers=worker)
+    client.run(hide, "numba", None, workers=worker)
+    with pytest.raises(RuntimeError, match=r"cannot import numba .*; install mttab with its dependencies"):
+        DaskRMTGBRegressor(**SMALL).fit(spread(X), spread(y), client=client)
+    client.run(hide, "numba", "back", workers=worker)
+
+
+class _Touch:
+    """Callback that makes a file when a round is over."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, *_):
+        self.path.touch()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["first", "last"])  # one of them is where the sums are added up
+def test_a_worker_killed_in_mid_fit_is_a_clear_error_and_no_model(table, which, tmp_path):
+    for attempt in range(4):
+        if _kill_in_mid_fit(table, which, tmp_path / f"a round of fit {attempt} is over"):
+            return
+    raise AssertionError("Dask has computed both partitions on one worker, four times")
+
+
+def _kill_in_mid_fit(table, which, is_under_way):
+    """Whether the worker had a part in the fit, which then has to raise; without rows it may go unmissed."""
+    client = make_client()
+    try:
+        pids = client.run(os.getpid)
+        victim = pids[min(pids) if which == "first" else max(pids)]
+        model = DaskRMTGBRegressor(**SMALL | {"max_iter_shared": 3000})
+
+        def kill():
+            until = time.monotonic() + 60
+            while not is_under_way.exists() and time.monotonic() < until:
+                time.sleep(0.05)
+            os.kill(victim, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            model.fit(placed(client, table[0]), placed(client, table[1]), client=client, callback=_Touch(is_under_way))
+        except RuntimeError as err:
+            assert re.search("was lost while the fit ran", str(err))
+            assert not hasattr(model, "theta_")
+            return True
+        finally:
+            killer.join()
+        assert is_under_way.exists()
+        assert model.communication_["n_workers"] == 1
+        return False
+    finally:
+        client.close()
+        client.cluster.close(timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"warm_start": True}, "warm_start=True is not available"),
+        ({"sharing": "groups"}, "sharing='groups'"),
+        ({"n_task_groups": 3}, "n_task_groups=3"),
+        ({"validation": [([0], [1])]}, "validation was passed"),
+        ({"early_stopping": True}, "early_stopping=True with validation_fraction=0.15"),
+    ],
+)
+def test_an_option_that_a_cluster_does_not_have_is_refused_by_name(table, options, message):
+    X, y = table
+    with pytest.raises(ValueError, match=message):
+        DaskRMTGBRegressor(**options).fit(spread(X), spread(y))
+
+
+def test_without_a_cluster_or_without_collections_the_error_says_what_to_do(table, monkeypatch):
+    X, y = table
+
+    def default_client():
+        raise ValueError("No clients found")
+
+    monkeypatch.setattr("distributed.default_client", default_client)
+    with pytest.raises(ValueError, match="make one first"):
+        DaskRMTGBRegressor().fit(spread(X), spread(y))
+    with pytest.raises(ValueError, match="y is a Series, but a fit on a cluster takes Dask collections"):
+        _make_pieces(spread(X), y, None, None)
+    with pytest.raises(ValueError, match="y has 2 partitions, but X has 4"):
+        _make_pieces(spread(X), spread(y, 2), None, None)

@@ -1,0 +1,123 @@
+"""Networks under torchrun: two processes train one network, without a word about it in the code."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+
+from mttab.datasets import make_multitask
+
+pytest.importorskip("torch", reason="the extra neural is not installed")
+
+from mttab import MultiTabNet
+from mttab._core.neural import ranks
+
+TYPES = ["regression", "binary"]
+COMMON = {"max_epochs": 2, "batch_size": 50, "precision": "float64", "device": "cpu"}
+OPTIONS = {
+    "plain": {"random_state": 0, "dropout": 0.0, "sample_attention": False, "n_members": 2},
+    "uncertainty": {
+        **{"random_state": 0, "dropout": 0.0, "sample_attention": False, "n_members": 1},
+        "task_weighting": "uncertainty",
+    },
+    "upgrad": {
+        **{"random_state": 0, "dropout": 0.0, "sample_attention": False, "n_members": 1},
+        "task_weighting": "upgrad",
+    },
+    "sharpness": {
+        **{"random_state": 0, "dropout": 0.0, "sample_attention": False, "n_members": 1, "sam_rho": 0.05},
+        "task_weighting": "uncertainty",
+    },
+    "pretext before": {
+        **{"random_state": 0, "dropout": 0.0, "sample_attention": False, "n_members": 1},
+        **{"pretext": "before", "pretext_epochs": 2},
+    },
+    "pretext during": {
+        **{"random_state": 0, "dropout": 0.0, "sample_attention": False, "n_members": 1, "pretext": "during"},
+        "task_weighting": "pcgrad",
+    },
+    "attending rows, dropout, no seed": {"sample_attention": True, "dropout": 0.2, "n_members": 1, "context_size": 64},
+}
+SCRIPT = """
+import json, os, pathlib, sys
+import numpy as np
+from mttab import MultiTabNet
+from mttab.datasets import make_multitask
+
+folder, rank = pathlib.Path(sys.argv[1]), os.environ["RANK"]
+X, Y = make_multitask(201, 4, 2, task_types=["regression", "binary"], random_state=0)
+for i, options in enumerate(json.loads(sys.argv[2])):
+    net = MultiTabNet(**options).fit(X, Y)
+    net.history_.to_csv(folder / f"history-{i}-{rank}.csv", index=False, float_format="%.17g")
+    np.save(folder / f"prediction-{i}-{rank}.npy", net.predict(X).iloc[:, 0].to_numpy(float))
+    context = net._networks[0].context
+    np.save(folder / f"context-{i}-{rank}.npy", np.empty(0) if context is None else context.numeric.numpy())
+try:
+    MultiTabNet(n_members=1, max_epochs=1).fit(X[: 150 + int(rank)], Y[: 150 + int(rank)])
+except ValueError as err:
+    (folder / f"error-{rank}").write_text(str(err))
+"""
+
+
+def torchrun(folder, options):
+    (folder / "train.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    done = subprocess.run(
+        [*command, str(folder / "train.py"), str(folder), json.dumps(options)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("torchrun")
+    torchrun(folder, [COMMON | options for options in OPTIONS.values()])
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("i", range(len(OPTIONS)), ids=list(OPTIONS))
+def test_two_processes_have_the_same_history_predictions_and_context(folder, i):
+    first, second = (pd.read_csv(folder / f"history-{i}-{rank}.csv") for rank in (0, 1))
+    name = list(OPTIONS)[i]
+    assert len(first) == COMMON["max_epochs"] * (2 if name in ("plain", "pretext before") else 1)
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+    for what in ("prediction", "context"):
+        of_ranks = [np.load(folder / f"{what}-{i}-{rank}.npy") for rank in (0, 1)]
+        assert np.array_equal(*of_ranks, equal_nan=True)
+    assert len(of_ranks[0]) == (64 if "attending" in name else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("i", range(len(OPTIONS) - 1), ids=list(OPTIONS)[:-1])
+def test_two_processes_train_the_network_of_one(folder, i):
+    if OPTIONS[list(OPTIONS)[i]].get("task_weighting") in ("upgrad", "pcgrad"):
+        pytest.importorskip("torchjd", reason="the extra torchjd is not installed")
+    X, Y = make_multitask(201, 4, 2, task_types=TYPES, random_state=0)
+    alone = MultiTabNet(**COMMON | list(OPTIONS.values())[i]).fit(X, Y)
+    history = pd.read_csv(folder / f"history-{i}-0.csv")
+    for loss in {"train_loss", "pretext_loss"} & set(history):
+        assert_allclose(history[loss], alone.history_[loss], rtol=1e-9)
+    prediction = alone.predict(X).iloc[:, 0].to_numpy(float)
+    assert_allclose(np.load(folder / f"prediction-{i}-0.npy"), prediction, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_other_rows_in_one_process_are_an_error_that_says_so(folder):
+    assert "pass the same rows in all" in (folder / "error-1").read_text()
+
+
+def test_an_ordinary_process_trains_alone(monkeypatch):
+    assert (ranks.is_launched(), ranks.n_ranks(), ranks.rank()) == (False, 1, 0)
+    monkeypatch.setenv("WORLD_SIZE", "2")  # left by something that is no launcher
+    assert not ranks.is_launched()
+    assert ranks.number_of_first(7) == 7
