@@ -74,6 +74,22 @@ def test_processes_that_compile_at_the_same_time_leave_a_sound_cache(tmp_path):
     assert results[0].strip() and len(set(results)) == 1
 
 
+@pytest.mark.slow
+def test_after_a_warm_up_a_fit_compiles_nothing(tmp_path):
+    run = {"env": {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}, "text": True, "capture_output": True}
+    done = subprocess.run([sys.executable, "-m", "mttab.warmup"], **run)
+    assert done.returncode == 0 and "are compiled" in done.stdout, done.stderr
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb[ic]")}
+    assert len(before) > 40
+    fit = "from mttab.datasets import make_task_groups\nfrom mttab import RMTGBClassifier, RMTGBRegressor\n"
+    fit += "for n in (60, 4000):\n    X, y = make_task_groups(n, n_features=20, group_sizes=(3, 2), random_state=0)\n"
+    fit += "    RMTGBRegressor(task_column='task').fit(X, y).predict(X)\n"
+    fit += "    RMTGBClassifier(task_column='task').fit(X, y > 0).predict(X)\n"
+    done = subprocess.run([sys.executable, "-c", fit], **run)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb[ic]")} == before
+
+
 def test_no_two_processes_number_their_functions_alike():
     # numba puts the number into the symbol of a function, and caches keep the symbols of many processes.
     code = (
