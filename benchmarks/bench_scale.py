@@ -245,7 +245,7 @@ def run_memory(args: argparse.Namespace) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[50_000, 200_000, 400_000])
-    parser.add_argument("--rounds", type=int, default=8, help="rounds whose mean is taken")
+    parser.add_argument("--rounds", type=int, default=8, help="rounds whose median is taken")
     parser.add_argument("--messages", type=int, default=100, help="messages whose mean is taken")
     parser.add_argument("--repeats", type=int, default=3, help="the fastest of so many counts")
     parser.add_argument("--memory", action="store_true", help="measure memory instead")

@@ -24,11 +24,15 @@ from typing import Any
 import lightgbm
 import numpy as np
 import pandas as pd
-import xgboost
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.metrics import log_loss, mean_squared_error
 from sklearn.utils.validation import validate_data
 from threadpoolctl import threadpool_limits
+
+try:
+    import xgboost
+except ImportError:
+    xgboost = None  # type: ignore[assignment]
 
 from bench_accuracy import describe_machine
 from mttab import RMTGBClassifier, RMTGBRegressor
@@ -60,18 +64,20 @@ def candidates(is_binary: bool, n_threads: int) -> dict[str, Callable[[], Any]]:
     """Name → unfitted model of each library, all of the same size."""
     same: dict[str, Any] = {"n_estimators": ROUNDS, "learning_rate": 0.1, "n_jobs": n_threads}
     lgb = lightgbm.LGBMClassifier if is_binary else lightgbm.LGBMRegressor
-    xgb = xgboost.XGBClassifier if is_binary else xgboost.XGBRegressor
     hist = HistGradientBoostingClassifier if is_binary else HistGradientBoostingRegressor
-    return {
+    makers: dict[str, Callable[[], Any]] = {
         "mttab": lambda: ours(is_binary, n_threads),
         "lightgbm": lambda: lgb(num_leaves=LEAVES, max_bin=BINS, verbose=-1, **same),
-        "xgboost": lambda: xgb(
-            tree_method="hist", grow_policy="lossguide", max_leaves=LEAVES, max_depth=0, max_bin=BINS, **same
-        ),
         "hist gradient boosting": lambda: hist(
             max_iter=ROUNDS, max_leaf_nodes=LEAVES, max_bins=BINS, early_stopping=False
         ),
     }
+    if xgboost is not None:
+        xgb = xgboost.XGBClassifier if is_binary else xgboost.XGBRegressor
+        makers["xgboost"] = lambda: xgb(
+            tree_method="hist", grow_policy="lossguide", max_leaves=LEAVES, max_depth=0, max_bin=BINS, **same
+        )
+    return makers
 
 
 def time_of(action: Callable[[], Any]) -> float:
@@ -181,7 +187,8 @@ def bench_predict(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         models = {name: make().fit(X, y) for name, make in candidates(False, n_threads).items()}
         times = alternate({k: partial(m.predict, many) for k, m in models.items()}, args.repeats, n_threads)
         yield row(f"predict 1e6 x 20, {n_threads} thread(s)", times, 0.25, ["lightgbm"])
-        yield row(f"predict 1e6 x 20, {n_threads} thread(s)", times, 1.0, ["xgboost"])
+        if "xgboost" in times:
+            yield row(f"predict 1e6 x 20, {n_threads} thread(s)", times, 1.0, ["xgboost"])
     model = ours(False, 1)
     for kind, one in (("array", X[:1]), ("DataFrame", pd.DataFrame(X[:1]).add_prefix("x"))):
         model.fit(X if kind == "array" else pd.DataFrame(X).add_prefix("x"), y)
@@ -242,18 +249,20 @@ def bench_memory(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 PARTS = {"fit": bench_fit, "tasks": bench_tasks, "predict": bench_predict, "start": bench_start, "memory": bench_memory}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS), metavar="PART")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--features", type=int, nargs="+", default=[20, 100])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     print(describe_machine())
     results = []
-    for part in args.parts:
+    for part in args.parts or PARTS:
+        if part not in PARTS:
+            parser.error(f"{part!r} is none of {', '.join(PARTS)}")
         for result in PARTS[part](args):
             results.append(result)
             shown = {k: (f"{v:.3g}" if isinstance(v, float) else v) for k, v in result.items() if k != "what"}

@@ -1,12 +1,14 @@
 """Fill the cache of compiled kernels, so that the first fit of a user does not wait: ``python -m mttab.warmup``.
 
-A container image, or a machine on which several processes are about to start, is the place for it.
+A machine on which several processes are about to start is the place for it, or an image, if the folder of the cache can
+be written to where it runs: numba does not read it otherwise.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 import numpy as np
 
@@ -40,8 +42,12 @@ def warm_up() -> float:
     y = X[:, 0] + X[:, -2] * (X[:, -1] > 0) + 0.1 * rng.standard_normal(N_ROWS)
     classes = np.digitize(y, [-1.0, 1.0])
     few, weight = slice(0, 300), rng.uniform(0.5, 2.0, N_ROWS)
-    rounds = {"max_iter_shared": 2, "max_iter_partition": 2, "max_iter_task": 2}
-    options = {"task_column": N_FEATURES - 1, "categorical_features": [N_FEATURES - 2], "random_state": 0}
+    rounds: dict[str, Any] = {"max_iter_shared": 2, "max_iter_partition": 2, "max_iter_task": 2}
+    options: dict[str, Any] = {
+        "task_column": N_FEATURES - 1,
+        "categorical_features": [N_FEATURES - 2],
+        "random_state": 0,
+    }
     for n_jobs in {1, -1 if (os.cpu_count() or 1) > 1 else 1}:
         more = {**options, **rounds, "n_jobs": n_jobs}
         for loss in ("squared_error", "absolute_error"):

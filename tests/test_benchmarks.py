@@ -336,6 +336,24 @@ def test_sharing_compares_structures_and_ingredients(script, folder, tmp_path, c
     assert "R-MTGB / best" in shown and "31 leaves" in shown and "geometric mean" in shown
 
 
+def test_speed_takes_ratios_with_the_fastest_of_the_others(script, tmp_path, capsys, monkeypatch):
+    bench = script("bench_speed")
+    monkeypatch.setattr(bench, "ROUNDS", 3)
+    output = tmp_path / "speed.json"
+    options = ["--rows", "3000", "--features", "5", "--threads", "1", "--repeats", "1", "--json", str(output)]
+    bench.main(["fit", *options])
+    results = json.loads(output.read_text())["results"]
+    assert [("log loss" in result["what"]) for result in results] == [False, True]
+    for result in results:
+        times = {name[:-2]: seconds for name, seconds in result.items() if name.endswith(" s")}
+        others = {name: seconds for name, seconds in times.items() if name != "mttab"}
+        assert {"mttab", "lightgbm", "hist gradient boosting"} <= times.keys()
+        assert result["fastest"] == min(others, key=others.get)
+        assert result["ratio"] == pytest.approx(times["mttab"] / min(others.values()))
+        assert 0.9 < result["loss / lightgbm"] < 1.1
+    assert "fit 3e+03 x 5, squared error, 1 thread(s)" in capsys.readouterr().out
+
+
 def test_training_compares_ways_of_training_with_the_default(script, tmp_path, capsys, monkeypatch):
     bench = script("bench_training")
     monkeypatch.setattr(bench, "N_TEST", 50)

@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as npst
 
 import naive
 from boosting_inputs import run_boosting
+from mttab._core.boosting import forest as forest_module
 from mttab._core.boosting.binning import BinMapper
 from mttab._core.boosting.forest import PARTITION, ROW_BLOCK, SHARED, TASK, Forest, ForestBuilder, add_round
 from mttab._core.boosting.losses import CLASSIFICATION_LOSSES, REGRESSION_LOSSES
@@ -53,6 +54,38 @@ def fitted(request):  # type: ignore[no-untyped-def]
         vector_leaves=request.param == "vector leaves",
     )
     return model.forest, mapper
+
+
+@pytest.mark.parametrize("n_leaves", [15, 64, 65])
+def test_looking_at_all_nodes_finds_the_leaf_that_walking_finds(fitted, n_leaves, monkeypatch):
+    def scores(forest, X, task):  # type: ignore[no-untyped-def]
+        both = []
+        for limit in (1, len(task) + 1):
+            monkeypatch.setattr(forest_module, "MIN_ROWS", limit)
+            both.append(forest.block_scores(X, task))
+        return both
+
+    X, task = raw_rows(700, 5)
+    np.testing.assert_array_equal(*scores(fitted[0], X, task))
+    y = np.nan_to_num(X[0] * X[1]) + np.nan_to_num(X[2] % 5) + 0.1 * np.random.default_rng(6).standard_normal(700)
+    model, _ = run_boosting(
+        X,
+        np.minimum(task, N_TASKS - 1),
+        y,
+        SQUARED,
+        (3, 2, 1),
+        is_categorical=np.array([False, False, True]),
+        n_categories=np.array([0, 0, 40]),
+        task_is_category=True,
+        theta_init=np.array([-1.0, -0.5, 1.0, -2.0]),
+        max_leaf_nodes=n_leaves,
+        min_samples_leaf=2.0,
+    )
+    n_nodes = np.diff(np.append(np.sort(model.forest.trees.root), len(model.forest.nodes.feature)))
+    assert n_nodes[:3].tolist() == [2 * n_leaves - 1] * 3, "the trees are as large as they may be"
+    X[0, ::7] = model.forest.nodes.threshold[model.forest.nodes.feature == 0][0]
+    X[1, ::11] = np.nan
+    np.testing.assert_array_equal(*scores(model.forest, X, task))
 
 
 # --- predicting -------------------------------------------------------------------------------------------------------

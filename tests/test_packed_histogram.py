@@ -189,3 +189,11 @@ def test_a_small_sample_of_many_rows_is_grown_from_its_rows():
     for name in ("feature", "left_bin", "gain", "weight", "value"):
         one, other = (getattr(tree, name)[0, :n_nodes] for tree in trees)
         np.testing.assert_array_equal(one, other)
+
+
+def test_monotonic_constraints_are_kept_on_floats():
+    rows, layout, gradient, hessian, _, _ = packed_inputs(3000, True, seed=7)
+    layout = layout._replace(monotonic=np.array([0, 1, 0, 0, 0, 0], dtype=np.int8))
+    grower = make_grower(rows, layout, split_options(True, min_samples_leaf=20.0), max_leaf_nodes=8)
+    grower.grow_shared(gradient, hessian, rows.weight, rows.all_rows(), 0)
+    assert grower._scratch.keys() == {(2, False)}

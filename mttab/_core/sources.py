@@ -127,7 +127,8 @@ def find_source(
     warm_start, validation : options of the estimator, which want the table in memory
     has_tables : whether y may have several columns in a source
     """
-    if isinstance(X, np.memmap):
+    # joblib hands arrays above a megabyte to its processes as such; they are meant as the arrays that they were.
+    if isinstance(X, np.memmap) and "joblib_memmapping_folder" not in str(X.filename):
         is_whole = warm_start or validation is not None or (np.ndim(y) == 2 and not has_tables) or X.ndim != 2
         return None if is_whole else MappedSource(X, _sliceable(y), _sliceable(sample_weight), _sliceable(task))
     if isinstance(X, (str, os.PathLike)):

@@ -121,6 +121,17 @@ class Forest:
         inner, at = nodes.feature >= 0, np.arange(n_nodes)
         for child in (nodes.left, nodes.right):
             require(np.all(~inner | ((child > at) & (child < n_nodes))), "a node has no child where it should")
+        # Each tree is a range of nodes, of which all but the root are the child of one node of the tree.
+        roots = np.sort(trees.root)
+        require(np.array_equal(roots, np.unique(roots)), "two trees have one root")
+        tree = np.searchsorted(roots, at, side="right")
+        children = np.concatenate([nodes.left[inner], nodes.right[inner]])
+        require(np.array_equal(tree[children], np.tile(tree[inner], 2)), "a tree goes on in another one")
+        n_parents = np.bincount(children, minlength=n_nodes)
+        require(np.all((trees.root >= 0) & (trees.root < n_nodes)), "a tree has no root")
+        is_root = np.zeros(n_nodes, dtype=bool)
+        is_root[trees.root] = True
+        require(np.array_equal(n_parents, np.where(is_root, 0, 1)), "a node is in no tree, or twice in one")
         start, n_words = nodes.category_start, (nodes.n_levels.astype(np.int64) + 31) // 32
         is_set = inner & (start >= 0)
         fits = (nodes.n_levels >= 0) & (start + n_words <= len(nodes.category_words))
@@ -128,7 +139,6 @@ class Forest:
         limit = np.array([1, self.mixing.shape[1], len(self.mixing) - 1])
         require(np.all((trees.block >= 0) & (trees.block <= TASK)), "a tree is of no block")
         require(np.all((trees.group >= 0) & (trees.group < limit[trees.block])), "a tree is of no group or task")
-        require(np.all((trees.root >= 0) & (trees.root < n_nodes)), "a tree has no root")
         rounds = np.asarray(self.n_rounds)
         require(np.all((trees.round >= 0) & (trees.round < rounds[trees.block])), "a tree is of no round")
         last = self.n_outputs - nodes.value.shape[1]

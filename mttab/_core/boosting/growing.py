@@ -155,9 +155,13 @@ class Grower:
     def _pack(
         self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray, n_in_root: int
     ) -> tuple[Packing, Scratch]:
-        """Packed derivatives where every row counts once, leaves hold one output and the root makes histograms."""
+        """Packed derivatives where every row counts once, leaves hold one output and the root makes histograms.
+
+        Not with monotonic constraints: bounds on leaf values come from the sums of histograms, which are to be exact.
+        """
         packing = NO_PACKING
-        if n_in_root > SMALL_NODE and len(gradient) == 1 and weight is self.rows.weight and self.rows.is_unweighted:
+        counts_once = weight is self.rows.weight and self.rows.is_unweighted
+        if n_in_root > SMALL_NODE and len(gradient) == 1 and counts_once and not self.layout.monotonic.any():
             packing = choose_packing(gradient, hessian, self.shared_split.constant_hessian)
         scratch = self._scratch_for(_n_channels(gradient, self.shared_split), packing.is_used)
         if packing.is_used:

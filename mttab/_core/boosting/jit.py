@@ -31,7 +31,7 @@ def _number_functions_apart() -> None:
     counts from 1. A cache that several processes have filled, one that was interrupted and the next one, say, then
     holds different code under one symbol, and the linker takes either: later processes crash in it.
     """
-    identity = getattr(numba.core.bytecode, "FunctionIdentity", None)
+    identity: Any = getattr(numba.core.bytecode, "FunctionIdentity", None)
     if hasattr(identity, "_unique_ids"):
         identity._unique_ids = itertools.count(int.from_bytes(os.urandom(6), "little"))
 
@@ -79,6 +79,17 @@ _in_process = threading.RLock()
 _open_files: list[Any] = []  # of the outermost compilation of this process
 
 
+def _open_lock() -> None:
+    """In a forked child: the thread that may have held the lock is not there."""
+    global _in_process
+    _in_process = threading.RLock()
+    _open_files.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_open_lock)
+
+
 @contextmanager
 def _only_process(folder: Path) -> Iterator[None]:
     """Keep other processes from compiling into `folder`, or loading from it, meanwhile.
@@ -92,7 +103,10 @@ def _only_process(folder: Path) -> Iterator[None]:
             return
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ".mttab.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:  # a file system without locks: as good as nothing to wait for
+                pass
             _open_files.append(file)
             try:
                 yield

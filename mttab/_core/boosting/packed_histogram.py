@@ -228,9 +228,9 @@ def _build_packed_histogram(words, task, layout, rows, start, stop, packed, pack
         cells = np.zeros((4, 256), dtype=np.int64)
         if in_one_go:
             _add_chunk(words[block], rows, start, first, last, packed, cells)
-            for f in range(4 * block, min(4 * block + 4, n_features)):
-                if layout.is_categorical[f] != TASK_ID:
-                    _write_cells(cells[f & 3], packing, out_histogram[offset[f] : offset[f + 1]])
+            for own in range(4 * block, min(4 * block + 4, n_features)):
+                if layout.is_categorical[own] != TASK_ID:
+                    _write_cells(cells[own & 3], packing, out_histogram[offset[own] : offset[own + 1]])
         else:
             sums[job] = 0.0
             while first < last:
