@@ -9,7 +9,8 @@ import pytest
 SCRIPT = """
 import numpy as np
 from mttab import RMTGBClassifier, RMTGBRegressor
-from mttab._core.boosting import forest, growing, histogram, leaves, losses, small_nodes, splitting, tree
+from mttab._core.boosting import forest, growing, histogram, leaf_masks, leaves, losses
+from mttab._core.boosting import packed_histogram, small_nodes, splitting, tree
 from mttab.datasets import make_task_groups
 
 X, y = make_task_groups(60, group_sizes=(2, 1), random_state=0)
@@ -29,7 +30,10 @@ for labels in (target > 0, np.digitize(target, [-1, 1])):
         RMTGBClassifier(task_column="task", multi_strategy=strategy, **options).fit(X, labels).predict_proba(X)
 kernels = {
     id(kernel): kernel
-    for module in (forest, growing, histogram, leaves, losses, small_nodes, splitting, tree)
+    for module in (
+        *(forest, growing, histogram, leaf_masks, leaves, losses),
+        *(packed_histogram, small_nodes, splitting, tree),
+    )
     for kernel in vars(module).values()
     if hasattr(kernel, "signatures")
 }
@@ -40,6 +44,7 @@ assert len(kernels) > 20
 """
 
 
+@pytest.mark.slow
 def test_every_kernel_has_one_signature_whatever_the_data(tmp_path):
     # Two signatures of one function cost compile time, and processes that compile different ones side by side overwrite
     # each other's cache files. An empty cache, because a kernel that is loaded does not show those it calls.
@@ -67,6 +72,22 @@ def test_processes_that_compile_at_the_same_time_leave_a_sound_cache(tmp_path):
     results = [process.communicate()[0] for process in together]
     results.append(subprocess.run([sys.executable, "-c", FIT], **run).stdout)  # reads what they left
     assert results[0].strip() and len(set(results)) == 1
+
+
+@pytest.mark.slow
+def test_after_a_warm_up_a_fit_compiles_nothing(tmp_path):
+    run = {"env": {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}, "text": True, "capture_output": True}
+    done = subprocess.run([sys.executable, "-m", "mttab.warmup"], **run)
+    assert done.returncode == 0 and "are compiled" in done.stdout, done.stderr
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb[ic]")}
+    assert len(before) > 40
+    fit = "from mttab.datasets import make_task_groups\nfrom mttab import RMTGBClassifier, RMTGBRegressor\n"
+    fit += "for n in (60, 4000):\n    X, y = make_task_groups(n, n_features=20, group_sizes=(3, 2), random_state=0)\n"
+    fit += "    RMTGBRegressor(task_column='task').fit(X, y).predict(X)\n"
+    fit += "    RMTGBClassifier(task_column='task').fit(X, y > 0).predict(X)\n"
+    done = subprocess.run([sys.executable, "-c", fit], **run)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb[ic]")} == before
 
 
 def test_no_two_processes_number_their_functions_alike():

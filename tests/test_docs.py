@@ -82,7 +82,7 @@ def run_page(path):
 
 
 WITH_CODE = [page for page in PAGES if read_blocks(page.read_text(encoding="utf-8"))]
-QUICK = {"index", "reading", "many_tasks", "new_tasks", "production", "tuning"}
+QUICK = {"reading", "production"}
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ SIDEWAYS = {
     "_cross_errors": {"boosting", "_task_rows"},
     "_task_wrapper": {"boosting", "_task_rows", "persistence"},
     "_dask_workers": {"_boosting_fit", "_boosting_pieces"},
+    "warmup": {"boosting"},
     "dask": {"boosting", "_boosting_pieces", "_dask_workers"},
     "plotting": {"metrics"},
 }

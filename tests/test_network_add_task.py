@@ -37,7 +37,7 @@ def fitted(rows):
     return MultiTabNetRegressor(**OPTIONS).fit(X[~is_new], y[~is_new])
 
 
-@pytest.mark.parametrize("n", [1, 2, 20])
+@pytest.mark.parametrize("n", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 20))])
 def test_other_tasks_and_unseen_ones_keep_their_predictions_to_the_last_bit(fitted, rows, n):
     X, y, is_new, X_test, _ = rows
     net = copy.deepcopy(fitted)

@@ -122,7 +122,7 @@ NO_FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no
 @pytest.mark.parametrize(
     ("script", "argument", "layer"),
     [
-        pytest.param(JOBLIB, "loky", "default", id="joblib loky"),
+        pytest.param(JOBLIB, "loky", "default", id="joblib loky", marks=SLOW),
         pytest.param(JOBLIB, "threading", "default", id="joblib threading"),
         pytest.param(JOBLIB, "multiprocessing", "default", id="joblib multiprocessing", marks=[NO_FORK, SLOW]),
         pytest.param(GRID_SEARCH, "", "default", id="grid search", marks=SLOW),

@@ -13,7 +13,6 @@ and the three sums are kept apart, as `BLOCKS` names them. The last row of ``mix
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -186,23 +185,20 @@ class Forest:
             total += self._walk(X, task, 0, 0, first, last, n_threads)
             yield total.copy()
 
-    @cached_property
-    def _masks(self) -> LeafMasks:
-        n_nodes = len(self.nodes.feature)
+    def _masks(self, begin: int, end: int) -> LeafMasks:
+        """Masks of the trees ``begin:end``; the others are walked."""
+        n_nodes = len(self.nodes.feature) if end > begin else 0
         masks = LeafMasks(
             np.empty(n_nodes, np.uint64), np.empty(n_nodes, np.int32), np.zeros(len(self.trees.root), np.int32)
         )
-        make_masks(self.nodes, self.trees.root[: self._n_common], masks.keep, masks.leaf, masks.size)
+        if end > begin:
+            make_masks(self.nodes, self.trees.root[begin:end], masks.keep, masks.leaf, masks.size[begin:end])
         return masks
-
-    @cached_property
-    def _no_masks(self) -> LeafMasks:
-        return LeafMasks(np.empty(0, np.uint64), np.empty(0, np.int32), np.zeros(len(self.trees.root), np.int32))
 
     def _walk(self, X, task, begin, end, task_begin, task_end, n_threads):  # type: ignore[no-untyped-def]
         out = np.zeros((3, X.shape[1], self.n_outputs))
         kernel = _add_trees_parallel if n_threads > 1 else _add_trees_serial
-        masks = self._masks if X.shape[1] >= MIN_ROWS else self._no_masks
+        masks = self._masks(begin, end if X.shape[1] >= MIN_ROWS else begin)
         kernel(X, task, self.nodes, self.trees, masks, self.mixing, begin, end, task_begin, task_end, out)
         return out
 
@@ -335,7 +331,7 @@ def _concatenate(chunks: list[tuple[Nodes, Trees]], n_leaf_outputs: int) -> tupl
 @jit
 def find_leaf(nodes, root, X, task, n_tasks, i):  # type: ignore[no-untyped-def]
     """Leaf of row ``i`` in the tree that starts at node ``root``."""
-    node = root
+    node = np.int64(root)
     while nodes.feature[node] >= 0:
         node = nodes.left[node] if is_left(nodes, node, X, task, n_tasks, i) else nodes.right[node]
     return node
@@ -352,11 +348,12 @@ def _add_trees(X, task, nodes, trees, masks, mixing, begin, end, task_begin, tas
     n_tasks = mixing.shape[0] - 1
     n_leaf_outputs = nodes.value.shape[1]
     for block in prange((n_rows + ROW_BLOCK - 1) // ROW_BLOCK):
-        first = block * ROW_BLOCK
+        first = np.int64(block) * ROW_BLOCK  # a parallel loop counts in uint64
         last = min(first + ROW_BLOCK, n_rows)
         bits, leaves = np.empty(ROW_BLOCK, dtype=np.uint64), np.empty(ROW_BLOCK, dtype=np.int32)
         for tree in range(begin, end):
-            kind, column, root, size = trees.block[tree], trees.output[tree], trees.root[tree], masks.size[tree]
+            kind, column = trees.block[tree], trees.output[tree]
+            root, size = np.int64(trees.root[tree]), np.int64(masks.size[tree])
             if size > 0:
                 find_leaves(nodes, root, size, masks.keep, masks.leaf, X, task, n_tasks, first, last, bits, leaves)
             else:
@@ -368,7 +365,7 @@ def _add_trees(X, task, nodes, trees, masks, mixing, begin, end, task_begin, tas
                     out[kind, i, column + k] += share * nodes.value[leaves[i - first], k]
         for i in range(first, last):
             for tree in range(task_begin[task[i]], task_end[task[i]]):
-                leaf = find_leaf(nodes, trees.root[tree], X, task, n_tasks, i)
+                leaf = find_leaf(nodes, np.int64(trees.root[tree]), X, task, n_tasks, i)
                 for k in range(n_leaf_outputs):
                     out[TASK, i, trees.output[tree] + k] += nodes.value[leaf, k]
 
@@ -381,7 +378,7 @@ def _add_round(X, task, n_tasks, nodes, trees, is_per_task, out_score):  # type:
     for i in prange(X.shape[1]):
         tree = task[i] if is_per_task else 0
         if tree < len(trees.root):
-            leaf = find_leaf(nodes, trees.root[tree], X, task, n_tasks, i)
+            leaf = find_leaf(nodes, np.int64(trees.root[tree]), X, task, n_tasks, np.int64(i))
             for k in range(nodes.value.shape[1]):
                 out_score[i, trees.output[tree] + k] += nodes.value[leaf, k]
 

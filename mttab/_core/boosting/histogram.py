@@ -75,7 +75,8 @@ def _build_histogram(words, task, layout, rows, start, stop, statistics, out_his
     words : uint32 (n_blocks, n_rows); task : uint32 (n_rows,), read where the layout's last feature is the task id
     """
     offset = layout.offset
-    for f in prange(len(offset) - 1):
+    for job in prange(len(offset) - 1):
+        f = np.int64(job)  # a parallel loop counts in uint64
         part = out_histogram[offset[f] : offset[f + 1]]
         if layout.is_categorical[f] == TASK_ID:
             add_to_bins(task, byte_of(np.int64(0))[0], ALL_BITS, rows, start, stop, statistics, part)

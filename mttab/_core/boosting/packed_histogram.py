@@ -222,7 +222,7 @@ def _build_packed_histogram(words, task, layout, rows, start, stop, packed, pack
     n_features = len(offset) - 1
     in_one_go = n_parts == 1 and stop - start <= packing.chunk
     for job in prange(n_parts * n_blocks):
-        part, block = job // n_blocks, job % n_blocks
+        part, block = np.int64(job) // n_blocks, np.int64(job) % n_blocks
         first = start + (stop - start) * part // n_parts
         last = start + (stop - start) * (part + 1) // n_parts
         cells = np.zeros((4, 256), dtype=np.int64)
@@ -238,7 +238,8 @@ def _build_packed_histogram(words, task, layout, rows, start, stop, packed, pack
                 _add_chunk(words[block], rows, start, first, until, packed, cells)
                 _empty_cells(cells.reshape(1024), packing, sums[job])
                 first = until
-    for f in prange(n_features):
+    for job in prange(n_features):
+        f = np.int64(job)  # a parallel loop counts in uint64
         out = out_histogram[offset[f] : offset[f + 1]]
         if layout.is_categorical[f] == TASK_ID:
             _add_task_levels(task, rows, start, stop, packed, packing, out)

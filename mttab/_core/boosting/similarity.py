@@ -115,7 +115,9 @@ def _walk_every_task(X, nodes, root, output, first, out):  # type: ignore[no-unt
         task = np.zeros(X.shape[1], dtype=np.int32)  # the trees of one task never ask for it
         for tree in range(first[j], first[j + 1]):
             for i in range(X.shape[1]):
-                out[j, i, output[tree]] += nodes.value[find_leaf(nodes, root[tree], X, task, np.int64(1), i), 0]
+                out[j, i, output[tree]] += nodes.value[
+                    find_leaf(nodes, np.int64(root[tree]), X, task, np.int64(1), i), 0
+                ]
 
 
 _walk_every_task_serial, _walk_every_task_parallel = serial_and_parallel(_walk_every_task)
