@@ -25,6 +25,8 @@ from mttab._core.validation import fit_context
 from mttab._dask_workers import Meeting, bin_rows, boost_on_worker
 from mttab.boosting import RMTGBClassifier, RMTGBRegressor
 
+__all__ = ["DaskRMTGBClassifier", "DaskRMTGBRegressor"]
+
 # Seconds between two looks at whether all workers are still there, and until the scheduler has noticed that one is not.
 LOOK_EVERY, GRACE = 0.5, 5.0
 # Of the workers that hold nearly as many rows of a task as the one with the most, the least busy one gets it.

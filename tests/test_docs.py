@@ -18,7 +18,7 @@ import mttab
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.rst"), *DOCS.glob("guide/*.rst")])
-SUBMODULES = ("datasets", "metrics", "model_selection", "plotting")
+SUBMODULES = ("dask", "datasets", "metrics", "model_selection", "plotting")
 
 
 class Block(NamedTuple):

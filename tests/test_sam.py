@@ -152,7 +152,7 @@ def test_loss_gradients_and_flat_gradients_are_combined_separately_and_added(tas
 def test_the_same_units_are_left_out_at_the_weights_and_beside_them():
     X, Y = labels()
     run = run_of(X, Y, dropout=0.5, sam_rho=1e-6)
-    with run.drawing_from(run.generator):
+    with run.drawing():
         state = run.generator.get_state()
         run._backward(torch.arange(60))
         sharp = torch.cat([p.grad.flatten() for p in run.parameters])
