@@ -293,8 +293,8 @@ class MultiTabNet(MixedTargets, BaseMultiTabNet):
                                   block attention between     an MLP; no contrastive pre-training; predicted rows see
                                   rows                        training rows, never each other
     ``"tab_transformer"`` [4]_    attention over the tokens   the head reads one token that sees them all, and the MLP
-                                  of categories only; numbers beside it the numbers and the levels before attention; in
-                                  go through an MLP           the paper one MLP reads numbers and all tokens after it
+                                  of categories only;         beside it the numbers and the levels before attention; in
+                                  numbers in an MLP           the paper one MLP reads numbers and all tokens after it
     ============================  ==========================  ========================================================
 
     ``cross_val_predict(..., method="predict_proba")`` takes arrays, not the dict that this estimator returns; use

@@ -248,10 +248,11 @@ def test_one_seed_is_one_model_and_nothing_of_the_task_is_kept(pretext):
     assert shapes[0] == shapes[1]
 
 
-def test_the_history_tells_the_epochs_before_from_those_of_the_tasks(capsys):
+def test_the_history_tells_the_epochs_before_from_those_of_the_tasks(caplog):
     X, Y = table()
+    caplog.set_level("INFO", "mttab")
     before = MultiTabNet(**SMALL, pretext="before", verbose=1).fit(X, Y)
-    assert "5/5" in capsys.readouterr().err
+    assert f"member 1 epoch {SMALL['max_epochs']}/{SMALL['max_epochs']}" in caplog.text
     assert before.history_["phase"].fillna("tasks").tolist() == ["pretext"] * 2 + ["tasks"] * 3
     assert before.history_["pretext_loss"].notna().tolist() == [True] * 2 + [False] * 3
     assert before.n_iter_ == [3]
