@@ -312,7 +312,10 @@ class Interrupting(Messages):
     reason="an interrupt comes to the main thread",
 )
 @pytest.mark.parametrize("n_members", [1, 2])
-def test_an_interrupt_keeps_the_best_weights_so_far(monkeypatch, n_members):
+def test_an_interrupt_keeps_the_best_weights_so_far(monkeypatch, n_members, request):
+    # Workers of pytest-xdist ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     monkeypatch.setattr(_callbacks, "Messages", Interrupting)
     X, Y = regression_data(n=400)
     options = SMALL | {

@@ -123,11 +123,11 @@ NO_FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no
     ("script", "argument", "layer"),
     [
         pytest.param(JOBLIB, "loky", "default", id="joblib loky", marks=SLOW),
-        pytest.param(JOBLIB, "threading", "default", id="joblib threading"),
+        pytest.param(JOBLIB, "threading", "default", id="joblib threading", marks=SLOW),
         pytest.param(JOBLIB, "multiprocessing", "default", id="joblib multiprocessing", marks=[NO_FORK, SLOW]),
         pytest.param(GRID_SEARCH, "", "default", id="grid search", marks=SLOW),
         pytest.param(THREADS, "", "default", id="threads"),
-        pytest.param(FORK, "", "default", id="fork", marks=NO_FORK),
+        pytest.param(FORK, "", "default", id="fork", marks=[NO_FORK, SLOW]),
         # numba's own pool is the fragile one: it ends the process where two threads enter it.
         pytest.param(THREADS, "", "workqueue", id="threads, workqueue"),
         pytest.param(JOBLIB, "threading", "workqueue", id="joblib threading, workqueue", marks=SLOW),
@@ -176,6 +176,7 @@ def heed_permissions():
     ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="folders are made read-only by their permission bits")
 def test_a_read_only_package_without_a_home_to_cache_in_works(tmp_path):
     package, home = tmp_path / "site" / "mttab", tmp_path / "home"
