@@ -129,7 +129,7 @@ NO_FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no
         pytest.param(THREADS, "", "default", id="threads"),
         pytest.param(FORK, "", "default", id="fork", marks=[NO_FORK, SLOW]),
         # numba's own pool is the fragile one: it ends the process where two threads enter it.
-        pytest.param(THREADS, "", "workqueue", id="threads, workqueue"),
+        pytest.param(THREADS, "", "workqueue", id="threads, workqueue", marks=SLOW),
         pytest.param(JOBLIB, "threading", "workqueue", id="joblib threading, workqueue", marks=SLOW),
         pytest.param(FORK, "", "workqueue", id="fork, workqueue", marks=[NO_FORK, SLOW]),
     ],
