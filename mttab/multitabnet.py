@@ -280,19 +280,19 @@ class MultiTabNet(MixedTargets, BaseMultiTabNet):
     weights of each, and rows do not attend to rows.
 
     With a 1-D ``y`` there is one task token, which is what others call CLS, and the network is a transformer for a
-    single task. ``paper_parameters`` has the settings of three of them; widths and step sizes are about those of the
-    papers, the rest of what makes them is here, with these differences:
+    single task. ``paper_parameters`` has the settings of three of them, [2]_, [3]_ and [4]_; widths and step sizes are
+    about those of the papers, the rest of what makes them is here, with these differences:
 
     ============================  ==========================  ========================================================
     ``paper_parameters(…)``       is                          what differs
     ============================  ==========================  ========================================================
-    ``"ft_transformer"`` [2]_     attention over the tokens   GELU, not ReGLU, in the MLPs; a head with a hidden layer;
+    ``"ft_transformer"``          attention over the tokens   GELU, not ReGLU, in the MLPs; a head with a hidden layer;
                                   of all features, nothing    no dropout of attention; numbers on two scales
                                   between rows
-    ``"saint"`` [3]_              the same, and in every      GELU, not GEGLU; numbers embedded by an affine map, not
+    ``"saint"``                   the same, and in every      GELU, not GEGLU; numbers embedded by an affine map, not
                                   block attention between     an MLP; no contrastive pre-training; predicted rows see
                                   rows                        training rows, never each other
-    ``"tab_transformer"`` [4]_    attention over the tokens   the head reads one token that sees them all, and the MLP
+    ``"tab_transformer"``         attention over the tokens   the head reads one token that sees them all, and the MLP
                                   of categories only;         beside it the numbers and the levels before attention; in
                                   numbers in an MLP           the paper one MLP reads numbers and all tokens after it
     ============================  ==========================  ========================================================
