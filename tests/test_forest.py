@@ -1,5 +1,7 @@
 """The forest: every row walks its own trees, whoever else is predicted with it, and blocks add up."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -86,6 +88,24 @@ def test_looking_at_all_nodes_finds_the_leaf_that_walking_finds(fitted, n_leaves
     X[0, ::7] = model.forest.nodes.threshold[model.forest.nodes.feature == 0][0]
     X[1, ::11] = np.nan
     np.testing.assert_array_equal(*scores(model.forest, X, task))
+
+
+@pytest.mark.parametrize(
+    "damage", ["a node that nobody has for a child", "a node that is two children", "another tree"]
+)
+def test_a_forest_whose_trees_are_no_trees_is_refused(fitted, damage):
+    forest, _ = fitted
+    forest.check_state()
+    nodes = forest.nodes._replace(left=forest.nodes.left.copy(), right=forest.nodes.right.copy())
+    at = int(np.flatnonzero(nodes.feature >= 0)[0])
+    if damage == "a node that nobody has for a child":
+        nodes.left[at] = nodes.left[at] + 1 if nodes.left[at] + 1 != nodes.right[at] else nodes.left[at] + 2
+    elif damage == "a node that is two children":
+        nodes.left[at] = nodes.right[at]
+    else:
+        nodes.right[at] = np.sort(forest.trees.root)[1]
+    with pytest.raises(ValueError, match="tree"):
+        replace(forest, nodes=nodes).check_state()
 
 
 # --- predicting -------------------------------------------------------------------------------------------------------
