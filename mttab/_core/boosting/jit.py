@@ -28,8 +28,8 @@ def _number_functions_apart() -> None:
     """Give the functions that this process compiles numbers that no other process gives.
 
     numba tells functions of one definition with different closures apart by a number in their symbol, and every process
-    counts from 1. A cache that several processes have filled, one that was interrupted and the next one, say, then
-    holds different code under one symbol, and the linker takes either: later processes crash in it.
+    counts from 1, so a cache that several processes have filled may hold different code under one symbol. Later
+    processes were seen to crash in such a cache; that this was why is likely, not proven.
     """
     identity: Any = getattr(numba.core.bytecode, "FunctionIdentity", None)
     if hasattr(identity, "_unique_ids"):
