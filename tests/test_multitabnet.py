@@ -320,7 +320,7 @@ def test_190_row_tasks_cost_one_token_per_row_and_one_line_of_a_table_per_task()
         net = MultiTabNetRegressor(**SMALL, task_column="task").fit(X, y)
         module = net._networks[0].module
         size[n_tasks] = sum(p.numel() for p in module.parameters())
-        assert net.attention(X)[0].shape == (1, 3 + 1)
+        assert net.attention(X)["t1"].shape == (1, 3 + 1)
     assert size[190] - size[2] == 188 * SMALL["embedding_dim"]
 
 
