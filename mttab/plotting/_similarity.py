@@ -20,8 +20,8 @@ class TaskSimilarityDisplay:
     Parameters
     ----------
     similarity : DataFrame of shape (n_tasks, n_tasks)
-        Index and columns are the tasks; or distances, with ``is_distance=True``. NaN = not known. Need not be symmetric:
-        of a row and a column it may hold how well the model of the one serves the other.
+        Index and columns are the tasks; or distances, with ``is_distance=True``. NaN = not known. Need not be
+        symmetric: it may hold how well the model of the task of a column serves the task of a row.
     linkage : ndarray of shape (n_tasks - 1, 4) or None, default=None
         Linkage as scipy makes it. None: average linkage on the distances, or on the largest similarity minus the
         similarity, NaN counting as the farthest, a pair being as far as the mean of its two entries.
@@ -83,7 +83,8 @@ class TaskSimilarityDisplay:
         Parameters
         ----------
         estimator : object
-            With ``task_similarity_`` (n_tasks, n_tasks) and ``tasks_``. The dendrogram is its ``linkage_`` if it has one.
+            With ``task_similarity_`` (n_tasks, n_tasks) and ``tasks_``. The dendrogram is its ``linkage_``, if it has
+            one.
         ax : see `plot`
 
         Returns
