@@ -176,14 +176,14 @@ class BaseMultiTabNet(TaskAdaptation, BaseNetwork):
 
         columns = encoding.encode_features(features)
         place = Place.of(self._networks[0], self.precision)
-        if row_task is None:
+        if row_task is None or encoding.row_tasks is None:
             by_target = np.moveaxis(average_attention(self._networks, place, columns, None), 1, 0)
             return {label: framed(weights) for label, weights in zip(labels, by_target, strict=True)}
-        of_task = {}
+        known, of_task = encoding.row_tasks.labels, {}
         for t in np.unique(row_task):
             rows = row_task == t
             weights = average_attention(self._networks, place, columns.take(rows), row_task[rows])[:, 0]
-            of_task[encoding.row_tasks.labels[t] if t < encoding.row_tasks.n_tasks else None] = framed(weights)
+            of_task[known[t] if t < len(known) else None] = framed(weights)
         return of_task
 
     def _fitted_targets(self) -> list[Any]:
