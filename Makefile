@@ -1,12 +1,13 @@
 # make quickstart   set up .venv and run the example        make lint    style and types
 # make test         the tests, without the slow ones        make bench   compare with LightGBM on ../shared/data
-# make test-slow    the slow ones only                      make clean   remove .venv and caches
-# make wheel        build dist/ and try the wheel in an empty environment
+# make test-slow    the slow ones only                      make clean   remove .venv, .venv-oldest and caches
+# make test-oldest  with the oldest versions supported      make wheel   build dist/ and try it in an empty environment
 # make docs         the site, in docs/_build; MTTAB_QUICK= for examples at full length
 #
 # Another interpreter: make test PYTHON=/path/to/python3.12. Options for pytest: make test PYTEST_ARGS="-k rmtgb".
 
 VENV := .venv
+CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 PYTEST_ARGS ?= -n auto # as many processes as there are cores
 BENCH_ARGS ?=
@@ -16,7 +17,7 @@ MTTAB_QUICK ?= 1
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: quickstart test test-slow lint format bench docs wheel clean
+.PHONY: quickstart test test-slow test-oldest lint format bench docs wheel clean
 
 quickstart: $(VENV)/.installed-plot-parquet
 	$(BIN)/python examples/quickstart.py
@@ -26,6 +27,10 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS) || test $$? -eq 5 # 5: none is marked slow
+
+# The same tests with the oldest versions that pyproject.toml allows, in an environment of their own.
+test-oldest:
+	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -53,13 +58,13 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench_accuracy.py $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) .numba_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build docs/api docs/auto_examples
+	rm -rf $(VENV) .venv-oldest .numba_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build docs/api docs/auto_examples
 
 # One stamp per set of extras: $(VENV)/.installed-plot-parquet says that `mttab[plot,parquet]` is in the venv.
 comma := ,
 
-$(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(subst -,$(comma),$*)]"
+$(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[$(subst -,$(comma),$*)]"
 	@touch $@
 
 $(BIN)/python:

@@ -245,7 +245,8 @@ class Explaining:
         if index < 0:
             known = self.tasks_.tolist()
             hint = did_you_mean(task, known)
-            raise ValueError(f"task={task!r} is not one of the tasks of fit, {some_of(known)}{hint}")
+            remedy = "; pass one of them, or let the model learn the new one with add_task." if hint == "." else hint
+            raise ValueError(f"task={task!r} is not one of the tasks of fit, {some_of(known)}{remedy}")
         return index
 
     def _feature_positions(self) -> np.ndarray:

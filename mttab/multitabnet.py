@@ -155,14 +155,13 @@ class BaseMultiTabNet(TaskAdaptation, BaseNetwork):
         Returns
         -------
         dict of DataFrame of shape (n_blocks, n_features + n_tasks)
-            By column of ``y``. Columns are the features and then the tasks; every row sums to 1. With row tasks all
-            rows are taken together and the last column is their own task. A task that is called like a feature is
-            "task ..." here. What goes past the attention, through ``direct_dim``, does not show.
+            By column of ``y``; with row tasks by task, of those that ``X`` has rows of, None being those that fit did
+            not see. Columns are the features and then the columns of ``y``, whose token stands for the row's own task
+            where there are row tasks; every row sums to 1. A task that is called like a feature is "task ..." here.
+            What goes past the attention, through ``direct_dim``, does not show.
         """
         features, row_task, _ = self._read_rows(X, task)
         encoding = self._encoding
-        place = Place.of(self._networks[0], self.precision)
-        weights = average_attention(self._networks, place, encoding.encode_features(features), row_task)
         order = encoding.columns.categorical
         if self._has_numeric_tokens:
             order = np.concatenate([encoding.columns.numeric, order])
@@ -170,11 +169,22 @@ class BaseMultiTabNet(TaskAdaptation, BaseNetwork):
         names = [encoding.layout.feature_names[j] for j in order]
         names += _told_apart(labels, names)
         back = np.concatenate([np.argsort(order), np.arange(len(order), len(names))])
-        index = pd.RangeIndex(len(weights), name="block")
-        return {
-            label: pd.DataFrame(weights[:, t, back], columns=[names[j] for j in back], index=index)
-            for t, label in enumerate(labels)
-        }
+
+        def framed(weights: np.ndarray) -> pd.DataFrame:
+            index = pd.RangeIndex(len(weights), name="block")
+            return pd.DataFrame(weights[:, back], columns=[names[j] for j in back], index=index)
+
+        columns = encoding.encode_features(features)
+        place = Place.of(self._networks[0], self.precision)
+        if row_task is None or encoding.row_tasks is None:
+            by_target = np.moveaxis(average_attention(self._networks, place, columns, None), 1, 0)
+            return {label: framed(weights) for label, weights in zip(labels, by_target, strict=True)}
+        known, of_task = encoding.row_tasks.labels, {}
+        for t in np.unique(row_task):
+            rows = row_task == t
+            weights = average_attention(self._networks, place, columns.take(rows), row_task[rows])[:, 0]
+            of_task[known[t] if t < len(known) else None] = framed(weights)
+        return of_task
 
     def _fitted_targets(self) -> list[Any]:
         check_is_fitted(self, "_networks")

@@ -99,8 +99,9 @@ def load(path: str | os.PathLike[str], *, device: str | None = None) -> Any:
     ----------
     path : str or path-like
     device : str, default=None
-        Where a network computes from now on: "cpu", "cuda", "mps", or "auto". None: where it was trained, or on the CPU
-        if there is no such device here. Other models have no device.
+        Where a network predicts from now on: "cpu", "cuda", "mps", or "auto". None: where it was trained, or on the CPU
+        if there is no such device here. Other models have no device. The parameter ``device``, where it trains, stays
+        what it was: to train further where that is absent, ``set_params(device="auto")``.
 
     Returns
     -------
@@ -111,13 +112,15 @@ def load(path: str | os.PathLike[str], *, device: str | None = None) -> Any:
     ------
     ModelFileError
         If the file was not written by ``save``, is truncated or altered, or needs a newer version of this package.
+    ValueError
+        If this machine lacks the device.
     ImportError
         If the model needs a package that is not installed; the message says how to get it.
 
     Notes
     -----
-    Files of earlier versions stay readable. Predictions are equal bit by bit on the same machine; another processor may
-    add up in another order.
+    Files of earlier versions stay readable. What is stored is equal bit by bit wherever it is read, and so are
+    predictions on the same machine; another processor or device may add up in another order.
 
     Examples
     --------

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def _numba_cache_dir() -> str:
-    """One cache folder per state of the kernels: numba notices edits in a function's own file, not in its callees'."""
-    kernels = hashlib.sha256()
+    """One cache folder per state of the kernels: numba notices edits in a function's own file, not in its callees'.
+
+    And one per version of numba, which would throw away what another one left.
+    """
+    kernels = hashlib.sha256(version("numba").encode())
     for path in sorted((ROOT / "mttab" / "_core" / "boosting").glob("*.py")):
         kernels.update(path.name.encode() + path.read_bytes())
     parent = ROOT / ".numba_cache" if os.access(ROOT, os.W_OK) else Path(tempfile.gettempdir()) / "mttab_numba_cache"

@@ -33,7 +33,7 @@ def assert_same(one, other, where="value"):
     elif hasattr(one, "state_dict"):
         assert_same(dict(one.state_dict()), dict(other.state_dict()), where)
     elif hasattr(one, "numpy") and hasattr(one, "dtype"):
-        assert_same(one.numpy(), other.numpy(), where)
+        assert_same(one.cpu().numpy(), other.cpu().numpy(), where)  # wherever they are
     elif isinstance(one, np.random.RandomState):
         assert_same(one.get_state(legacy=False), other.get_state(legacy=False), where)
     elif isinstance(one, (float, np.floating)):

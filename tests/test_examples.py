@@ -40,11 +40,22 @@ def test_a_model_is_exported_and_predicts_the_same(tmp_path, monkeypatch, capsys
     assert (tmp_path / "north.txt").read_text().startswith("tree\nversion=v4\n")
 
 
-def test_conformal_intervals_cover_every_task(monkeypatch, capsys):
+def test_conformal_intervals_cover_every_task_and_are_drawn(monkeypatch, capsys):
     pytest.importorskip("mapie", reason="the example calibrates with MAPIE")
-    monkeypatch.setattr(sys, "argv", ["conformal_intervals.py", "--quick"])
+    plt = pytest.importorskip("matplotlib.pyplot", reason="the example draws with matplotlib")
+    monkeypatch.setenv("MTTAB_QUICK", "1")
+    monkeypatch.setattr(plt, "show", lambda: None)
     monkeypatch.setattr(logging.root.manager, "disable", logging.root.manager.disable)  # the example switches off INFO
+    plt.close("all")
     runpy.run_path(str(EXAMPLES / "conformal_intervals.py"), run_name="__main__")
+    (figure,) = (plt.figure(number) for number in plt.get_fignums())
+    plt.close("all")
+    coverage, width = figure.axes
+    lines = [line for line in coverage.lines if len(line.get_xdata()) == 6]
+    assert [line.get_label() for line in lines] == [line.get_text() for line in figure.legends[0].get_texts()]
+    assert min(lines[2].get_xdata()) > 0.83  # calibrated per task
+    noisy = next(line for line in width.lines if line.get_label() == "conformal, per task").get_xdata()
+    assert noisy[-1] > 2 * noisy[0]
     covered = capsys.readouterr().out.split("mean width")[0]
     rows = [re.split(r" {2,}", line) for line in covered.splitlines() if re.search(r"\d\.\d\d$", line)]
     by_method = {name: [float(share) for share in shares] for name, *shares in rows}

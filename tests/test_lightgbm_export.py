@@ -330,7 +330,7 @@ def test_numbers_that_are_no_categories_for_lightgbm_are_refused(level):
 
 
 def test_a_task_that_fit_did_not_see_is_refused_by_name(regressor):
-    with pytest.raises(ValueError, match="task='D' is not one of the tasks of fit, 'A', 'B', 'C'"):
+    with pytest.raises(ValueError, match=r"task='D' is not one of the tasks of fit, 'A', 'B', 'C'; pass .* add_task"):
         regressor.to_lightgbm("D")
     strict = RMTGBRegressor(task_column="school", unseen_task="error", **SMALL).fit(X, Y)
     with pytest.raises(ValueError, match="unseen_task='error' refuses"):

@@ -320,7 +320,7 @@ def test_190_row_tasks_cost_one_token_per_row_and_one_line_of_a_table_per_task()
         net = MultiTabNetRegressor(**SMALL, task_column="task").fit(X, y)
         module = net._networks[0].module
         size[n_tasks] = sum(p.numel() for p in module.parameters())
-        assert net.attention(X)[0].shape == (1, 3 + 1)
+        assert net.attention(X)["t1"].shape == (1, 3 + 1)
     assert size[190] - size[2] == 188 * SMALL["embedding_dim"]
 
 
@@ -1156,10 +1156,12 @@ def test_bad_input_is_refused_with_the_rule_and_the_remedy(case):
         estimator_class(**SMALL | options).fit(*arguments)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match=r"device='cuda' was asked for, but torch .* sees no CUDA device here; pass"):
-        MultiTabNet(**SMALL | {"device": "cuda"}).fit(*table(n=60))
+@pytest.mark.parametrize("device", ["cuda:99", "mps:99", "xpu:99", "hpu", "meta", "cpu:1"])
+def test_a_device_that_is_not_there_is_refused(device):
+    kind = device.partition(":")[0].upper()
+    message = rf"device='{device}' was asked for, but torch .* sees (no|only \d+) {kind} device here; pass device="
+    with pytest.raises(ValueError, match=message):
+        MultiTabNet(**SMALL | {"device": device}).fit(*table(n=60))
 
 
 def test_methods_that_need_a_fit_say_so():

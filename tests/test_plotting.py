@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.cluster.hierarchy import dendrogram, linkage
+from scipy.cluster.hierarchy import dendrogram, leaves_list, linkage
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from mttab import RMTGBClassifier, RMTGBRegressor
+from mttab import RMTGBClassifier, RMTGBRegressor, TaskClusterRegressor
 from mttab.datasets import make_multitask, make_task_groups
 from mttab.metrics import harmed_tasks, multitask_gain, task_scores
 from mttab.plotting import (
@@ -386,6 +386,39 @@ def test_the_curves_of_a_network_are_its_history_a_line_per_member(network):
         )
 
 
+def test_the_similarity_that_a_booster_finds_is_drawn_as_it_is_though_it_has_a_direction(tasks):
+    model = RMTGBRegressor(task_column="task", random_state=0, **ROUNDS | {"sharing": "groups"})
+    model.fit(tasks.data, tasks.target)
+    found = pd.DataFrame(model.task_similarity_, index=model.tasks_, columns=model.tasks_)
+    assert not np.allclose(found, found.T)
+    display = TaskSimilarityDisplay.from_estimator(model)
+    order = display.similarity.index
+    np.testing.assert_array_equal(display.similarity, found.loc[order, order])
+    assert display.axes_["matrix"].get_xlabel() == "task (column)"
+
+
+def test_the_dendrogram_is_that_of_the_estimator_if_it_has_one(tasks):
+    model = TaskClusterRegressor(LinearRegression(), task_column="task", random_state=0).fit(tasks.data, tasks.target)
+    display = TaskSimilarityDisplay.from_estimator(model)
+    np.testing.assert_array_equal(display.linkage, model.linkage_)
+    assert display.similarity.index.tolist() == model.tasks_[leaves_list(model.linkage_)].tolist()
+
+
+def test_attention_of_row_tasks_has_a_line_for_each_of_them(tasks):
+    pytest.importorskip("torch", reason="the network needs torch")
+    from mttab import MultiTabNetRegressor
+
+    small = {"embedding_dim": 4, "n_blocks": 2, "mlp_dim": 4, "head_dim": 4, "n_members": 2, "max_epochs": 2}
+    net = MultiTabNetRegressor(task_column="task", random_state=0, **small).fit(tasks.data, tasks.target)
+    rows = pd.concat([tasks.data, tasks.data[:5].assign(task=99)])
+    weights = AttentionDisplay.from_estimator(net, rows).weights
+    assert weights.index.tolist() == [0, 1, 2, "unseen"]
+    assert sorted(weights.columns) == sorted(tasks.data.columns.drop("task"))
+    (alone,) = net.attention(tasks.data[tasks.data["task"] == 1]).values()
+    np.testing.assert_allclose(weights.loc[1], alone.mean()[weights.columns], rtol=1e-6)
+    assert not np.allclose(weights.loc[0], weights.loc[1], rtol=1e-4)
+
+
 def test_attention_is_that_of_the_network_most_read_feature_first(network):
     net, X = network
     found = net.attention(X)
@@ -453,7 +486,6 @@ def test_fits_for_a_new_task_see_only_so_many_of_its_rows(tasks):
         (lambda: OutlierScoreDisplay.from_estimator(LinearRegression()), "outlier_score_, which this LinearRegression"),
         (lambda: OutlierScoreDisplay(pd.DataFrame({"score": [1.0]})), "but not 'outlier_score'"),
         (lambda: draw_gains(3).plot(kind="bars"), "kind='bars' is not one of"),
-        (lambda: TaskSimilarityDisplay.from_matrix([[1.0, 0.2], [0.3, 1.0]]), "not symmetric"),
         (lambda: TaskSimilarityDisplay.from_matrix([[1.0]]), "at least two tasks"),
         (lambda: TaskSimilarityDisplay.from_matrix(np.eye(3), tasks=["a"]), "1 labels for 3 rows"),
         (lambda: TaskSimilarityDisplay.from_matrix(np.eye(3), linkage=np.zeros((1, 4))), "linkage has the shape"),

@@ -9,6 +9,7 @@ import lightgbm
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
@@ -325,20 +326,37 @@ def test_options_set_after_fit_do_not_disturb_the_weights(network, tmp_path):
     assert_same(again.predict(X), network.predict(X))
 
 
-def test_a_network_trained_on_a_device_that_is_absent_is_loaded_on_the_cpu(network, tmp_path):
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("this machine has the device")
-    X, _ = make_labels()
-    model = pickle.loads(pickle.dumps(network))
-    model.device_ = "cuda"
+@pytest.mark.parametrize("device", ["cuda:99", "mps:99", "xpu:99", "hpu"])
+def test_a_network_trained_on_a_device_that_is_absent_is_loaded_on_the_cpu(device, network, tmp_path):
+    X, Y = make_labels()
+    model = pickle.loads(pickle.dumps(network)).set_params(device=device)
+    model.device_ = device
     again = saved_and_loaded(model, tmp_path)
     assert again._networks[0].module.task_tokens.device.type == "cpu"
     assert_same(again.predict(X), network.predict(X))
-    assert_same(saved_and_loaded(model, tmp_path, device="auto").predict(X), network.predict(X))
-    with pytest.raises(ValueError, match="device='cuda' was asked for"):
-        load(tmp_path / "model.mttab", device="cuda")
+    with pytest.raises(ValueError, match=rf"device='{device}' was asked for.*loaded: set_params\(device='auto'\)"):
+        again.partial_fit(X, Y)
+    again.set_params(device="cpu").partial_fit(X, Y)
+    assert_same(load(tmp_path / "model.mttab", device="cpu").predict(X), network.predict(X))
+    with pytest.raises(ValueError, match=f"device='{device}' was asked for"):
+        load(tmp_path / "model.mttab", device=device)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_a_network_trained_on_a_gpu_comes_back_there_and_on_the_cpu(precision, tmp_path):
+    X, Y = make_labels()
+    model = MultiTabNet(**SMALL, device="cuda", precision=precision).fit(X, Y)
+    again = saved_and_loaded(model, tmp_path)
+    assert again._networks[0].module.task_tokens.device.type == "cuda"
+    assert_equal_models(model, again, X)
+    on_cpu, pickled = load(tmp_path / "model.mttab", device="cpu"), pickle.loads(pickle.dumps(model))
+    assert_same(on_cpu._networks[0].module, model._networks[0].module)
+    assert on_cpu._networks[0].module.task_tokens.device.type == "cpu"
+    assert_same(on_cpu.predict(X), pickled.predict(X))  # a pickle has its tensors on the CPU
+    number = model.predict(X).columns[0]
+    near = 0.1 if precision == "auto" else 1e-3  # "auto" computes products with 16 bits on most GPUs
+    np.testing.assert_allclose(on_cpu.predict(X)[number], model.predict(X)[number], atol=near * Y[number].std())
 
 
 # --- models inside models -------------------------------------------------------------------------------------------

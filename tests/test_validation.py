@@ -52,6 +52,11 @@ def test_what_is_no_table_is_refused_in_the_words_of_scikit_learn(X, error, mess
         check_table(X)
 
 
+def test_a_table_with_two_columns_of_one_name_is_refused():
+    with pytest.raises(ValueError, match="X has the column 'age' twice; rename one"):
+        check_table(pd.concat([FRAME, FRAME[["age"]]], axis=1))
+
+
 def test_columns_without_names_are_called_as_in_scikit_learn():
     assert column_names(FRAME) == ["age", "school", "income"]
     assert column_names(OBJECTS) == ["x0", "x1", "x2"]
@@ -147,7 +152,7 @@ def test_strings_of_an_array_of_text_are_ids():
         (FRAME, True, "task_column=True is neither a name nor a position; pass a str, an int or a list"),
         (FRAME, 1.5, "task_column=1.5 is neither a name nor a position"),
         (FRAME, ["age", "school", "income"], "leaves no feature in X; pass at least one column besides it"),
-        (FRAME.set_axis(["age", "school", "school"], axis=1), "school", "is the name of 2 columns of X; rename them"),
+        (FRAME.set_axis(["age", "school", "school"], axis=1), "school", "^X has the column 'school' twice; rename one"),
         (FRAME.assign(school=[1.0, np.nan, 2.0]), "school", "^task_column='school' has no value in 1 of 3 rows.*drop"),
         (sparse.eye(3, format="csr"), 0, "[Ss]parse"),
     ],

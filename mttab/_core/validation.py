@@ -36,7 +36,7 @@ def check_table(X: Any, *, name: str = "X") -> pd.DataFrame | np.ndarray:
     TypeError
         If X is sparse, lazy, or made of dicts.
     ValueError
-        If X is not two-dimensional, empty or complex, in scikit-learn's words.
+        If X is not two-dimensional, empty or complex, in scikit-learn's words, or has two columns of one name.
     """
     X = pandas_if_table(X, name=name)
     if isinstance(X, (list, tuple)) and len(X) and isinstance(X[0], dict):
@@ -45,6 +45,9 @@ def check_table(X: Any, *, name: str = "X") -> pd.DataFrame | np.ndarray:
         for size, what in zip(X.shape, ("sample(s)", "feature(s)"), strict=True):
             if size == 0:
                 raise ValueError(f"Found array with 0 {what} (shape={X.shape}) while a minimum of 1 is required.")
+        if not X.columns.is_unique:
+            twice = X.columns[X.columns.duplicated()][0]
+            raise ValueError(f"{name} has the column {twice!r} twice; rename one, or leave one out.")
         return X
     # check_array only warns of nothing and converts nothing here: it says what is wrong with the shape.
     table = check_array(X, dtype=None, ensure_all_finite=False, input_name=name)
@@ -198,12 +201,9 @@ def _task_position(X: pd.DataFrame | np.ndarray, column: Any, feature_names: Seq
             'column\'s position. In a Pipeline, .set_output(transform="pandas") and '
             "ColumnTransformer(verbose_feature_names_out=False) keep the names."
         )
-    found = [j for j, name in enumerate(names) if name == column]
-    if len(found) > 1:
-        raise ValueError(f"task_column={column!r} is the name of {len(found)} columns of X; rename them.")
-    if not found:
+    if column not in names:
         raise ValueError(_missing_column_message(column, names))
-    return found[0]
+    return names.index(column)
 
 
 def _known_names(X: pd.DataFrame | np.ndarray, feature_names: Sequence[str] | None) -> list | None:

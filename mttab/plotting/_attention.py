@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mttab.plotting._axes import label_ticks, make_axes, stand_tasks
-from mttab.plotting._figures import innermost
+from mttab.plotting._figures import innermost, task_index
 
 
 class AttentionDisplay:
@@ -58,7 +58,7 @@ class AttentionDisplay:
         estimator : object
             With a method ``attention``, as `mttab.MultiTabNet` has one.
         X : array-like of shape (n, n_features)
-            Rows over which the attention is averaged.
+            Rows over which the attention is averaged, with row tasks by task.
         task : array-like of shape (n,), default=None
             Their tasks, for a network fitted with ``task=``.
         block : int or "mean", default="mean"
@@ -82,11 +82,11 @@ class AttentionDisplay:
             raise ValueError(
                 f"block={block!r} is not one of the {n_blocks} blocks; pass 0 to {n_blocks - 1} or 'mean'."
             )
-        rows = {label: of.mean() if block == "mean" else of.iloc[block] for label, of in found.items()}
-        weights = pd.DataFrame(rows).T
+        rows = [of.mean() if block == "mean" else of.iloc[block] for of in found.values()]
+        tasks = task_index("unseen" if label is None else label for label in found)
+        weights = pd.DataFrame(np.array(rows), index=tasks, columns=rows[0].index)
         if not include_tasks:
-            n_task_columns = 1 if len(found) == 1 else len(found)
-            weights = weights.iloc[:, :-n_task_columns]
+            weights = weights.iloc[:, : -len(model.task_types_)]  # columns of y
         return cls(weights).plot(ax=ax)
 
     def plot(self, ax: Any = None, *, cmap: Any = "cividis") -> AttentionDisplay:

@@ -11,7 +11,7 @@ from scipy.cluster.hierarchy import linkage as cluster
 from scipy.spatial.distance import squareform
 
 from mttab.plotting._axes import GREY, label_ticks, make_axes, stand_tasks
-from mttab.plotting._figures import read_attribute, task_index
+from mttab.plotting._figures import innermost, read_attribute, task_index
 
 
 class TaskSimilarityDisplay:
@@ -20,10 +20,11 @@ class TaskSimilarityDisplay:
     Parameters
     ----------
     similarity : DataFrame of shape (n_tasks, n_tasks)
-        Symmetric, index and columns are the tasks; or distances, with ``is_distance=True``. NaN = not known.
+        Index and columns are the tasks; or distances, with ``is_distance=True``. NaN = not known. Need not be
+        symmetric: it may hold how well the model of the task of a column serves the task of a row.
     linkage : ndarray of shape (n_tasks - 1, 4) or None, default=None
         Linkage as scipy makes it. None: average linkage on the distances, or on the largest similarity minus the
-        similarity, NaN counting as the farthest.
+        similarity, NaN counting as the farthest, a pair being as far as the mean of its two entries.
     is_distance : bool, default=False
         Whether `similarity` holds distances.
     name : str, default="similarity"
@@ -62,8 +63,6 @@ class TaskSimilarityDisplay:
         values = similarity.to_numpy(dtype=np.float64)
         if values.ndim != 2 or values.shape[0] != values.shape[1] or len(values) < 2:
             raise ValueError(f"similarity has the shape {values.shape}; pass a square of at least two tasks.")
-        if not np.allclose(values, values.T, equal_nan=True):
-            raise ValueError("similarity is not symmetric; pass (S + S.T) / 2 if its two halves mean the same.")
         if linkage is None:
             linkage = _average_linkage(values, is_distance)
         elif not is_valid_linkage(np.asarray(linkage, dtype=np.float64)) or len(linkage) != len(values) - 1:
@@ -84,7 +83,8 @@ class TaskSimilarityDisplay:
         Parameters
         ----------
         estimator : object
-            With ``task_similarity_`` (n_tasks, n_tasks) and ``tasks_``, and maybe a ``linkage_``.
+            With ``task_similarity_`` (n_tasks, n_tasks) and ``tasks_``. The dendrogram is its ``linkage_``, if it has
+            one.
         ax : see `plot`
 
         Returns
@@ -92,10 +92,11 @@ class TaskSimilarityDisplay:
         TaskSimilarityDisplay
         """
         similarity = read_attribute(estimator, "task_similarity_", cls.__name__)
+        linkage = getattr(innermost(estimator), "linkage_", None)
         if not isinstance(similarity, pd.DataFrame):
             tasks = read_attribute(estimator, "tasks_", cls.__name__)
-            return cls.from_matrix(similarity, tasks=tasks, ax=ax)
-        return cls(similarity).plot(ax=ax)
+            return cls.from_matrix(similarity, tasks=tasks, linkage=linkage, ax=ax)
+        return cls(similarity, linkage=linkage).plot(ax=ax)
 
     @classmethod
     def from_matrix(
@@ -106,7 +107,6 @@ class TaskSimilarityDisplay:
         Parameters
         ----------
         similarity : array-like or DataFrame of shape (n_tasks, n_tasks)
-            Symmetric.
         tasks : array-like of shape (n_tasks,), default=None
             Their labels; by default those of the DataFrame, or 0, 1, ….
         linkage, is_distance : see the class
@@ -166,6 +166,9 @@ class TaskSimilarityDisplay:
         stand_tasks(ax, self.similarity.index)
         ax.set_xlim(-0.5, len(shown) - 0.5)
         label_ticks(ax.xaxis, self.similarity.columns)
+        if not np.allclose(shown, shown.T, equal_nan=True):
+            ax.set_ylabel("task (row)")
+            ax.set_xlabel("task (column)")
 
     def _draw_tree(self, ax: Any) -> None:
         from matplotlib.collections import LineCollection

@@ -33,6 +33,10 @@ class Columns(NamedTuple):
     missing: np.ndarray
     codes: np.ndarray
 
+    def take(self, keep: np.ndarray) -> Columns:
+        """Some rows."""
+        return Columns(*(part[keep] for part in self))
+
 
 class ColumnEncoder:
     """Feature values → `Columns`.

@@ -29,24 +29,31 @@ def resolve_device(device: str) -> torch.device:
         found = torch.device(device)
     except RuntimeError as err:
         raise ValueError(f"device={device!r} is no device of torch; pass 'auto', 'cpu', 'cuda' or 'mps'.") from err
-    is_absent = (found.type == "cuda" and not torch.cuda.is_available()) or (
-        found.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if is_absent:
+    n_here = n_devices(found.type)
+    if n_here <= (found.index or 0):
+        number = "no" if n_here == 0 else f"only {n_here}"
         raise ValueError(
-            f"device={device!r} was asked for, but torch {torch.__version__} sees no {found.type.upper()} device here; "
-            "pass device='auto' or 'cpu'."
+            f"device={device!r} was asked for, but torch {torch.__version__} sees {number} {found.type.upper()} device "
+            "here; pass device='auto' or 'cpu' (to a model that was loaded: set_params(device='auto'))."
         )
     return local_device(found)
+
+
+def n_devices(kind: str) -> int:
+    """Number of devices of a kind that torch can compute on here."""
+    if kind == "cpu":
+        return 1
+    here = torch.accelerator.current_accelerator(check_available=True)
+    return torch.accelerator.device_count() if here is not None and here.type == kind else 0
 
 
 def is_available(device: str) -> bool:
     """Whether this machine has the device."""
     try:
-        found = resolve_device(device)
+        resolve_device(device)
     except ValueError:
         return False
-    return found.type != "cuda" or (found.index or 0) < torch.cuda.device_count()
+    return True
 
 
 def resolve_precision(precision: str, device: torch.device) -> tuple[torch.dtype, bool]:

@@ -44,7 +44,7 @@ class EncodedRows(NamedTuple):
 
     def take(self, keep: np.ndarray) -> EncodedRows:
         """Some rows."""
-        columns = Columns(*(part[keep] for part in self.columns))
+        columns = self.columns.take(keep)
         return EncodedRows(columns, None if self.task is None else self.task[keep], self.y[keep], self.weight[keep])
 
     def with_weight_of_1(self) -> EncodedRows:
