@@ -191,7 +191,9 @@ class BaseRMTGB(Explaining, Saving, CallbackSupport, FitSteps, TaskAdaptation, B
         encoder = previous.encoder if previous else self._fit_encoder(inputs, long)
         values = encoder.transform(inputs.features)
         has_validation = held_out is not None or explicit.get("X_val") is not None or chosen is not None
-        mapper = previous.mapper if previous else self._fit_mapper(encoder, values, long, has_validation, seed)
+        mapper = (
+            previous.mapper if previous else self._fit_mapper(encoder, values, long, has_validation, seed, n_threads)
+        )
         scaling = previous.scaling if previous else self._fit_scaling(long, labels, loss)
         rows, order = training_rows(mapper, values, long, labels, scaling, n_threads)
         validation = None

@@ -12,16 +12,16 @@ from .packed_histogram import NO_PACKING, Packing, choose_packing, pack_rows, pa
 from .rows import RowSample, TrainingRows
 from .small_nodes import SMALL_NODE
 from .splitting import SplitOptions
+from .threads import team_of
 from .tree import (
     GrowthOptions,
     Scratch,
-    TreeArrays,
-    allocate_trees,
+    Table,
     grow_tree,
     grow_trees,
     grow_trees_parallel,
-    tree_at,
 )
+from .tree_arrays import TreeArrays, allocate_trees, tree_at
 
 # Size of the trees of tasks left alone, by which θ starts.
 ALONE_LEAVES = 8
@@ -45,9 +45,8 @@ class GrownTrees:
 
     def add_to(self, score: np.ndarray, rate: float, output: int, n_threads: int) -> None:
         """Add ``rate`` × leaf value to ``score`` (n_rows, n_outputs), left-out rows included."""
-        # One tree has one leaf range per node and nothing to share out over threads.
-        kernel = add_leaf_values_parallel if n_threads > 1 and len(self.row_start) > 2 else add_leaf_values
-        kernel(self.trees, self.row_start, self.rows, self.out_start, self.out_rows, rate, output, score)
+        kernel = add_leaf_values_parallel if n_threads > 1 else add_leaf_values
+        kernel(self.trees, self.row_start, self.rows, self.out_start, self.out_rows, rate, output, n_threads, score)
 
 
 class Grower:
@@ -96,12 +95,8 @@ class Grower:
         rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
         packing, scratch = self._pack(gradient, hessian, weight, len(rows))
         trees.n_nodes[0] = grow_tree(
-            self.rows.words,
-            self.task_ids,
+            Table(self.rows.words, self.task_ids, gradient, hessian, weight),
             self.layout,
-            gradient,
-            hessian,
-            weight,
             rows,
             out_rows,
             self.shared_growth,
@@ -109,7 +104,7 @@ class Grower:
             packing,
             scratch,
             np.uint64(seed),
-            self.n_threads,
+            team_of(self.n_threads),
             tree_at(trees, 0),
         )
         return GrownTrees(trees, rows, np.array([0, len(rows)]), out_rows, np.array([0, len(out_rows)]))
@@ -134,12 +129,8 @@ class Grower:
         rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
         kernel = grow_trees_parallel if self.n_threads > 1 else grow_trees
         kernel(
-            self.rows.words,
-            self.task_ids,
+            Table(self.rows.words, self.task_ids, gradient, hessian, weight),
             self.task_layout,
-            gradient,
-            hessian,
-            weight,
             rows,
             sample.row_start,
             out_rows,
@@ -177,8 +168,8 @@ class Grower:
                 statistics=np.empty((SMALL_NODE if is_packed else n_rows, n_channels)),
                 packed=np.empty(n_packed, dtype=np.int64),
                 gathered=np.empty(n_packed, dtype=np.int64),
-                sums=np.empty((self.n_threads * len(self.rows.words) if is_packed else 0, 3, 1024)),
-                buffer=np.empty(n_rows, dtype=np.uint32),
+                sums=np.empty((self.n_threads, 3, 1024)),
+                buffer=np.empty((2, n_rows), dtype=np.uint32),
                 pool=np.empty((n_leaves if is_packed else 0, n_bins, n_channels)),
             )
         return self._scratch[n_channels, is_packed]

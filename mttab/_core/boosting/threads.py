@@ -12,13 +12,18 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
+import numpy as np
 
 # Below this many (row, feature) or (row, tree) cells work stays serial: it is then over in a fraction of a millisecond,
 # and on a busy machine a parallel launch can wait longer than that for a core.
 MIN_PARALLEL_CELLS = 200_000
+
+# The same for one step inside a fit, such as the histogram of a node. Threads of OpenMP or TBB still wait for it where
+# they stand and a launch takes 2 µs; numba's own pool has to wake them up, which takes 80 µs.
+MIN_STEP_CELLS = 10_000
 
 _workqueue_lock = threading.Lock()
 _is_forked_child = False
@@ -50,6 +55,21 @@ def resolve_n_threads(n_jobs: int | None, n_cells: float = float("inf")) -> int:
     if n_jobs < 0:
         return max(1, int(available) + 1 + int(n_jobs))
     return min(int(n_jobs), int(available))
+
+
+class Team(NamedTuple):
+    """Threads for the steps of a kernel.
+
+    n_threads : int64; min_cells : int64, (row, feature) cells below which a step stays with one of them
+    """
+
+    n_threads: np.int64
+    min_cells: np.int64
+
+
+def team_of(n_threads: int) -> Team:
+    """The team of so many threads, by what a launch costs under numba's threading layer."""
+    return Team(np.int64(n_threads), np.int64(MIN_STEP_CELLS if _layer_is_threadsafe() else MIN_PARALLEL_CELLS))
 
 
 @contextmanager
