@@ -26,7 +26,7 @@ from mttab._core.boosting.rmtgb import BoostedModel, boost
 from mttab._core.boosting.rows import Scores, TrainingRows, ValidationRows
 from mttab._core.boosting.sharing import STRUCTURES, with_rounds
 from mttab._core.boosting.similarity import cluster_tasks, task_agreement
-from mttab._core.boosting.threads import parallel_region, resolve_n_threads
+from mttab._core.boosting.threads import free_threads, parallel_region, resolve_n_threads
 from mttab._core.holdout import stops_early
 from mttab._core.long_table import Inputs, LongTable, training_tasks
 from mttab._core.other_tasks import features_without_task, is_every_task
@@ -141,6 +141,7 @@ class BaseRMTGB(Explaining, Saving, CallbackSupport, FitSteps, TaskAdaptation, B
         self._warn_of_small_weights(long, sample_weight)
         n_threads = resolve_n_threads(self.n_jobs, len(long.y) * inputs.n_columns)
         with parallel_region(n_threads), messages_shown(self.verbose):
+            n_threads = free_threads(n_threads)
             is_refitted = self.refit and held_out is not None and not self.warm_start
             tasks = training_tasks(inputs, everything if is_refitted else long)
             fitted = self._fit_entries(

@@ -9,6 +9,7 @@ import numpy as np
 from .binning import BinLayout
 from .leaves import add_leaf_values, add_leaf_values_parallel, renew_values, renew_values_parallel
 from .packed_histogram import NO_PACKING, Packing, choose_packing, pack_rows, pack_rows_parallel
+from .presorted import NOT_PRESORTED, sort_tasks, sort_tasks_parallel
 from .rows import RowSample, TrainingRows
 from .small_nodes import SMALL_NODE
 from .splitting import SplitOptions
@@ -79,6 +80,7 @@ class Grower:
         self.n_threads = n_threads
         self.task_ids = rows.task.view(np.uint32)
         self._scratch: dict[tuple[int, bool], Scratch] = {}
+        self._order: np.ndarray | None = None
         # Task trees see one task only: its id is no feature to them.
         n_features = rows.n_features
         self.task_layout = layout._replace(
@@ -102,6 +104,7 @@ class Grower:
             self.shared_growth,
             self.shared_split,
             packing,
+            NOT_PRESORTED,
             scratch,
             np.uint64(seed),
             team_of(self.n_threads),
@@ -135,6 +138,8 @@ class Grower:
             sample.row_start,
             out_rows,
             sample.out_start,
+            self._task_order() if len(gradient) == 1 else NOT_PRESORTED.order,
+            weight is self.rows.weight and self.rows.is_unweighted,
             growth,
             split,
             self._scratch_for(_n_channels(gradient, split), False),
@@ -142,6 +147,16 @@ class Grower:
             trees,
         )
         return GrownTrees(trees, rows, sample.row_start, out_rows, sample.out_start)
+
+    def _task_order(self) -> np.ndarray:
+        """Rows of the small tasks, sorted by every feature: uint8 (n_features, n_rows), or none."""
+        if self._order is None:
+            self._order = NOT_PRESORTED.order
+            if not self.task_layout.monotonic.any():
+                self._order = np.empty((self.rows.n_features, self.rows.n_rows), dtype=np.uint8)
+                kernel = sort_tasks_parallel if self.n_threads > 1 else sort_tasks
+                kernel(self.rows.words, self.rows.task_start, self._order)
+        return self._order
 
     def _pack(
         self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray, n_in_root: int

@@ -19,6 +19,7 @@ from .leaves import set_values, set_values_parallel
 from .node_search import allocate_candidates, best_candidate, search_nodes, search_nodes_parallel
 from .packed_histogram import NO_PACKING, gather_packed, gather_packed_parallel
 from .partition import CELLS_PER_ROW, mark_left, split_range
+from .presorted import deal_lists, find_split_from_lists, presorted_rows
 from .small_nodes import SMALL_NODE, find_split_from_rows
 from .splitting import bounded_value
 from .threads import Team
@@ -119,11 +120,12 @@ class _Growing(NamedTuple):
 
 
 @jit
-def grow_tree(table, layout, rows, out_rows, growth, options, packing, scratch, seed, team, tree):  # type: ignore[no-untyped-def]
+def grow_tree(table, layout, rows, out_rows, growth, options, packing, presorted, scratch, seed, team, tree):  # type: ignore[no-untyped-def]
     """Grow one tree leaf by leaf, the leaf with the largest gain first.
 
     table : Table; layout : BinLayout; rows, out_rows : uint32, rows that count and rows left out, reordered here
-    growth, options, packing : GrowthOptions, SplitOptions, Packing; scratch : Scratch; seed : uint64; team : Team
+    growth, options, packing, presorted : GrowthOptions, SplitOptions, Packing, Presorted
+    scratch : Scratch; seed : uint64; team : Team
     tree : TreeArrays of this tree, written here
 
     Returns the number of nodes.
@@ -142,11 +144,11 @@ def grow_tree(table, layout, rows, out_rows, growth, options, packing, scratch, 
     if max_leaves > 1 and n_features > 0 and growth.max_depth > 0:
         if len(rows) <= SMALL_NODE:
             features = draw_features(n_features, growth.n_features_tried, own.state)
-            _search_rows(table, layout, rows, features, options, packing, scratch, own, tree, root, True)
+            _search_rows(table, layout, rows, features, options, packing, presorted, scratch, own, tree, root, True)
         else:
             _search_histograms(
-                table, layout, rows, growth, options, packing, scratch, team, own, candidates, tree, root, -one,
-                True, False,
+                table, layout, rows, growth, options, packing, presorted, scratch, team, own, candidates, tree,
+                root, -one, True, False,
             )  # fmt: skip
 
     while n_leaves < max_leaves:
@@ -169,18 +171,24 @@ def grow_tree(table, layout, rows, out_rows, growth, options, packing, scratch, 
             continue
         least = 2.0 * options.min_samples_leaf * (1.0 - 1e-9)
         is_small_open, is_large_open = own.sums[small, 0] >= least, own.sums[large, 0] >= least
+        if not (is_small_open or is_large_open):
+            continue
         if max(n_left, n_right) <= SMALL_NODE:
-            for node, is_open in ((small, is_small_open), (large, is_large_open)):
+            if presorted.is_used:
+                deal_lists(presorted, rows, tree.start[left], tree.stop[left], tree.stop[right])
+            for child, is_open in ((small, is_small_open), (large, is_large_open)):
                 if is_open:
                     features = draw_features(n_features, growth.n_features_tried, own.state)
-                    is_gathered = node == small
-                    _search_rows(table, layout, rows, features, options, packing, scratch, own, tree, node, is_gathered)
-        elif is_small_open or is_large_open:
+                    _search_rows(
+                        table, layout, rows, features, options, packing, presorted, scratch, own, tree, child,
+                        child == small,
+                    )  # fmt: skip
+        else:
             own.slot[small], own.slot[large] = n_slots, own.slot[node]
             n_slots += 1
             _search_histograms(
-                table, layout, rows, growth, options, packing, scratch, team, own, candidates, tree, small, large,
-                is_small_open, is_large_open,
+                table, layout, rows, growth, options, packing, presorted, scratch, team, own, candidates, tree,
+                small, large, is_small_open, is_large_open,
             )  # fmt: skip
 
     for node in range(n_nodes):
@@ -278,7 +286,7 @@ def _gather(table, rows, start, stop, options, packing, scratch, team, out_sums)
 
 
 @jit
-def _search_rows(table, layout, rows, features, options, packing, scratch, own, tree, node, is_gathered):  # type: ignore[no-untyped-def]
+def _search_rows(table, layout, rows, features, options, packing, presorted, scratch, own, tree, node, is_gathered):  # type: ignore[no-untyped-def]
     """Write the best split of a node of few rows into it; it becomes one when the node is chosen.
 
     features : int64, ascending, those to try; is_gathered : whether the node's rows are those gathered last
@@ -289,16 +297,22 @@ def _search_rows(table, layout, rows, features, options, packing, scratch, own, 
             rows, start, stop, table.gradient, table.hessian, table.weight, options.constant_hessian,
             scratch.statistics, own.sums[node],
         )  # fmt: skip
-    found = find_split_from_rows(
-        table.words, table.task, layout, rows[start:stop], scratch.statistics, own.sums[node], options,
-        tree.low[node], tree.high[node], features, tree.category_set[node],
-    )  # fmt: skip
+    sums, low, high, out_set = own.sums[node], tree.low[node], tree.high[node], tree.category_set[node]
+    if presorted.is_used:
+        found = find_split_from_lists(
+            table, layout, presorted, start, stop, sums, options, low, high, features, out_set
+        )
+    else:
+        found = find_split_from_rows(
+            table.words, table.task, layout, rows[start:stop], scratch.statistics, sums, options, low, high, features,
+            out_set,
+        )  # fmt: skip
     propose(tree, node, found)
 
 
 @jit
 def _search_histograms(  # type: ignore[no-untyped-def]
-    table, layout, rows, growth, options, packing, scratch, team, own, candidates, tree, small, large,
+    table, layout, rows, growth, options, packing, presorted, scratch, team, own, candidates, tree, small, large,
     is_small_open, is_large_open,
 ):  # fmt: skip
     """The same for two siblings, or the root (with ``large`` −1), from their histograms."""
@@ -327,7 +341,7 @@ def _search_histograms(  # type: ignore[no-untyped-def]
             histogram, rest, candidates,
         )  # fmt: skip
     if is_small_open and by_rows:
-        _search_rows(table, layout, rows, few, options, packing, scratch, own, tree, small, True)
+        _search_rows(table, layout, rows, few, options, packing, presorted, scratch, own, tree, small, True)
     elif is_small_open:
         propose(tree, small, best_candidate(candidates, 0, histogram, layout, options, tree.category_set[small]))
     if is_large_open:
@@ -342,24 +356,43 @@ def propose(tree, node, found):  # type: ignore[no-untyped-def]
     tree.left_bin[node], tree.right_bin[node] = left_bin, right_bin
 
 
-def _grow_trees(table, layout, rows, row_start, out_rows, out_start, growth, options, scratch, seeds, trees):  # type: ignore[no-untyped-def]
-    """One tree per range of rows, the trees side by side over threads and each of them serial inside.
+def _grow_trees(  # type: ignore[no-untyped-def]
+    table,
+    layout,
+    rows,
+    row_start,
+    out_rows,
+    out_start,
+    task_order,
+    is_unweighted,
+    growth,
+    options,
+    scratch,
+    seeds,
+    trees,
+):
+    """One tree per task, the trees side by side over threads and each of them serial inside.
 
     rows, out_rows : uint32; row_start, out_start : int64 (n_trees + 1,), tree t has
     ``rows[row_start[t]:row_start[t+1]]``
+    task_order : uint8 (n_features, n_rows), see `presorted`, or without features; is_unweighted : bool
     seeds : uint64 (n_trees,); trees : TreeArrays with n_trees entries. Node ranges count from each tree's own start.
     """
     # numba loses what a parallel loop writes to a field of a named tuple, so the array is named before the loop.
     n_nodes, alone = trees.n_nodes, Team(np.int64(1), np.int64(0))
     for t in prange(len(seeds)):
+        own_rows, own_out_rows = rows[row_start[t] : row_start[t + 1]], out_rows[out_start[t] : out_start[t + 1]]
+        # What is in and what is left out are a task's rows, one after the other.
+        first_row, last_row = row_start[t] + out_start[t], row_start[t + 1] + out_start[t + 1]
         n_nodes[t] = grow_tree(
             table,
             layout,
-            rows[row_start[t] : row_start[t + 1]],
-            out_rows[out_start[t] : out_start[t + 1]],
+            own_rows,
+            own_out_rows,
             growth,
             options,
             NO_PACKING,
+            presorted_rows(task_order, is_unweighted and options.constant_hessian, first_row, last_row, own_rows),
             scratch_of_rows(scratch, row_start[t], row_start[t + 1], out_start[t], out_start[t + 1]),
             seeds[t],
             alone,
