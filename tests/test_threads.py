@@ -126,7 +126,9 @@ def test_a_fit_keeps_its_threads_while_launches_are_quick_and_stays_with_one_whe
     monkeypatch.setattr(threads, "_launch", launch)
     monkeypatch.setattr(threads.time, "perf_counter", lambda: clock["now"])
     assert free_threads(2) == 2 and free_threads(1) == 1
-    assert team_of(2).min_cells == pytest.approx(80e-6 * threads.CELLS_PER_SECOND, abs=1)
+    team = team_of(2)
+    assert team_of(1) is None and team is not None
+    assert team.min_cells == pytest.approx(80e-6 * threads.CELLS_PER_SECOND, abs=1)
     slow["is_slow"] = True
     assert free_threads(2) == 1
 

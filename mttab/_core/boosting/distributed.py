@@ -167,8 +167,9 @@ class _Growth:
         if is_exact:
             self.exact.add(node)
         gather_statistics(self.rows, start, stop, g, h, self.weight, constant, self.scratch.statistics, sums)
-        is_shared = self.team.n_threads > 1 and (stop - start) * self.n_features >= self.team.min_cells
-        fill, n_threads = (fill_histogram_parallel, self.team.n_threads) if is_shared else (fill_histogram, np.int64(1))
+        fill, n_threads = fill_histogram, np.int64(1)
+        if self.team is not None and (stop - start) * self.n_features >= self.team.min_cells:
+            fill, n_threads = fill_histogram_parallel, self.team.n_threads
         place = self.words, self.task, self.layout, self.rows, start, stop
         fill(*place, NO_PACKING, self.scratch, n_threads, histogram)
         both = self.peers.sum(np.concatenate([sums, histogram.ravel()]))

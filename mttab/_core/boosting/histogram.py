@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from .binning import ALL_BITS, TASK_ID, byte_of
-from .jit import jit
+from .jit import inner, jit
 
 
 @jit
@@ -40,7 +40,7 @@ def gather_statistics(rows, start, stop, gradient, hessian, weight, constant_hes
                 out_sums[1 + n_outputs + k] += hessian[k, i]
 
 
-@jit
+@inner
 def add_to_bins(words, shift, mask, rows, start, stop, statistics, out_histogram):  # type: ignore[no-untyped-def]
     """Add the rows of one node to the bins of one feature.
 
@@ -68,7 +68,7 @@ def add_to_bins(words, shift, mask, rows, start, stop, statistics, out_histogram
                 out_histogram[b, c] += statistics[j, c]
 
 
-@jit
+@inner
 def fill_floats(words, task, layout, rows, start, stop, statistics, first, last, out_histogram):  # type: ignore[no-untyped-def]
     """Histogram of the node ``rows[start:stop]`` over the features ``first`` to ``last``, that one left out.
 

@@ -12,7 +12,7 @@ import numpy as np
 from numba import prange
 
 from .histogram import fill_floats, subtract_histogram
-from .jit import jit, serial_and_parallel
+from .jit import inner, serial_and_parallel
 from .packed_histogram import fill_packed, subtract_exactly
 from .splitting import TIE, find_feature_split, sums_score
 
@@ -35,7 +35,7 @@ class Candidates(NamedTuple):
     high: np.ndarray
 
 
-@jit
+@inner
 def allocate_candidates(n_features, n_channels):  # type: ignore[no-untyped-def]
     """Room for the candidates of two nodes."""
     shape = (2, n_features)
@@ -51,13 +51,13 @@ def allocate_candidates(n_features, n_channels):  # type: ignore[no-untyped-def]
     )
 
 
-@jit
+@inner
 def first_feature(thread, n_threads, n_features):  # type: ignore[no-untyped-def]
     """Where a thread's features begin: an even number, because two are the least that is read at once."""
     return min((n_features * thread // n_threads + 1) // 2 * 2, n_features)
 
 
-@jit
+@inner
 def _fill(words, task, layout, rows, start, stop, packing, scratch, thread, first, last, out_histogram):  # type: ignore[no-untyped-def]
     """Histogram of a node, packed or as floats, whose derivatives have been gathered."""
     if packing.is_used:
@@ -123,20 +123,20 @@ def _search_nodes(  # type: ignore[no-untyped-def]
 search_nodes, search_nodes_parallel = serial_and_parallel(_search_nodes)
 
 
-@jit
+@inner
 def _n_outputs(histogram, options):  # type: ignore[no-untyped-def]
     return histogram.shape[1] - 1 if options.constant_hessian else (histogram.shape[1] - 1) // 2
 
 
-@jit
+@inner
 def best_candidate(candidates, k, histogram, layout, options, out_set):  # type: ignore[no-untyped-def]
     """What `splitting.find_node_split` returns, of node ``k`` of the candidates, whose histogram this is."""
     sums, low, high = candidates.sums[k], candidates.low[k], candidates.high[k]
     own = sums_score(sums, _n_outputs(histogram, options), options, options.l2, low, high)
-    best, feature = own, -1
+    best, feature = own, np.int64(-1)
     for f in range(candidates.score.shape[1]):
         if candidates.is_tried[k, f] and candidates.score[k, f] > best + TIE * abs(best):
-            best, feature = candidates.score[k, f], f
+            best, feature = candidates.score[k, f], np.int64(f)
     if feature < 0:
         return 0.0, feature, np.int64(0), np.int64(0), False
     if layout.is_categorical[feature]:  # the levels were not kept for every feature

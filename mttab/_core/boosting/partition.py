@@ -93,6 +93,8 @@ def split_range(rows, start, stop, words, task, layout, f, is_left, buffer, team
     is_task = layout.is_categorical[f] == TASK_ID
     shift, mask = (byte_of(np.int64(0))[0], ALL_BITS) if is_task else byte_of(f)
     column = task if is_task else words[f >> 2]
-    if team.n_threads > 1 and (stop - start) * CELLS_PER_ROW >= team.min_cells:
+    if team is None:
+        return partition_rows(rows, start, stop, column, shift, mask, is_left, buffer)
+    if (stop - start) * CELLS_PER_ROW >= team.min_cells:
         return partition_rows_parallel(rows, start, stop, column, shift, mask, is_left, buffer, team.n_threads)
     return partition_rows(rows, start, stop, column, shift, mask, is_left, buffer)

@@ -18,7 +18,7 @@ import numpy as np
 from numba import prange
 
 from .binning import CATEGORY, byte_of
-from .jit import jit, serial_and_parallel
+from .jit import inner, jit, serial_and_parallel
 from .splitting import TIE, scan_categorical, sums_score
 
 # Rows of such a task: their numbers within it fit a byte.
@@ -123,12 +123,12 @@ def deal_lists(presorted, rows, start, middle, stop):  # type: ignore[no-untyped
             part[n + j] = buffer[j]
 
 
-@jit
+@inner
 def _code(order, j, first_row, column, shift):  # type: ignore[no-untyped-def]
     return (column[first_row + order[j]] >> shift) & np.uint32(255)
 
 
-@jit
+@inner
 def _tabulate(presorted, sums, options):  # type: ignore[no-untyped-def]
     """Write what `_scan_list` needs to know of every number of rows that count once: h G / H and h (H − h)."""
     both = sums[0] + 2.0 * options.l2
@@ -137,7 +137,7 @@ def _tabulate(presorted, sums, options):  # type: ignore[no-untyped-def]
         presorted.flat[w], presorted.bottom[w] = sums[1] / both * below, below * (both - below)
 
 
-@jit
+@inner
 def _scan_list(presorted, order, column, shift, missing, gradient, hessian, weight, sums, options, best):  # type: ignore[no-untyped-def]
     """`splitting.scan_numeric` of a node from its rows in the order of the feature.
 
@@ -215,7 +215,7 @@ def _scan_list(presorted, order, column, shift, missing, gradient, hessian, weig
     return found, np.int64(_code(order, best_j, first_row, column, shift)), np.int64(following), best_missing_left
 
 
-@jit
+@inner
 def _is_cut(order, j, n_values, first_row, column, shift):  # type: ignore[no-untyped-def]
     """Whether the values of a list end at place ``j``, or those of a bin do."""
     if j + 1 == n_values:
@@ -226,7 +226,7 @@ def _is_cut(order, j, n_values, first_row, column, shift):  # type: ignore[no-un
 @jit
 def find_split_from_lists(table, layout, presorted, start, stop, sums, options, low, high, features, out_set):  # type: ignore[no-untyped-def]
     """`splitting.find_node_split` for the rows that stand in ``start:stop`` of every list."""
-    own = sums_score(sums, 1, options, options.l2, low, high)
+    own = sums_score(sums, np.int64(1), options, options.l2, low, high)
     best, feature, left_bin, next_bin, missing_left = own, -1, np.int64(0), np.int64(0), False
     gradient, hessian, weight, first_row = table.gradient[0], table.hessian[0], table.weight, presorted.first_row
     if presorted.is_plain:

@@ -105,10 +105,11 @@ def free_threads(n_threads: int) -> int:
     return n_threads
 
 
-def team_of(n_threads: int) -> Team:
-    """The team of so many threads, by what a launch cost when `free_threads` was asked last."""
-    least = max(MIN_STEP_CELLS, CELLS_PER_SECOND * _launch_seconds) if n_threads > 1 else MIN_PARALLEL_CELLS
-    return Team(np.int64(n_threads), np.int64(least))
+def team_of(n_threads: int) -> Team | None:
+    """The team of so many threads, by what a launch cost when `free_threads` was asked last; None of one."""
+    if n_threads <= 1:
+        return None
+    return Team(np.int64(n_threads), np.int64(max(MIN_STEP_CELLS, CELLS_PER_SECOND * _launch_seconds)))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from numba import prange
 
 from .binning import cut_between
 from .histogram import gather_statistics
-from .jit import jit, serial_and_parallel
+from .jit import inner, jit, serial_and_parallel
 from .leaves import set_values, set_values_parallel
 from .node_search import allocate_candidates, best_candidate, search_nodes, search_nodes_parallel
 from .packed_histogram import NO_PACKING, gather_packed, gather_packed_parallel
@@ -22,7 +22,6 @@ from .partition import CELLS_PER_ROW, mark_left, split_range
 from .presorted import deal_lists, find_split_from_lists, presorted_rows
 from .small_nodes import SMALL_NODE, find_split_from_rows
 from .splitting import bounded_value
-from .threads import Team
 from .tree_arrays import best_open_leaf, open_node, tree_at
 
 # Rows' worth of work, per feature, in a histogram whose node has none: bins are subtracted and searched all the same.
@@ -59,7 +58,7 @@ class Scratch(NamedTuple):
     pool: np.ndarray
 
 
-@jit
+@inner
 def scratch_of_rows(scratch, start, stop, out_start, out_stop):  # type: ignore[no-untyped-def]
     """The part for a range of rows, and one of rows left out, that are grown beside others."""
     statistics = scratch.statistics[start:stop]
@@ -125,7 +124,8 @@ def grow_tree(table, layout, rows, out_rows, growth, options, packing, presorted
 
     table : Table; layout : BinLayout; rows, out_rows : uint32, rows that count and rows left out, reordered here
     growth, options, packing, presorted : GrowthOptions, SplitOptions, Packing, Presorted
-    scratch : Scratch; seed : uint64; team : Team
+    scratch : Scratch; seed : uint64
+    team : Team, or None for one thread: numba then leaves out what needs several, which takes long to compile
     tree : TreeArrays of this tree, written here
 
     Returns the number of nodes.
@@ -134,8 +134,8 @@ def grow_tree(table, layout, rows, out_rows, growth, options, packing, presorted
     n_features = len(layout.offset) - 1
     own = _begin(table, layout, rows, options, scratch, seed, max_leaves)
     candidates = allocate_candidates(n_features if len(rows) > SMALL_NODE else 0, own.sums.shape[1])
-    # numba compiles a callee once more for each literal number it is given: `root` and `one` are int64, not literals.
-    root, one = np.int64(0), np.int64(1)
+    # numba compiles a callee once more for each literal that it is given, so none of these is one.
+    root, one, yes, no = np.int64(0), np.int64(1), np.bool_(True), np.bool_(False)
     open_node(tree, root, root, len(rows), root, len(out_rows), -np.inf, np.inf)
     _gather(table, rows, root, len(rows), options, packing, scratch, team, own.sums[0])
     tree.weight[0] = own.sums[0, 0]
@@ -144,11 +144,11 @@ def grow_tree(table, layout, rows, out_rows, growth, options, packing, presorted
     if max_leaves > 1 and n_features > 0 and growth.max_depth > 0:
         if len(rows) <= SMALL_NODE:
             features = draw_features(n_features, growth.n_features_tried, own.state)
-            _search_rows(table, layout, rows, features, options, packing, presorted, scratch, own, tree, root, True)
+            _search_rows(table, layout, rows, features, options, packing, presorted, scratch, own, tree, root, yes)
         else:
             _search_histograms(
                 table, layout, rows, growth, options, packing, presorted, scratch, team, own, candidates, tree,
-                root, -one, True, False,
+                root, -one, yes, no,
             )  # fmt: skip
 
     while n_leaves < max_leaves:
@@ -195,14 +195,11 @@ def grow_tree(table, layout, rows, out_rows, growth, options, packing, presorted
         if tree.left[node] < 0:
             tree.feature[node] = -1
             tree.gain[node] = 0.0
-    if _is_shared(team, len(rows)):
-        set_values_parallel(tree, n_nodes, rows, table.gradient, table.hessian, table.weight, options, team.n_threads)
-    else:
-        set_values(tree, n_nodes, rows, table.gradient, table.hessian, table.weight, options, one)
+    _value_leaves(table, rows, options, team, tree, n_nodes)
     return n_nodes
 
 
-@jit
+@inner
 def _begin(table, layout, rows, options, scratch, seed, max_leaves):  # type: ignore[no-untyped-def]
     n_outputs, n_features, max_nodes = table.gradient.shape[0], len(layout.offset) - 1, 2 * max_leaves - 1
     n_channels = 1 + n_outputs if options.constant_hessian else 1 + 2 * n_outputs
@@ -221,13 +218,18 @@ def _begin(table, layout, rows, options, scratch, seed, max_leaves):  # type: ig
     )
 
 
-@jit
-def _is_shared(team, n_cells):  # type: ignore[no-untyped-def]
-    """Whether a step on so many cells is one for several threads."""
-    return team.n_threads > 1 and n_cells >= team.min_cells
+@inner
+def _value_leaves(table, rows, options, team, tree, n_nodes):  # type: ignore[no-untyped-def]
+    derivatives = table.gradient, table.hessian, table.weight
+    if team is None:
+        set_values(tree, n_nodes, rows, *derivatives, options, np.int64(1))
+    elif len(rows) >= team.min_cells:
+        set_values_parallel(tree, n_nodes, rows, *derivatives, options, team.n_threads)
+    else:
+        set_values(tree, n_nodes, rows, *derivatives, options, np.int64(1))
 
 
-@jit
+@inner
 def _split(table, layout, rows, out_rows, scratch, team, own, tree, node, left, right):  # type: ignore[no-untyped-def]
     """Send the rows of a node to two children, which are opened."""
     start, stop, out_start, out_stop = tree.start[node], tree.stop[node], tree.out_start[node], tree.out_stop[node]
@@ -268,16 +270,19 @@ def bound_children(tree, node, left, right, monotonic, left_sums, right_sums, op
         tree.low[left] = tree.high[right] = middle
 
 
-@jit
+@inner
 def _gather(table, rows, start, stop, options, packing, scratch, team, out_sums):  # type: ignore[no-untyped-def]
     """Bring a node's derivatives into the order of its rows and sum them, packed or as floats."""
     if packing.is_used:
-        if _is_shared(team, (stop - start) * CELLS_PER_ROW):
+        one = np.int64(1)
+        if team is None:
+            gather_packed(rows, start, stop, scratch.packed, packing, one, scratch.gathered, out_sums)
+        elif (stop - start) * CELLS_PER_ROW >= team.min_cells:
             gather_packed_parallel(
                 rows, start, stop, scratch.packed, packing, team.n_threads, scratch.gathered, out_sums
             )
         else:
-            gather_packed(rows, start, stop, scratch.packed, packing, np.int64(1), scratch.gathered, out_sums)
+            gather_packed(rows, start, stop, scratch.packed, packing, one, scratch.gathered, out_sums)
     else:
         gather_statistics(
             rows, start, stop, table.gradient, table.hessian, table.weight, options.constant_hessian,
@@ -285,7 +290,7 @@ def _gather(table, rows, start, stop, options, packing, scratch, team, out_sums)
         )  # fmt: skip
 
 
-@jit
+@inner
 def _search_rows(table, layout, rows, features, options, packing, presorted, scratch, own, tree, node, is_gathered):  # type: ignore[no-untyped-def]
     """Write the best split of a node of few rows into it; it becomes one when the node is chosen.
 
@@ -310,7 +315,7 @@ def _search_rows(table, layout, rows, features, options, packing, presorted, scr
     propose(tree, node, found)
 
 
-@jit
+@inner
 def _search_histograms(  # type: ignore[no-untyped-def]
     table, layout, rows, growth, options, packing, presorted, scratch, team, own, candidates, tree, small, large,
     is_small_open, is_large_open,
@@ -330,22 +335,21 @@ def _search_histograms(  # type: ignore[no-untyped-def]
     histogram = own.pool[own.slot[small]]
     rest = own.pool[own.slot[large]] if large >= 0 else histogram[:0]
     start, stop = tree.start[small], tree.stop[small]
-    if _is_shared(team, (stop - start + EMPTY_NODE) * n_features):
-        search_nodes_parallel(
-            table.words, table.task, layout, rows, start, stop, packing, scratch, team.n_threads, options,
-            histogram, rest, candidates,
-        )  # fmt: skip
+    node = table.words, table.task, layout, rows, start, stop, packing, scratch
+    if team is None:
+        search_nodes(*node, np.int64(1), options, histogram, rest, candidates)
+    elif (stop - start + EMPTY_NODE) * n_features >= team.min_cells:
+        search_nodes_parallel(*node, team.n_threads, options, histogram, rest, candidates)
     else:
-        search_nodes(
-            table.words, table.task, layout, rows, start, stop, packing, scratch, np.int64(1), options,
-            histogram, rest, candidates,
-        )  # fmt: skip
+        search_nodes(*node, np.int64(1), options, histogram, rest, candidates)
     if is_small_open and by_rows:
-        _search_rows(table, layout, rows, few, options, packing, presorted, scratch, own, tree, small, True)
+        _search_rows(table, layout, rows, few, options, packing, presorted, scratch, own, tree, small, is_small_open)
     elif is_small_open:
-        propose(tree, small, best_candidate(candidates, 0, histogram, layout, options, tree.category_set[small]))
+        propose(
+            tree, small, best_candidate(candidates, np.int64(0), histogram, layout, options, tree.category_set[small])
+        )
     if is_large_open:
-        propose(tree, large, best_candidate(candidates, 1, rest, layout, options, tree.category_set[large]))
+        propose(tree, large, best_candidate(candidates, np.int64(1), rest, layout, options, tree.category_set[large]))
 
 
 @jit
@@ -379,7 +383,7 @@ def _grow_trees(  # type: ignore[no-untyped-def]
     seeds : uint64 (n_trees,); trees : TreeArrays with n_trees entries. Node ranges count from each tree's own start.
     """
     # numba loses what a parallel loop writes to a field of a named tuple, so the array is named before the loop.
-    n_nodes, alone = trees.n_nodes, Team(np.int64(1), np.int64(0))
+    n_nodes = trees.n_nodes
     for t in prange(len(seeds)):
         own_rows, own_out_rows = rows[row_start[t] : row_start[t + 1]], out_rows[out_start[t] : out_start[t + 1]]
         # What is in and what is left out are a task's rows, one after the other.
@@ -395,7 +399,7 @@ def _grow_trees(  # type: ignore[no-untyped-def]
             presorted_rows(task_order, is_unweighted and options.constant_hessian, first_row, last_row, own_rows),
             scratch_of_rows(scratch, row_start[t], row_start[t + 1], out_start[t], out_start[t + 1]),
             seeds[t],
-            alone,
+            None,
             tree_at(trees, t),
         )
 
