@@ -262,14 +262,14 @@ def test_partition_keeps_the_order_of_rows_on_both_sides(
     rows = np.random.default_rng(0).permutation(n).astype(np.uint32)
     before = rows.copy()
     words = np.array([levels], dtype=np.uint32)
-    buffer = np.empty((2, n), dtype=np.uint32)
+    buffers = np.empty((2, n), dtype=np.uint32)
     goes_left = np.full(10, 7, dtype=np.uint8)
     mark_left(np.int64(10), np.int64(left_bin), missing_left, is_categorical, words, goes_left)
     column = codes.astype(np.uint32) << 8, np.uint32(8), np.uint32(255)
     if n_threads is None:
-        middle = partition_rows(rows, np.int64(start), np.int64(stop), *column, goes_left, buffer)
+        middle = partition_rows(rows, np.int64(start), np.int64(stop), *column, goes_left, buffers[0])
     else:
-        more = goes_left, buffer, np.int64(n_threads)
+        more = goes_left, *buffers, np.int64(n_threads)
         middle = partition_rows_parallel(rows, np.int64(start), np.int64(stop), *column, *more)
 
     def is_left(i):  # type: ignore[no-untyped-def]

@@ -191,7 +191,7 @@ class _Growth:
         )
         self.mark_left(node, int(last_left))
         f = np.int64(tree.feature[node])
-        by = (self.words, self.task, self.layout, f, self.is_left, self.scratch.buffer, self.team)
+        by = (self.words, self.task, self.layout, f, self.is_left, self.scratch, self.team)
         middle = int(split_range(self.rows, start, stop, *by))
         out_middle = int(split_range(self.out_rows, out_start, out_stop, *by))
         tree.left[node], tree.right[node] = left, right

@@ -184,7 +184,8 @@ class Grower:
                 packed=np.empty(n_packed, dtype=np.int64),
                 gathered=np.empty(n_packed, dtype=np.int64),
                 sums=np.empty((self.n_threads, 3, 1024)),
-                buffer=np.empty((2, n_rows), dtype=np.uint32),
+                buffer=np.empty(n_rows, dtype=np.uint32),
+                left_buffer=np.empty(n_rows if self.n_threads > 1 else 0, dtype=np.uint32),
                 pool=np.empty((n_leaves if is_packed else 0, n_bins, n_channels)),
             )
         return self._scratch[n_channels, is_packed]

@@ -52,16 +52,16 @@ def _deal_rows(part, words, shift, mask, is_left, out_left, out_right):  # type:
 def partition_rows(rows, start, stop, words, shift, mask, is_left, buffer):  # type: ignore[no-untyped-def]
     """Sort the rows of ``rows[start:stop]`` in two; return where those begin that do not go left.
 
-    words, shift, mask, is_left : as in `_deal_rows`; buffer : uint32 (2, >= stop - start), scratch
+    words, shift, mask, is_left : as in `_deal_rows`; buffer : uint32 (>= stop - start,), scratch
     """
     part = rows[start:stop]
-    n_left = _deal_rows(part, words, shift, mask, is_left, part, buffer[0])
+    n_left = _deal_rows(part, words, shift, mask, is_left, part, buffer)
     for j in range(len(part) - n_left):
-        part[n_left + j] = buffer[0, j]
+        part[n_left + j] = buffer[j]
     return start + n_left
 
 
-def _partition_rows_parallel(rows, start, stop, words, shift, mask, is_left, buffer, n_threads):  # type: ignore[no-untyped-def]
+def _partition_rows_parallel(rows, start, stop, words, shift, mask, is_left, buffer, left_buffer, n_threads):  # type: ignore[no-untyped-def]
     """The same by several threads: each deals a part of the rows, and copies it back when all have been counted."""
     n_rows = stop - start
     first = np.empty(n_threads + 1, dtype=np.int64)
@@ -71,16 +71,16 @@ def _partition_rows_parallel(rows, start, stop, words, shift, mask, is_left, buf
     for p in prange(n_threads):
         a, b = first[p], first[p + 1]
         part = rows[start + a : start + b]
-        n_left[p + 1] = _deal_rows(part, words, shift, mask, is_left, buffer[0, a:b], buffer[1, a:b])
+        n_left[p + 1] = _deal_rows(part, words, shift, mask, is_left, left_buffer[a:b], buffer[a:b])
     left_before = np.cumsum(n_left)
     middle = start + left_before[n_threads]
     for p in prange(n_threads):
         a, n, left = first[p], n_left[p + 1], start + left_before[p]
         right = middle + a - left_before[p]
         for j in range(n):
-            rows[left + j] = buffer[0, a + j]
+            rows[left + j] = left_buffer[a + j]
         for j in range(first[p + 1] - a - n):
-            rows[right + j] = buffer[1, a + j]
+            rows[right + j] = buffer[a + j]
     return middle
 
 
@@ -88,13 +88,15 @@ partition_rows_parallel = jit(_partition_rows_parallel, parallel=True)
 
 
 @jit
-def split_range(rows, start, stop, words, task, layout, f, is_left, buffer, team):  # type: ignore[no-untyped-def]
+def split_range(rows, start, stop, words, task, layout, f, is_left, scratch, team):  # type: ignore[no-untyped-def]
     """`partition_rows` by feature ``f``, of whose bins ``is_left`` tells which go left."""
     is_task = layout.is_categorical[f] == TASK_ID
     shift, mask = (byte_of(np.int64(0))[0], ALL_BITS) if is_task else byte_of(f)
     column = task if is_task else words[f >> 2]
     if team is None:
-        return partition_rows(rows, start, stop, column, shift, mask, is_left, buffer)
+        return partition_rows(rows, start, stop, column, shift, mask, is_left, scratch.buffer)
     if (stop - start) * CELLS_PER_ROW >= team.min_cells:
-        return partition_rows_parallel(rows, start, stop, column, shift, mask, is_left, buffer, team.n_threads)
-    return partition_rows(rows, start, stop, column, shift, mask, is_left, buffer)
+        return partition_rows_parallel(
+            rows, start, stop, column, shift, mask, is_left, scratch.buffer, scratch.left_buffer, team.n_threads
+        )
+    return partition_rows(rows, start, stop, column, shift, mask, is_left, scratch.buffer)

@@ -163,7 +163,7 @@ def _scan_list(presorted, order, column, shift, missing, gradient, hessian, weig
     slope = sums[1] / both
     noise = TIE * (sums[1] * slope / both)
     bar, bottom = (best + TIE * abs(best)) / both - sums[1] * slope / both, 1.0
-    best_j, best_w, best_g, best_h, best_missing_left = -1, 0.0, 0.0, 0.0, False
+    best_j, best_w, best_g, best_h, best_missing_left = np.int64(-1), 0.0, 0.0, 0.0, False
     for missing_left in range(2 if has_missing else 1):
         w, g, h = (missing_w, missing_g, missing_h) if missing_left == 1 else (0.0, 0.0, 0.0)
         # All values left is a candidate only where missing values go right: then they alone are the right child.
@@ -183,7 +183,7 @@ def _scan_list(presorted, order, column, shift, missing, gradient, hessian, weig
                     n_left = n_before + j + 1
                     if min(n_left, sums[0] - n_left) >= options.min_hessian:
                         bar, bottom = d * d + TIE * (d * d) + noise * q, q
-                        best_j, best_w, best_g, best_h = j, np.float64(n_left), g, np.float64(n_left)
+                        best_j, best_w, best_g, best_h = np.int64(j), float(n_left), g, float(n_left)
                         best_missing_left = missing_left == 1
             continue
         for j in range(last):
@@ -201,7 +201,7 @@ def _scan_list(presorted, order, column, shift, missing, gradient, hessian, weig
             if d * d * bottom > bar * q and _is_cut(order, j, n_values, first_row, column, shift):
                 if w > 0.0 and min(h, sums[h_channel] - h) >= options.min_hessian:
                     bar, bottom = d * d + TIE * (d * d) + noise * q, q
-                    best_j, best_w, best_g, best_h = j, w, g, h
+                    best_j, best_w, best_g, best_h = np.int64(j), w, g, h
                     best_missing_left = missing_left == 1
     if best_j < 0:
         return best, np.int64(-1), np.int64(-1), False

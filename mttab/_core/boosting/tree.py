@@ -46,7 +46,7 @@ class Scratch(NamedTuple):
 
     statistics : float64 (n_rows, n_channels), of the node in hand; (`SMALL_NODE`, n_channels) where rows are packed
     packed : int64 (n_rows,), derivatives of all rows; gathered : int64 (n_rows,), of the node in hand; or both empty
-    sums : float64 (n_threads, 3, 1024); buffer : uint32 (2, n_rows)
+    sums : float64 (n_threads, 3, 1024); buffer, left_buffer : uint32 (n_rows,), the latter empty for one thread
     pool : float64 (n_slots, n_bins_total, n_channels), histograms; without slots a tree makes its own
     """
 
@@ -55,6 +55,7 @@ class Scratch(NamedTuple):
     gathered: np.ndarray
     sums: np.ndarray
     buffer: np.ndarray
+    left_buffer: np.ndarray
     pool: np.ndarray
 
 
@@ -62,8 +63,10 @@ class Scratch(NamedTuple):
 def scratch_of_rows(scratch, start, stop, out_start, out_stop):  # type: ignore[no-untyped-def]
     """The part for a range of rows, and one of rows left out, that are grown beside others."""
     statistics = scratch.statistics[start:stop]
-    buffer = scratch.buffer[:, start + out_start : stop + out_stop]
-    return Scratch(statistics, scratch.packed, scratch.gathered, scratch.sums, buffer, scratch.pool)
+    buffer = scratch.buffer[start + out_start : stop + out_stop]
+    return Scratch(
+        statistics, scratch.packed, scratch.gathered, scratch.sums, buffer, scratch.left_buffer, scratch.pool
+    )
 
 
 @jit
@@ -243,9 +246,9 @@ def _split(table, layout, rows, out_rows, scratch, team, own, tree, node, left, 
         tree.category_set[node],
         own.is_left,
     )
-    words, task, buffer = table.words, table.task, scratch.buffer
-    middle = split_range(rows, start, stop, words, task, layout, f, own.is_left, buffer, team)
-    out_middle = split_range(out_rows, out_start, out_stop, words, task, layout, f, own.is_left, buffer, team)
+    words, task = table.words, table.task
+    middle = split_range(rows, start, stop, words, task, layout, f, own.is_left, scratch, team)
+    out_middle = split_range(out_rows, out_start, out_stop, words, task, layout, f, own.is_left, scratch, team)
     tree.left[node], tree.right[node] = left, right
     own.depth[left] = own.depth[right] = own.depth[node] + 1
     open_node(tree, left, start, middle, out_start, out_middle, tree.low[node], tree.high[node])
