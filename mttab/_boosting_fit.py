@@ -189,7 +189,13 @@ class FitSteps:
         return FeatureEncoder().fit(inputs.features, is_categorical, sample_weight=mass, names=names)
 
     def _fit_mapper(
-        self, encoder: FeatureEncoder, values: np.ndarray, long: LongTable, has_validation: bool, seed: int
+        self,
+        encoder: FeatureEncoder,
+        values: np.ndarray,
+        long: LongTable,
+        has_validation: bool,
+        seed: int,
+        n_threads: int,
     ) -> BinMapper:
         mass = np.bincount(long.row_idx, weights=long.weight, minlength=values.shape[1])
         used = mass > 0
@@ -198,7 +204,7 @@ class FitSteps:
         max_bins = self.max_bins
         if max_bins == "auto":
             max_bins = int(np.clip(np.sqrt(len(long.y)), AUTO_MIN_BINS, MAX_BINS)) if has_validation else MAX_BINS
-        return BinMapper(max_bins).fit(values, encoder.is_categorical, encoder.n_categories, mass, seed)
+        return BinMapper(max_bins).fit(values, encoder.is_categorical, encoder.n_categories, mass, seed, n_threads)
 
     def _explicit_validation(self, explicit, inputs, encoder, labels, scaling, factors):  # type: ignore[no-untyped-def]
         """Validation rows from X_val, y_val, task_val and sample_weight_val."""

@@ -32,7 +32,7 @@ from mttab._callbacks import FitHooks
 from mttab._core.boosting.binning import pack_words, unpack_words
 from mttab._core.boosting.rmtgb import BoostedModel
 from mttab._core.boosting.rows import TrainingRows, ValidationRows
-from mttab._core.boosting.threads import parallel_region, resolve_n_threads
+from mttab._core.boosting.threads import free_threads, parallel_region, resolve_n_threads
 from mttab._core.holdout import stops_early, stratified_holdout
 from mttab._core.progress import Progress, messages_shown, tell
 from mttab._core.sources import Source
@@ -51,6 +51,7 @@ def fit_source(model: Any, source: Source, explicit: dict[str, Any], hooks: FitH
     n_threads = resolve_n_threads(model.n_jobs, problem.n_rows * problem.columns.n_columns)
     places = tempfile.TemporaryDirectory(prefix="mttab-"), parallel_region(n_threads), messages_shown(model.verbose)
     with places[0] as folder, places[1], places[2]:
+        n_threads = free_threads(n_threads)
         rows = bin_source(model, problem, source, counts.task_rows, Path(folder))
         loss = model._make_loss(problem.classes)
         scaling = spread_scaling(model, rows.y, rows.task, rows.weight, problem.labels.n_tasks, loss)

@@ -13,7 +13,7 @@ from mttab._boosting_pieces import BinnedRows, Problem, boost_rows, encode
 from mttab._core.boosting.distributed import common_digest, own_part, without_trees
 from mttab._core.boosting.forest import BLOCKS
 from mttab._core.boosting.rows import Peers
-from mttab._core.boosting.threads import parallel_region, resolve_n_threads
+from mttab._core.boosting.threads import free_threads, parallel_region, resolve_n_threads
 from mttab._core.progress import Messages, Progress, messages_shown
 from mttab._core.sources import Piece
 
@@ -157,7 +157,7 @@ def boost_on_worker(
     n_threads = resolve_n_threads(n_jobs, len(rows) * problem.columns.n_columns)
     with parallel_region(n_threads), messages_shown(model.verbose if rank == 0 else False):
         fitted = boost_rows(
-            model, problem, rows, seed=seed, n_threads=n_threads, peers=peers, is_own_task=owner == rank,
+            model, problem, rows, seed=seed, n_threads=free_threads(n_threads), peers=peers, is_own_task=owner == rank,
             explicit=explicit, progress=Rounds(callback, model.verbose, rank == 0),
         )  # fmt: skip
     forest = fitted.model.forest

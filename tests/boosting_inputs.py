@@ -10,11 +10,13 @@ from mttab._core.boosting.binning import CATEGORY, TASK_ID, BinLayout, BinMapper
 from mttab._core.boosting.forest import ForestBuilder
 from mttab._core.boosting.growing import Grower
 from mttab._core.boosting.losses import Loss
+from mttab._core.boosting.node_search import fill_histogram
+from mttab._core.boosting.packed_histogram import NO_PACKING
 from mttab._core.boosting.rmtgb import BlockOptions, BoostedModel, BoostingOptions, boost
 from mttab._core.boosting.rows import TrainingRows
 from mttab._core.boosting.small_nodes import SMALL_NODE
 from mttab._core.boosting.splitting import MIN_HESSIAN, SplitOptions
-from mttab._core.boosting.tree import GrowthOptions
+from mttab._core.boosting.tree import GrowthOptions, Scratch
 from naive import Problem
 
 NO_LIMIT = 2**31
@@ -73,6 +75,23 @@ def make_grower(rows, layout, options, max_leaf_nodes=31, max_depth=NO_LIMIT, n_
     """`Grower` whose shared and task trees obey the same rules."""
     growth = GrowthOptions(max_leaf_nodes, max_depth, n_features_tried)
     return Grower(rows, layout, growth, growth, options, options, n_threads)
+
+
+def make_scratch(statistics=None, gathered=None, n_threads=1):  # type: ignore[no-untyped-def]
+    """`Scratch` for kernels that look at one node, whose derivatives have been gathered as floats or packed."""
+    none = np.empty(0, dtype=np.int64)
+    statistics = np.empty((0, 2)) if statistics is None else statistics
+    gathered = none if gathered is None else gathered
+    sums, buffer, pool = np.full((n_threads, 3, 1024), np.nan), np.empty(0, dtype=np.uint32), np.empty((0, 0, 2))
+    return Scratch(statistics, none, gathered, sums, buffer, buffer, pool)
+
+
+def float_histogram(rows, layout, node, start, stop, statistics, fill=fill_histogram, n_threads=1):  # type: ignore[no-untyped-def]
+    """Histogram of ``node[start:stop]`` from its gathered ``statistics``."""
+    out = np.full((layout.offset[-1], statistics.shape[1]), np.nan)
+    place = rows.words, rows.task.view(np.uint32), layout, node, np.int64(start), np.int64(stop)
+    fill(*place, NO_PACKING, make_scratch(statistics, n_threads=n_threads), np.int64(n_threads), out)
+    return out
 
 
 def run_boosting(

@@ -1,6 +1,7 @@
 """Settings that must stand before numba and matplotlib are imported, and fixtures that several files share."""
 
 import hashlib
+import math
 import os
 import tempfile
 from importlib.metadata import version
@@ -34,6 +35,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process per core: threads of torch 
 # continuous integration the same state must give the same verdict.
 settings.register_profile("mttab", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("mttab")
+
+
+@pytest.fixture
+def busy_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several threads even where no core is free for them."""
+    from mttab._core.boosting import threads
+
+    monkeypatch.setattr(threads, "SLOWEST_LAUNCH", math.inf)
 
 
 @pytest.fixture

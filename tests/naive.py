@@ -146,16 +146,17 @@ def categorical_splits(problem: Problem, f: int, rows: np.ndarray) -> Iterator[S
     weight = math.fsum(problem.weight[rows])
     smallest = problem.categorical_min_rows * (1 - 1e-9) if problem.kinds[f] == 1 else 0.0
     ranked = [level for level in used if math.fsum(problem.weight[members[level]]) >= smallest]
-    widest, keys = -math.inf, {}
+    widest, keys = -1.0, {}
     for k in range(problem.n_outputs):
         # As many rows of prior as the option says, each with the node's mean hessian.
-        prior = problem.categorical_prior * max(math.fsum(problem.hessian[k, rows]), 1e-290) / weight
+        prior = problem.categorical_prior * max(math.fsum(problem.hessian[k, rows]), 1e-100) / weight
         sums = {level: math.fsum(problem.gradient[k, members[level]]) for level in ranked}
         means = {level: sums[level] / (math.fsum(problem.hessian[k, members[level]]) + prior) for level in ranked}
         spread = sum(means[level] * sums[level] for level in ranked)
-        if spread > widest:
+        if spread > widest * (1 + 1e-9):  # outputs that mirror each other differ by rounding only
             widest, keys = spread, means
-    order = sorted(ranked, key=lambda level: keys[level])
+    largest = max((abs(mean) for mean in keys.values()), default=0.0)
+    order = sorted(ranked, key=lambda level: round(keys[level] / largest * 1e9) if largest > 0 else 0)
     for direction in (order,) if len(ranked) == len(used) else (order, order[::-1]):
         for n_left in range(1, len(direction) + 1):
             left = set(direction[:n_left])

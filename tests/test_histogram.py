@@ -1,36 +1,29 @@
 """Histograms agree with sums taken bin by bin, also those that no row was read for."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 import naive
-from boosting_inputs import bin_layout, codes_of, kernel_inputs, training_rows, tree_problems
+from boosting_inputs import bin_layout, codes_of, float_histogram, kernel_inputs, training_rows, tree_problems
 from mttab._core.boosting.binning import TASK_ID
-from mttab._core.boosting.histogram import (
-    build_histogram,
-    build_histogram_parallel,
-    gather_statistics,
-    subtract_histogram,
-)
+from mttab._core.boosting.histogram import gather_statistics, subtract_histogram
+from mttab._core.boosting.node_search import fill_histogram_parallel
 
 # Sums of any floats: rounding is relative to the sum of absolute values.
 TOLERANCE = 1e-13
 
 
-def kernel_histogram(
-    rows, layout, gradient, hessian, node, constant_hessian, build=build_histogram, start=0, stop=None
-):  # type: ignore[no-untyped-def]
+def kernel_histogram(rows, layout, gradient, hessian, node, constant_hessian, start=0, stop=None, **options):  # type: ignore[no-untyped-def]
     """Histogram and sums of the node ``node[start:stop]``."""
     stop = len(node) if stop is None else stop
     n_channels = 1 + len(gradient) * (1 if constant_hessian else 2)
     statistics = np.empty((len(node), n_channels))
     sums = np.empty(n_channels)
     gather_statistics(node, start, stop, gradient, hessian, rows.weight, constant_hessian, statistics, sums)
-    out = np.full((layout.offset[-1], n_channels), np.nan)
-    build(rows.words, rows.task.view(np.uint32), layout, node, np.int64(start), np.int64(stop), statistics, out)
-    return out, sums
+    return float_histogram(rows, layout, node, start, stop, statistics, **options), sums
 
 
 def channels(problem, is_constant):  # type: ignore[no-untyped-def]
@@ -134,9 +127,11 @@ def test_a_thousand_tasks_have_a_bin_each():
     assert not by_task[1000].any()
 
 
-def test_parallel_histogram_is_the_same_to_the_last_bit():
+@pytest.mark.parametrize("n_threads", [1, 2, 3, 8])
+def test_parallel_histogram_is_the_same_to_the_last_bit(n_threads):
     rows, layout, gradient, hessian = random_rows(4000, [255, 3, 60, 100], 9, 1, seed=4)
     node = rows.all_rows().rows
     serial, _ = kernel_histogram(rows, layout, gradient, hessian, node, False)
-    parallel, _ = kernel_histogram(rows, layout, gradient, hessian, node, False, build_histogram_parallel)
+    options = {"fill": fill_histogram_parallel, "n_threads": n_threads}
+    parallel, _ = kernel_histogram(rows, layout, gradient, hessian, node, False, **options)
     np.testing.assert_array_equal(parallel, serial)

@@ -58,8 +58,9 @@ PLAIN = (
 ORDER = {
     "boosting": (
         *("jit", "threads", "quantile", "losses"),
-        *("binning", "histogram", "packed_histogram", "splitting", "small_nodes"),
-        *("leaves", "tree", "leaf_masks", "forest"),
+        *("binning", "histogram", "packed_histogram", "splitting", "small_nodes", "presorted"),
+        *("partition", "node_search"),
+        *("leaves", "tree_arrays", "tree", "leaf_masks", "forest"),
         *("rows", "theta", "growing", "distributed", "rmtgb"),
         *("similarity", "sharing", "adapt", "importance", "export"),
     ),

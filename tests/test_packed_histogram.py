@@ -6,16 +6,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import naive
-from boosting_inputs import bin_layout, codes_of, make_grower, split_options, training_rows
+from boosting_inputs import (
+    bin_layout,
+    codes_of,
+    float_histogram,
+    make_grower,
+    make_scratch,
+    split_options,
+    training_rows,
+)
 from mttab._core.boosting.binning import TASK_ID
-from mttab._core.boosting.histogram import build_histogram, gather_statistics, subtract_histogram
+from mttab._core.boosting.histogram import gather_statistics, subtract_histogram
+from mttab._core.boosting.node_search import fill_histogram, fill_histogram_parallel
 from mttab._core.boosting.packed_histogram import (
     CHUNK_THREE_FIELDS,
     MIN_PACKED_ROWS,
-    build_packed_histogram,
-    build_packed_histogram_parallel,
     choose_packing,
     gather_packed,
+    gather_packed_parallel,
     pack_rows,
     subtract_exactly,
     unpack,
@@ -42,15 +50,17 @@ def packed_inputs(n, is_constant, seed, spread=1.0):  # type: ignore[no-untyped-
     return rows, layout, gradient, hessian, packing, packed
 
 
-def histogram_of(rows, layout, node, packing, packed, n_channels, n_parts=1, build=build_packed_histogram):  # type: ignore[no-untyped-def]
+def histogram_of(rows, layout, node, packing, packed, n_channels, n_threads=1, is_parallel=False):  # type: ignore[no-untyped-def]
     """Histogram and sums of a node."""
     gathered, sums = np.empty(len(node), dtype=np.int64), np.empty(n_channels)
-    start, stop = np.int64(0), np.int64(len(node))
-    gather_packed(node, start, stop, packed, packing, gathered, sums)
-    scratch = np.full((n_parts * len(rows.words), 3, 1024), np.nan)
+    start, stop, n_threads = np.int64(0), np.int64(len(node)), np.int64(n_threads)
+    gather, fill = gather_packed, fill_histogram
+    if is_parallel:
+        gather, fill = gather_packed_parallel, fill_histogram_parallel
+    gather(node, start, stop, packed, packing, n_threads, gathered, sums)
     out = np.full((layout.offset[-1], n_channels), np.nan)
-    task = rows.task.view(np.uint32)
-    build(rows.words, task, layout, node, start, stop, gathered, packing, np.int64(n_parts), scratch, out)
+    scratch = make_scratch(gathered=gathered, n_threads=int(n_threads))
+    fill(rows.words, rows.task.view(np.uint32), layout, node, start, stop, packing, scratch, n_threads, out)
     return out, sums
 
 
@@ -72,19 +82,16 @@ def test_sums_are_off_by_at_most_half_a_unit_per_row(is_constant, n, seed):
 
 
 @pytest.mark.parametrize("is_constant", [True, False])
-def test_any_order_of_rows_and_any_number_of_parts_give_the_same_bits(is_constant):
+def test_any_order_of_rows_and_any_number_of_threads_give_the_same_bits(is_constant):
     rows, layout, _, _, packing, packed = packed_inputs(6000, is_constant, seed=1)
     node = rows.all_rows().rows
     n_channels = 2 if is_constant else 3
-    expected, _ = histogram_of(rows, layout, node, packing, packed, n_channels)
+    expected, sums = histogram_of(rows, layout, node, packing, packed, n_channels)
     shuffled = np.random.default_rng(2).permutation(node)
-    for n_parts, build in [
-        (1, build_packed_histogram),
-        (3, build_packed_histogram),
-        (2, build_packed_histogram_parallel),
-    ]:
-        out, _ = histogram_of(rows, layout, shuffled, packing, packed, n_channels, n_parts, build)
+    for n_threads, is_parallel in [(1, False), (3, False), (2, True), (9, True)]:
+        out, total = histogram_of(rows, layout, shuffled, packing, packed, n_channels, n_threads, is_parallel)
         np.testing.assert_array_equal(out, expected)
+        np.testing.assert_array_equal(total, sums)
 
 
 @pytest.mark.parametrize("is_constant", [True, False])
@@ -165,10 +172,9 @@ def test_floats_and_packed_rows_agree_where_the_units_lose_nothing():
     pack_rows(gradient, hessian, packing, packed)
     node = rows.all_rows().rows
     fast, _ = histogram_of(rows, layout, node, packing, packed, 2)
-    statistics, sums, slow = np.empty((4000, 2)), np.empty(2), np.empty_like(fast)
-    start, stop = np.int64(0), np.int64(4000)
-    gather_statistics(node, start, stop, gradient, hessian, rows.weight, True, statistics, sums)
-    build_histogram(rows.words, rows.task.view(np.uint32), layout, node, start, stop, statistics, slow)
+    statistics, sums = np.empty((4000, 2)), np.empty(2)
+    gather_statistics(node, np.int64(0), np.int64(4000), gradient, hessian, rows.weight, True, statistics, sums)
+    slow = float_histogram(rows, layout, node, 0, 4000, statistics)
     np.testing.assert_array_equal(fast, slow)
     child, _ = histogram_of(rows, layout, node[:1000], packing, packed, 2)
     one, other = np.empty_like(fast), np.empty_like(fast)

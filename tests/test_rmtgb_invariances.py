@@ -316,7 +316,7 @@ def thread_counts(monkeypatch):
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="numba has one thread on this machine")
 @pytest.mark.parametrize("sampling", [{}, {"subsample": 0.5, "max_features": 0.5, "early_stopping": True}])
 @pytest.mark.parametrize(("estimator_class", "options"), VARIANTS)
-def test_the_number_of_threads_changes_no_bit(estimator_class, options, sampling, thread_counts):
+def test_the_number_of_threads_changes_no_bit(estimator_class, options, sampling, thread_counts, busy_or_not):
     options = dict(options)
     n_classes = options.pop("n_classes", 3)
     X, y = table(estimator_class, n=30_000, loss=options.get("loss"), n_classes=n_classes)

@@ -9,9 +9,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 import naive
-from boosting_inputs import bin_layout, codes_of, kernel_inputs, split_options, training_rows, tree_problems
+from boosting_inputs import (
+    bin_layout,
+    codes_of,
+    float_histogram,
+    kernel_inputs,
+    split_options,
+    training_rows,
+    tree_problems,
+)
 from mttab._core.boosting.binning import CATEGORY, TASK_ID
-from mttab._core.boosting.histogram import build_histogram, gather_statistics
+from mttab._core.boosting.histogram import gather_statistics
 from mttab._core.boosting.small_nodes import find_split_from_rows
 from mttab._core.boosting.splitting import MIN_HESSIAN, find_node_split
 from naive import Problem, Split
@@ -33,10 +41,7 @@ def find_split(  # type: ignore[no-untyped-def]
             rows.words, rows.task.view(np.uint32), layout, node, statistics, sums, options, low, high, features, words
         )
     else:
-        histogram = np.empty((layout.offset[-1], n_channels))
-        build_histogram(
-            rows.words, rows.task.view(np.uint32), layout, node, np.int64(0), np.int64(len(node)), statistics, histogram
-        )
+        histogram = float_histogram(rows, layout, node, 0, len(node), statistics)
         gain, f, left_bin, right_bin, missing_left = find_node_split(
             histogram, layout, sums, options, low, high, features, words
         )

@@ -12,7 +12,13 @@ import pytest
 
 from mttab import RMTGBClassifier, RMTGBRegressor
 from mttab._core.boosting import threads
-from mttab._core.boosting.threads import MIN_PARALLEL_CELLS, parallel_region, resolve_n_threads
+from mttab._core.boosting.threads import (
+    MIN_PARALLEL_CELLS,
+    free_threads,
+    parallel_region,
+    resolve_n_threads,
+    team_of,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 AVAILABLE = numba.config.NUMBA_NUM_THREADS
@@ -109,12 +115,41 @@ def test_a_region_sets_the_number_of_threads_and_gives_it_back():
     assert not threads._workqueue_lock.locked()
 
 
+@pytest.mark.skipif(AVAILABLE < 2, reason="needs two threads")
+def test_a_fit_keeps_its_threads_while_launches_are_quick_and_stays_with_one_where_they_are_slow(monkeypatch):
+    slow = {"is_slow": False}
+
+    def launch(counts):  # type: ignore[no-untyped-def]
+        clock["now"] += 0.04 if slow["is_slow"] else 80e-6
+
+    clock = {"now": 0.0}
+    monkeypatch.setattr(threads, "_launch", launch)
+    monkeypatch.setattr(threads.time, "perf_counter", lambda: clock["now"])
+    assert free_threads(2) == 2 and free_threads(1) == 1
+    team = team_of(2)
+    assert team_of(1) is None and team is not None
+    assert team.min_cells == pytest.approx(80e-6 * threads.CELLS_PER_SECOND, abs=1)
+    slow["is_slow"] = True
+    assert free_threads(2) == 1
+
+
+def test_a_busy_machine_changes_no_bit_of_a_model(monkeypatch):
+    rng = np.random.default_rng(2)
+    X = rng.standard_normal((N_ROWS, 4))
+    y = X[:, 0] + rng.standard_normal(len(X))
+    predictions = []
+    for limit in (np.inf, -1.0):
+        monkeypatch.setattr(threads, "SLOWEST_LAUNCH", limit)
+        predictions.append(RMTGBRegressor(max_iter_shared=4, n_jobs=2, random_state=0).fit(X, y).predict(X))
+    np.testing.assert_array_equal(*predictions)
+
+
 # --- the same numbers -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(AVAILABLE < 2, reason="needs two threads")
 @pytest.mark.parametrize("options", [{}, {"subsample": 0.7, "max_features": 0.5, "early_stopping": True}])
-def test_the_model_does_not_depend_on_the_number_of_threads(options):
+def test_the_model_does_not_depend_on_the_number_of_threads(options, busy_or_not):
     rng = np.random.default_rng(1)
     X = rng.standard_normal((N_ROWS, 4))
     X[::9, 1] = np.nan

@@ -17,9 +17,13 @@ from boosting_inputs import (
     training_rows,
     tree_problems,
 )
-from mttab._core.boosting.binning import TASK_ID
+from mttab._core.boosting import growing
+from mttab._core.boosting.binning import CATEGORY, TASK_ID
+from mttab._core.boosting.partition import mark_left, partition_rows, partition_rows_parallel
 from mttab._core.boosting.quantile import weighted_quantile
-from mttab._core.boosting.tree import draw_features, mark_left, next_random, partition_rows
+from mttab._core.boosting.threads import Team
+from mttab._core.boosting.tree import draw_features, next_random
+from mttab._core.boosting.tree_arrays import TreeArrays
 from naive import Problem
 
 
@@ -246,28 +250,27 @@ def test_rows_left_out_reach_the_leaf_of_their_codes_and_count_for_nothing(drawn
     st.booleans(),
     st.booleans(),
     st.integers(0, 2**9 - 1),
+    st.sampled_from([None, 1, 2, 5]),
     st.data(),
 )
-def test_partition_keeps_the_order_of_rows_on_both_sides(codes, left_bin, missing_left, is_categorical, levels, data):
+def test_partition_keeps_the_order_of_rows_on_both_sides(
+    codes, left_bin, missing_left, is_categorical, levels, n_threads, data
+):
     n = len(codes)
     start = data.draw(st.integers(0, n))
     stop = data.draw(st.integers(start, n))
     rows = np.random.default_rng(0).permutation(n).astype(np.uint32)
     before = rows.copy()
     words = np.array([levels], dtype=np.uint32)
-    buffer = np.empty(n, dtype=np.uint32)
+    buffers = np.empty((2, n), dtype=np.uint32)
     goes_left = np.full(10, 7, dtype=np.uint8)
     mark_left(np.int64(10), np.int64(left_bin), missing_left, is_categorical, words, goes_left)
-    middle = partition_rows(
-        rows,
-        np.int64(start),
-        np.int64(stop),
-        codes.astype(np.uint32) << 8,
-        np.uint32(8),
-        np.uint32(255),
-        goes_left,
-        buffer,
-    )
+    column = codes.astype(np.uint32) << 8, np.uint32(8), np.uint32(255)
+    if n_threads is None:
+        middle = partition_rows(rows, np.int64(start), np.int64(stop), *column, goes_left, buffers[0])
+    else:
+        more = goes_left, *buffers, np.int64(n_threads)
+        middle = partition_rows_parallel(rows, np.int64(start), np.int64(stop), *column, *more)
 
     def is_left(i):  # type: ignore[no-untyped-def]
         if codes[i] == 9:
@@ -279,6 +282,42 @@ def test_partition_keeps_the_order_of_rows_on_both_sides(codes, left_bin, missin
     assert (rows[start:middle].tolist(), rows[middle:stop].tolist()) == expected
     np.testing.assert_array_equal(rows[:start], before[:start])
     np.testing.assert_array_equal(rows[stop:], before[stop:])
+
+
+@pytest.mark.parametrize("n_threads", [2, 3, 16])
+@pytest.mark.parametrize("is_weighted", [False, True])
+@pytest.mark.parametrize("is_constant", [False, True])
+def test_a_tree_is_the_same_for_any_number_of_threads(is_constant, is_weighted, n_threads, monkeypatch):
+    n, rng = 6000, np.random.default_rng(0)
+    rows, layout, gradient, hessian = numeric_rows(n, 0, n_features=7, n_bins=50, n_tasks=40)
+    if is_weighted:
+        weight = rng.uniform(0.5, 2.0, n)
+        rows = training_rows(codes_of(rows), rows.task, weight=weight)
+    layout = bin_layout([50] * 7 + [40], [0, 0, CATEGORY, 0, 0, 0, 0, TASK_ID])
+    hessian = rows.weight[None].copy() if is_constant else rng.uniform(0.01, 1.0, (1, n))
+    options = split_options(is_constant, min_samples_leaf=10.0)
+    sample = rows.sample(rng.random(n) < 0.8)
+    grown = []
+    for threads in (1, n_threads):
+        # Every step that can be shared out is, however small.
+        monkeypatch.setattr(growing, "team_of", lambda n: Team(np.int64(n), np.int64(0)) if n > 1 else None)
+        grower = make_grower(rows, layout, options, 40, n_features_tried=5, n_threads=threads)
+        grown.append(grower.grow_shared(gradient, hessian, rows.weight, sample, 3))
+    one, many = grown
+    n_nodes = one.trees.n_nodes[0]
+    assert n_nodes == many.trees.n_nodes[0] == 79
+    np.testing.assert_array_equal(one.rows, many.rows)
+    np.testing.assert_array_equal(one.out_rows, many.out_rows)
+    is_split = one.trees.left[0, :n_nodes] >= 0
+    for name in TreeArrays._fields[:-1]:
+        is_compared = is_split if name in ("threshold", "category_set") else np.full(n_nodes, True)  # not set in leaves
+        a, b = (getattr(trees.trees, name)[0, :n_nodes][is_compared] for trees in grown)
+        np.testing.assert_array_equal(a, b, err_msg=name)
+    scores = np.zeros((2, n, 1))
+    for score, trees, threads in zip(scores, grown, (1, n_threads), strict=True):
+        trees.add_to(score, 0.1, 0, threads)
+    np.testing.assert_array_equal(*scores)
+    assert len(np.unique(scores[0])) == 40, "one value per leaf, rows that were left out included"
 
 
 def test_growing_changes_nothing_that_is_passed_in():

@@ -18,6 +18,8 @@ _NUMERIC_OBJECTS = {"integer", "floating", "mixed-integer-float", "decimal", "bo
 _DATE_OBJECTS = {"datetime64", "datetime", "date", "timedelta64", "timedelta", "time", "period"}
 # Rows transposed at a time: the block's columns then stay in the cache while they are written out.
 _BLOCK_ROWS = 256
+# Cells of a table that is read, and checked, as a whole.
+_SMALL_TABLE = 100_000
 
 
 class FeatureEncoder:
@@ -120,6 +122,10 @@ class FeatureEncoder:
         X = check_table(features)
         if X.shape[1] != len(self.names):
             raise ValueError(f"{name} has {X.shape[1]} features, but fit saw {len(self.names)}; pass the same columns.")
+        is_small = X.size <= _SMALL_TABLE
+        if isinstance(X, pd.DataFrame) and is_small and not self.is_categorical.any():
+            whole = X.to_numpy()  # all at once: a column costs as much as many rows
+            X = whole if whole.dtype.kind in "iuf" else X
         if isinstance(X, np.ndarray) and X.dtype.kind in "biuf":
             out = _transposed(X)
             unread = np.flatnonzero(self.is_categorical).tolist()
@@ -128,6 +134,8 @@ class FeatureEncoder:
             unread = list(range(X.shape[1]))
         for j in unread:
             out[j] = self._read(_column(X, j), j, name)
+        if is_small and not np.isinf(out).any():
+            return out
         for j in np.flatnonzero(~self.is_categorical).tolist():
             _refuse_infinite(out[j], name=self._where(j, name))
         return out

@@ -38,6 +38,8 @@ def check_table(X: Any, *, name: str = "X") -> pd.DataFrame | np.ndarray:
     ValueError
         If X is not two-dimensional, empty or complex, in scikit-learn's words, or has two columns of one name.
     """
+    if type(X) is np.ndarray and X.ndim == 2 and X.size > 0 and X.dtype.kind in "biuf":
+        return X  # nothing to find fault with, and scikit-learn takes as long to say so as a row takes to predict
     X = pandas_if_table(X, name=name)
     if isinstance(X, (list, tuple)) and len(X) and isinstance(X[0], dict):
         raise TypeError(f"{name} is a list of dicts; pass a table, for example pandas.DataFrame({name}).")

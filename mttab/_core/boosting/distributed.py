@@ -17,26 +17,17 @@ from .binning import BinLayout, cut_between
 from .forest import TASK, Forest, ForestBuilder, Nodes, Trees
 from .growing import Grower, GrownTrees, n_set_words
 from .histogram import gather_statistics, subtract_histogram
-from .leaves import _sum_rows
+from .leaves import sum_rows
 from .losses import Huber, Loss
+from .node_search import fill_histogram, fill_histogram_parallel
 from .packed_histogram import NO_PACKING, largest_and_mean, packing_for
+from .partition import mark_left, split_range
 from .rows import Peers, RowSample, TrainingRows
 from .small_nodes import SMALL_NODE
-from .splitting import SplitOptions, bounded_value
-from .tree import (
-    GrowthOptions,
-    TreeArrays,
-    _best_open_leaf,
-    _child_bounds,
-    _fill,
-    _open_node,
-    _propose,
-    _split_range,
-    allocate_trees,
-    draw_features,
-    mark_left,
-    tree_at,
-)
+from .splitting import SplitOptions, bounded_value, find_node_split
+from .threads import team_of
+from .tree import GrowthOptions, bound_children, draw_features, propose
+from .tree_arrays import TreeArrays, allocate_trees, best_open_leaf, open_node, tree_at
 
 
 class DistributedGrower(Grower):
@@ -129,7 +120,7 @@ class _Growth:
         self.layout: BinLayout = grower.layout
         self.growth: GrowthOptions = grower.shared_growth
         self.options: SplitOptions = grower.shared_split
-        self.n_threads = grower.n_threads
+        self.team = team_of(grower.n_threads)
         self.gradient, self.hessian, self.weight, self.rounded = gradient, hessian, weight, rounded
         self.exact: set[int] = set()  # nodes of few rows, whose derivatives are not rounded
         self.rows, self.out_rows, self.tree = rows, out_rows, tree
@@ -145,13 +136,13 @@ class _Growth:
     def grow(self) -> int:
         """Leaf by leaf, the one with the largest gain first; returns the number of nodes."""
         tree, n_nodes, n_leaves = self.tree, 1, 1
-        _open_node(tree, 0, 0, len(self.rows), 0, len(self.out_rows), -np.inf, np.inf)
+        open_node(tree, 0, 0, len(self.rows), 0, len(self.out_rows), -np.inf, np.inf)
         self.sums[0], self.pool[0] = self.measure(0)
         tree.weight[0] = self.sums[0][0]
         if self.growth.max_leaf_nodes > 1 and self.n_features > 0 and self.growth.max_depth > 0:
             self.propose(0)
         while n_leaves < self.growth.max_leaf_nodes:
-            node = int(_best_open_leaf(tree, n_nodes))
+            node = int(best_open_leaf(tree, n_nodes))
             if node < 0:
                 break
             left, right = n_nodes, n_nodes + 1
@@ -176,14 +167,19 @@ class _Growth:
         if is_exact:
             self.exact.add(node)
         gather_statistics(self.rows, start, stop, g, h, self.weight, constant, self.scratch.statistics, sums)
+        fill, n_threads = fill_histogram, np.int64(1)
+        if self.team is not None and (stop - start) * self.n_features >= self.team.min_cells:
+            fill, n_threads = fill_histogram_parallel, self.team.n_threads
         place = self.words, self.task, self.layout, self.rows, start, stop
-        _fill(*place, NO_PACKING, self.scratch, self.n_threads, histogram)
+        fill(*place, NO_PACKING, self.scratch, n_threads, histogram)
         both = self.peers.sum(np.concatenate([sums, histogram.ravel()]))
         return both[: self.n_channels].copy(), both[self.n_channels :].reshape(n_bins, self.n_channels).copy()
 
     def propose(self, node: int) -> None:
         features = draw_features(self.n_features, self.growth.n_features_tried, self.state)
-        _propose(self.tree, node, self.pool[node], self.layout, self.sums[node], self.options, features)
+        sums, low, high = self.sums[node], float(self.tree.low[node]), float(self.tree.high[node])
+        own = self.pool[node], self.layout, sums, self.options, low, high, features, self.tree.category_set[node]
+        propose(self.tree, node, find_node_split(*own))
 
     def split(self, node: int, left: int, right: int) -> None:
         """Part the rows that are here; the sums of the children are those of the bins that they got."""
@@ -194,17 +190,19 @@ class _Growth:
             self.layout, tree.feature[node], tree.left_bin[node], tree.right_bin[node]
         )
         self.mark_left(node, int(last_left))
-        by = (self.words, self.task, self.layout, tree, node, self.is_left, self.scratch.buffer)
-        middle = int(_split_range(self.rows, start, stop, *by))
-        out_middle = int(_split_range(self.out_rows, out_start, out_stop, *by))
+        f = np.int64(tree.feature[node])
+        by = (self.words, self.task, self.layout, f, self.is_left, self.scratch, self.team)
+        middle = int(split_range(self.rows, start, stop, *by))
+        out_middle = int(split_range(self.out_rows, out_start, out_stop, *by))
         tree.left[node], tree.right[node] = left, right
         self.depth[left] = self.depth[right] = self.depth[node] + 1
         self.sums[left] = self.left_sums(node)
         self.sums[right] = self.sums[node] - self.sums[left]
-        monotonic = self.layout.monotonic[tree.feature[node]]
-        bounds = _child_bounds(tree, node, monotonic, self.sums[left], self.sums[right], self.options)
-        _open_node(tree, left, start, middle, out_start, out_middle, float(bounds[0]), float(bounds[1]))
-        _open_node(tree, right, middle, stop, out_middle, out_stop, float(bounds[2]), float(bounds[3]))
+        bounds = float(tree.low[node]), float(tree.high[node])
+        open_node(tree, left, start, middle, out_start, out_middle, *bounds)
+        open_node(tree, right, middle, stop, out_middle, out_stop, *bounds)
+        monotonic = self.layout.monotonic[f]
+        bound_children(tree, node, left, right, monotonic, self.sums[left], self.sums[right], self.options)
         tree.weight[left], tree.weight[right] = self.sums[left][0], self.sums[right][0]
 
     def mark_left(self, node: int, last_left: int) -> None:
@@ -256,7 +254,7 @@ class _Growth:
         for node in range(n_nodes):
             if tree.left[node] < 0:
                 span = int(tree.start[node]), int(tree.stop[node])
-                _sum_rows(self.rows, *span, self.gradient, self.hessian, self.weight, constant, sums[node])
+                sum_rows(self.rows, *span, self.gradient, self.hessian, self.weight, constant, sums[node])
         sums = np.array(self.peers.sum(sums))
         n_outputs = len(self.gradient)
         tree.value[:n_nodes] = 0.0

@@ -23,7 +23,7 @@ from mttab._core.records import require
 from .binning import BinMapper
 from .jit import jit, serial_and_parallel
 from .leaf_masks import MIN_ROWS, LeafMasks, find_leaves, is_left, make_masks
-from .tree import TreeArrays
+from .tree_arrays import TreeArrays
 
 BLOCKS = ("shared", "partition", "task")
 SHARED, PARTITION, TASK = 0, 1, 2

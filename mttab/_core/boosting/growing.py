@@ -9,19 +9,20 @@ import numpy as np
 from .binning import BinLayout
 from .leaves import add_leaf_values, add_leaf_values_parallel, renew_values, renew_values_parallel
 from .packed_histogram import NO_PACKING, Packing, choose_packing, pack_rows, pack_rows_parallel
+from .presorted import NOT_PRESORTED, sort_tasks, sort_tasks_parallel
 from .rows import RowSample, TrainingRows
 from .small_nodes import SMALL_NODE
 from .splitting import SplitOptions
+from .threads import team_of
 from .tree import (
     GrowthOptions,
     Scratch,
-    TreeArrays,
-    allocate_trees,
+    Table,
     grow_tree,
     grow_trees,
     grow_trees_parallel,
-    tree_at,
 )
+from .tree_arrays import TreeArrays, allocate_trees, tree_at
 
 # Size of the trees of tasks left alone, by which θ starts.
 ALONE_LEAVES = 8
@@ -45,9 +46,8 @@ class GrownTrees:
 
     def add_to(self, score: np.ndarray, rate: float, output: int, n_threads: int) -> None:
         """Add ``rate`` × leaf value to ``score`` (n_rows, n_outputs), left-out rows included."""
-        # One tree has one leaf range per node and nothing to share out over threads.
-        kernel = add_leaf_values_parallel if n_threads > 1 and len(self.row_start) > 2 else add_leaf_values
-        kernel(self.trees, self.row_start, self.rows, self.out_start, self.out_rows, rate, output, score)
+        kernel = add_leaf_values_parallel if n_threads > 1 else add_leaf_values
+        kernel(self.trees, self.row_start, self.rows, self.out_start, self.out_rows, rate, output, n_threads, score)
 
 
 class Grower:
@@ -80,6 +80,7 @@ class Grower:
         self.n_threads = n_threads
         self.task_ids = rows.task.view(np.uint32)
         self._scratch: dict[tuple[int, bool], Scratch] = {}
+        self._order: np.ndarray | None = None
         # Task trees see one task only: its id is no feature to them.
         n_features = rows.n_features
         self.task_layout = layout._replace(
@@ -96,20 +97,17 @@ class Grower:
         rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
         packing, scratch = self._pack(gradient, hessian, weight, len(rows))
         trees.n_nodes[0] = grow_tree(
-            self.rows.words,
-            self.task_ids,
+            Table(self.rows.words, self.task_ids, gradient, hessian, weight),
             self.layout,
-            gradient,
-            hessian,
-            weight,
             rows,
             out_rows,
             self.shared_growth,
             self.shared_split,
             packing,
+            NOT_PRESORTED,
             scratch,
             np.uint64(seed),
-            self.n_threads,
+            team_of(self.n_threads),
             tree_at(trees, 0),
         )
         return GrownTrees(trees, rows, np.array([0, len(rows)]), out_rows, np.array([0, len(out_rows)]))
@@ -134,16 +132,14 @@ class Grower:
         rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
         kernel = grow_trees_parallel if self.n_threads > 1 else grow_trees
         kernel(
-            self.rows.words,
-            self.task_ids,
+            Table(self.rows.words, self.task_ids, gradient, hessian, weight),
             self.task_layout,
-            gradient,
-            hessian,
-            weight,
             rows,
             sample.row_start,
             out_rows,
             sample.out_start,
+            self._task_order() if len(gradient) == 1 else NOT_PRESORTED.order,
+            weight is self.rows.weight and self.rows.is_unweighted,
             growth,
             split,
             self._scratch_for(_n_channels(gradient, split), False),
@@ -151,6 +147,16 @@ class Grower:
             trees,
         )
         return GrownTrees(trees, rows, sample.row_start, out_rows, sample.out_start)
+
+    def _task_order(self) -> np.ndarray:
+        """Rows of the small tasks, sorted by every feature: uint8 (n_features, n_rows), or none."""
+        if self._order is None:
+            self._order = NOT_PRESORTED.order
+            if not self.task_layout.monotonic.any():
+                self._order = np.empty((self.rows.n_features, self.rows.n_rows), dtype=np.uint8)
+                kernel = sort_tasks_parallel if self.n_threads > 1 else sort_tasks
+                kernel(self.rows.words, self.rows.task_start, self._order)
+        return self._order
 
     def _pack(
         self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray, n_in_root: int
@@ -177,8 +183,9 @@ class Grower:
                 statistics=np.empty((SMALL_NODE if is_packed else n_rows, n_channels)),
                 packed=np.empty(n_packed, dtype=np.int64),
                 gathered=np.empty(n_packed, dtype=np.int64),
-                sums=np.empty((self.n_threads * len(self.rows.words) if is_packed else 0, 3, 1024)),
+                sums=np.empty((self.n_threads, 3, 1024)),
                 buffer=np.empty(n_rows, dtype=np.uint32),
+                left_buffer=np.empty(n_rows if self.n_threads > 1 else 0, dtype=np.uint32),
                 pool=np.empty((n_leaves if is_packed else 0, n_bins, n_channels)),
             )
         return self._scratch[n_channels, is_packed]

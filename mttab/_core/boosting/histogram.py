@@ -12,10 +12,9 @@ case, one output and rows that count once, has kernels of its own in `packed_his
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
 from .binning import ALL_BITS, TASK_ID, byte_of
-from .jit import jit, serial_and_parallel
+from .jit import inner, jit
 
 
 @jit
@@ -41,7 +40,7 @@ def gather_statistics(rows, start, stop, gradient, hessian, weight, constant_hes
                 out_sums[1 + n_outputs + k] += hessian[k, i]
 
 
-@jit
+@inner
 def add_to_bins(words, shift, mask, rows, start, stop, statistics, out_histogram):  # type: ignore[no-untyped-def]
     """Add the rows of one node to the bins of one feature.
 
@@ -69,23 +68,20 @@ def add_to_bins(words, shift, mask, rows, start, stop, statistics, out_histogram
                 out_histogram[b, c] += statistics[j, c]
 
 
-def _build_histogram(words, task, layout, rows, start, stop, statistics, out_histogram):  # type: ignore[no-untyped-def]
-    """Histogram of the node ``rows[start:stop]`` over all features.
+@inner
+def fill_floats(words, task, layout, rows, start, stop, statistics, first, last, out_histogram):  # type: ignore[no-untyped-def]
+    """Histogram of the node ``rows[start:stop]`` over the features ``first`` to ``last``, that one left out.
 
     words : uint32 (n_blocks, n_rows); task : uint32 (n_rows,), read where the layout's last feature is the task id
     """
     offset = layout.offset
-    for job in prange(len(offset) - 1):
-        f = np.int64(job)  # a parallel loop counts in uint64
+    for f in range(first, last):
         part = out_histogram[offset[f] : offset[f + 1]]
         if layout.is_categorical[f] == TASK_ID:
             add_to_bins(task, byte_of(np.int64(0))[0], ALL_BITS, rows, start, stop, statistics, part)
         else:
             shift, mask = byte_of(f)
             add_to_bins(words[f >> 2], shift, mask, rows, start, stop, statistics, part)
-
-
-build_histogram, build_histogram_parallel = serial_and_parallel(_build_histogram)
 
 
 @jit

@@ -21,7 +21,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 # Division by zero gives inf or NaN as in numpy: kernels guard their denominators themselves and must not raise.
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 
 def _number_functions_apart() -> None:
@@ -73,6 +73,11 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
 
     kernel.compile = compile_alone
     return kernel
+
+
+def inner(function: Callable[..., Any]) -> Any:
+    """`jit` for a function that only other kernels call: without the code that would read Python's objects for it."""
+    return jit(function, no_cpython_wrapper=True)
 
 
 _in_process = threading.RLock()

@@ -11,7 +11,7 @@ from .splitting import bounded_value
 
 
 @jit
-def _sum_rows(rows, start, stop, gradient, hessian, weight, constant_hessian, out_sums):  # type: ignore[no-untyped-def]
+def sum_rows(rows, start, stop, gradient, hessian, weight, constant_hessian, out_sums):  # type: ignore[no-untyped-def]
     n_outputs = gradient.shape[0]
     out_sums[:] = 0.0
     for j in range(start, stop):
@@ -23,19 +23,30 @@ def _sum_rows(rows, start, stop, gradient, hessian, weight, constant_hessian, ou
                 out_sums[1 + n_outputs + k] += hessian[k, i]
 
 
-@jit
-def set_values(tree, n_nodes, rows, gradient, hessian, weight, options):  # type: ignore[no-untyped-def]
-    """Leaf values −G / (H + λ) from the rows themselves, not from histograms that subtraction has rounded."""
-    n_outputs = gradient.shape[0]
-    sums = np.empty(1 + n_outputs if options.constant_hessian else 1 + 2 * n_outputs)
-    for node in range(n_nodes):
-        if tree.left[node] >= 0:
-            tree.value[node, :] = 0.0
-            continue
-        _sum_rows(rows, tree.start[node], tree.stop[node], gradient, hessian, weight, options.constant_hessian, sums)
-        for k in range(n_outputs):
-            h = sums[0] if options.constant_hessian else sums[1 + n_outputs + k]
-            tree.value[node, k] = bounded_value(sums[1 + k], h, options.l2, tree.low[node], tree.high[node])
+def _set_values(tree, n_nodes, rows, gradient, hessian, weight, options, n_threads):  # type: ignore[no-untyped-def]
+    """Leaf values −G / (H + λ) from the rows themselves, not from histograms that subtraction has rounded.
+
+    Each thread takes the leaves whose rows begin in its part of them.
+    """
+    n_outputs, out_value = gradient.shape[0], tree.value
+    for job in prange(n_threads):
+        thread = np.int64(job)  # a parallel loop counts in uint64
+        first, last = len(rows) * thread // n_threads, len(rows) * (thread + 1) // n_threads
+        sums = np.empty(1 + n_outputs if options.constant_hessian else 1 + 2 * n_outputs)
+        for node in range(n_nodes):
+            start = tree.start[node]
+            if tree.left[node] >= 0:
+                if thread == 0:
+                    out_value[node, :] = 0.0
+            elif first <= start < last or (start == len(rows) and thread == n_threads - 1):
+                stop = tree.stop[node]
+                sum_rows(rows, start, stop, gradient, hessian, weight, options.constant_hessian, sums)
+                for k in range(n_outputs):
+                    h = sums[0] if options.constant_hessian else sums[1 + n_outputs + k]
+                    out_value[node, k] = bounded_value(sums[1 + k], h, options.l2, tree.low[node], tree.high[node])
+
+
+set_values, set_values_parallel = serial_and_parallel(_set_values)
 
 
 def _renew_values(trees, row_start, rows, residual, weight, quantile):  # type: ignore[no-untyped-def]
@@ -58,22 +69,36 @@ def _renew_values(trees, row_start, rows, residual, weight, quantile):  # type: 
 renew_values, renew_values_parallel = serial_and_parallel(_renew_values)
 
 
-def _add_leaf_values(trees, row_start, rows, out_start, out_rows, rate, output, out_score):  # type: ignore[no-untyped-def]
+@jit
+def _add_to_rows(rows, start, stop, step, output, out_score):  # type: ignore[no-untyped-def]
+    for j in range(start, stop):
+        out_score[rows[j], output] += step
+
+
+def _add_leaf_values(trees, row_start, rows, out_start, out_rows, rate, output, n_threads, out_score):  # type: ignore[no-untyped-def]
     """Add ``rate`` × leaf value to the score of every row, in use or left out.
 
     out_score : float64 (n_rows, n_outputs of the loss); output : column that one-output leaves add to
+
+    Each thread takes an equal part of the rows, whatever leaves they are in.
     """
     n_outputs = trees.value.shape[2]
-    for t in prange(len(row_start) - 1):
-        for node in range(trees.n_nodes[t]):
-            if trees.left[t, node] >= 0:
-                continue
-            for k in range(n_outputs):
-                step = rate * trees.value[t, node, k]
-                for j in range(row_start[t] + trees.start[t, node], row_start[t] + trees.stop[t, node]):
-                    out_score[rows[j], output + k] += step
-                for j in range(out_start[t] + trees.out_start[t, node], out_start[t] + trees.out_stop[t, node]):
-                    out_score[out_rows[j], output + k] += step
+    for job in prange(n_threads):
+        thread = np.int64(job)  # a parallel loop counts in uint64
+        first, last = len(rows) * thread // n_threads, len(rows) * (thread + 1) // n_threads
+        out_first, out_last = len(out_rows) * thread // n_threads, len(out_rows) * (thread + 1) // n_threads
+        for t in range(len(row_start) - 1):
+            for node in range(trees.n_nodes[t]):
+                if trees.left[t, node] >= 0:
+                    continue
+                a = max(row_start[t] + trees.start[t, node], first)
+                b = min(row_start[t] + trees.stop[t, node], last)
+                c = max(out_start[t] + trees.out_start[t, node], out_first)
+                d = min(out_start[t] + trees.out_stop[t, node], out_last)
+                for k in range(n_outputs):
+                    step = rate * trees.value[t, node, k]
+                    _add_to_rows(rows, a, b, step, output + k, out_score)
+                    _add_to_rows(out_rows, c, d, step, output + k, out_score)
 
 
 add_leaf_values, add_leaf_values_parallel = serial_and_parallel(_add_leaf_values)

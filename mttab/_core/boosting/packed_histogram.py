@@ -24,7 +24,7 @@ import numpy as np
 from numba import prange
 
 from .binning import TASK_ID
-from .jit import jit, serial_and_parallel
+from .jit import inner, jit, serial_and_parallel
 
 # Rows per chunk: with a constant hessian two fields share 64 bits, else three do and have to be emptied more often.
 CHUNK_TWO_FIELDS, CHUNK_THREE_FIELDS = 2**20, 2**10
@@ -126,9 +126,9 @@ def unpack(fields, packing):  # type: ignore[no-untyped-def]
     return np.float64(count), np.float64(fields >> packing.shift_g) * packing.unit_g, np.float64(h) * packing.unit_h
 
 
-@jit
-def gather_packed(rows, start, stop, packed, packing, out_packed, out_sums):  # type: ignore[no-untyped-def]
-    """Bring the packed rows of a node to its own order, from place 0 on, and sum their fields as floats."""
+@inner
+def _gather_part(rows, start, stop, packed, packing, out_packed, out_sums):  # type: ignore[no-untyped-def]
+    """Copy the packed rows of ``rows[start:stop]`` to ``out_packed`` and sum their fields as floats."""
     out_sums[:] = 0.0
     first, n_rows = np.int64(0), stop - start
     while first < n_rows:
@@ -145,11 +145,28 @@ def gather_packed(rows, start, stop, packed, packing, out_packed, out_sums):  # 
         first = last
 
 
-@jit
+def _gather_packed(rows, start, stop, packed, packing, n_threads, out_packed, out_sums):  # type: ignore[no-untyped-def]
+    """Bring the packed rows of a node to its own order, from place 0 on, and sum their fields as floats.
+
+    Sums of whole units are exact, so the number of threads changes no bit of them.
+    """
+    sums = np.empty((n_threads, len(out_sums)))
+    for job in prange(n_threads):
+        p = np.int64(job)  # a parallel loop counts in uint64
+        first, last = (stop - start) * p // n_threads, (stop - start) * (p + 1) // n_threads
+        _gather_part(rows, start + first, start + last, packed, packing, out_packed[first:last], sums[p])
+    for c in range(len(out_sums)):
+        out_sums[c] = np.sum(sums[:, c])
+
+
+gather_packed, gather_packed_parallel = serial_and_parallel(_gather_packed)
+
+
+@inner
 def _add_chunk(words, rows, node_start, start, stop, packed, cells):  # type: ignore[no-untyped-def]
     """Add ``rows[start:stop]`` to the bins of four features at once.
 
-    packed : int64, of the node's rows from place 0 on; cells : int64 (4, 256)
+    words : uint32 (n_rows,), four bins each; packed : int64, of the node's rows from place 0 on; cells : int64 (4, 256)
     """
     for j in range(start, stop):
         fields, word = packed[j - node_start], words[rows[j]]
@@ -159,7 +176,16 @@ def _add_chunk(words, rows, node_start, start, stop, packed, cells):  # type: ig
         cells[3, word >> 24] += fields
 
 
-@jit
+@inner
+def _add_chunk_of_two(words, shift, rows, node_start, start, stop, packed, cells):  # type: ignore[no-untyped-def]
+    """The same for two features, those of the lower half of the words (shift 0) or of the upper half (shift 16)."""
+    for j in range(start, stop):
+        fields, word = packed[j - node_start], words[rows[j]] >> shift
+        cells[0, word & 255] += fields
+        cells[1, (word >> 8) & 255] += fields
+
+
+@inner
 def _empty_cells(cells, packing, out_sums):  # type: ignore[no-untyped-def]
     """Add the fields of ``cells`` (1024,) to ``out_sums`` float64 (3, 1024) and set them to 0."""
     mask_c = (np.int64(1) << packing.shift_h) - 1
@@ -173,7 +199,7 @@ def _empty_cells(cells, packing, out_sums):  # type: ignore[no-untyped-def]
     cells[:] = 0
 
 
-@jit
+@inner
 def _write_cells(cells, packing, out_histogram):  # type: ignore[no-untyped-def]
     """One feature's ``cells`` (>= n_bins,) as floats (n_bins, 2 or 3)."""
     mask_c = (np.int64(1) << packing.shift_h) - 1
@@ -186,19 +212,7 @@ def _write_cells(cells, packing, out_histogram):  # type: ignore[no-untyped-def]
             out_histogram[b, 2] = np.float64((cells[b] >> packing.shift_h) & mask_h) * packing.unit_h
 
 
-@jit
-def _write_sums(sums, first, n_parts, step, place, out_histogram):  # type: ignore[no-untyped-def]
-    """One feature's sums, of all parts together, as floats (n_bins, n_channels)."""
-    for c in range(out_histogram.shape[1]):
-        for b in range(len(out_histogram)):
-            out_histogram[b, c] = sums[first, c, place + b]
-    for part in range(1, n_parts):
-        for c in range(out_histogram.shape[1]):
-            for b in range(len(out_histogram)):
-                out_histogram[b, c] += sums[first + part * step, c, place + b]
-
-
-@jit
+@inner
 def _add_task_levels(task, rows, start, stop, packed, packing, out_histogram):  # type: ignore[no-untyped-def]
     """The histogram of the task id, which has any number of bins, row by row."""
     out_histogram[:, :] = 0.0
@@ -211,43 +225,44 @@ def _add_task_levels(task, rows, start, stop, packed, packing, out_histogram):  
             out_histogram[level, 2] += h
 
 
-def _build_packed_histogram(words, task, layout, rows, start, stop, packed, packing, n_parts, sums, out_histogram):  # type: ignore[no-untyped-def]
-    """`histogram.build_histogram` from packed rows.
+@inner
+def fill_packed(words, task, layout, rows, start, stop, packed, packing, first, last, sums, out_histogram):  # type: ignore[no-untyped-def]
+    """`histogram.fill_floats` from packed rows; ``first`` is even, ``last`` even or the number of features.
 
     words : uint32 (n_blocks, n_rows), four bins each; packed : int64, of the node's rows from place 0 on
-    n_parts : int64, parts of the rows that are added up side by side
-    sums : float64 (>= n_parts * n_blocks, 3, 1024), scratch; out_histogram : float64 (n_bins_total, 2 or 3)
+    sums : float64 (3, 1024), scratch; out_histogram : float64 (n_bins_total, 2 or 3)
     """
-    n_blocks, offset = words.shape[0], layout.offset
-    n_features = len(offset) - 1
-    in_one_go = n_parts == 1 and stop - start <= packing.chunk
-    for job in prange(n_parts * n_blocks):
-        part, block = np.int64(job) // n_blocks, np.int64(job) % n_blocks
-        first = start + (stop - start) * part // n_parts
-        last = start + (stop - start) * (part + 1) // n_parts
-        cells = np.zeros((4, 256), dtype=np.int64)
-        if in_one_go:
-            _add_chunk(words[block], rows, start, first, last, packed, cells)
-            for own in range(4 * block, min(4 * block + 4, n_features)):
-                if layout.is_categorical[own] != TASK_ID:
-                    _write_cells(cells[own & 3], packing, out_histogram[offset[own] : offset[own + 1]])
-        else:
-            sums[job] = 0.0
-            while first < last:
-                until = min(first + packing.chunk, last)
-                _add_chunk(words[block], rows, start, first, until, packed, cells)
-                _empty_cells(cells.reshape(1024), packing, sums[job])
-                first = until
-    for job in prange(n_features):
-        f = np.int64(job)  # a parallel loop counts in uint64
-        out = out_histogram[offset[f] : offset[f + 1]]
-        if layout.is_categorical[f] == TASK_ID:
-            _add_task_levels(task, rows, start, stop, packed, packing, out)
-        elif not in_one_go:
-            _write_sums(sums, f >> 2, n_parts, n_blocks, (f & 3) * 256, out)
-
-
-build_packed_histogram, build_packed_histogram_parallel = serial_and_parallel(_build_packed_histogram)
+    offset = layout.offset
+    cells = np.zeros((4, 256), dtype=np.int64)
+    in_one_go = stop - start <= packing.chunk
+    n_in_words = last
+    if last > first and layout.is_categorical[last - 1] == TASK_ID:
+        n_in_words = last - 1
+        _add_task_levels(task, rows, start, stop, packed, packing, out_histogram[offset[last - 1] : offset[last]])
+    f = first
+    while f < n_in_words:
+        n_here = 4 if f & 3 == 0 and n_in_words - f > 2 else 2
+        if not in_one_go:
+            sums[:, :] = 0.0
+        begin = start
+        while begin < stop:
+            end = min(begin + packing.chunk, stop)
+            if n_here == 4:
+                _add_chunk(words[f >> 2], rows, start, begin, end, packed, cells)
+            else:
+                _add_chunk_of_two(words[f >> 2], np.uint32(8 * (f & 3)), rows, start, begin, end, packed, cells)
+            if not in_one_go:
+                _empty_cells(cells.reshape(1024), packing, sums)
+            begin = end
+        for own in range(f, min(f + n_here, n_in_words)):
+            out = out_histogram[offset[own] : offset[own + 1]]
+            if in_one_go:
+                _write_cells(cells[own - f], packing, out)
+            else:
+                for c in range(out.shape[1]):
+                    out[:, c] = sums[c, 256 * (own - f) : 256 * (own - f) + len(out)]
+        cells[:, :] = 0
+        f += n_here
 
 
 @jit

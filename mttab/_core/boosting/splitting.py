@@ -136,43 +136,57 @@ def scan_numeric(histogram, sums, options, monotonic, low, high, best):  # type:
 def _scan_one_output(histogram, sums, options, best):  # type: ignore[no-untyped-def]
     """`scan_numeric` for one output without bounds, the common case: sums in registers, and hardly a division.
 
-    A candidate is compared as g² h_right + g_right² h_left > bar × h_left × h_right, which says the same as comparing
-    scores; only the few that win are divided. An empty bin repeats the candidate before it and cannot win.
+    With h + λ written as h, and G, H the sums of both children, the score of a cut is
+
+        g² / h + (G − g)² / (H − h)  =  G² / H + H d² / q,     d = g − h G / H,     q = h (H − h),
+
+    so the best cut has the largest d² / q, and two of them are compared crosswise, without dividing. An empty bin
+    repeats the candidate before it and cannot win.
     """
     n_bins = histogram.shape[0] - 1
     h_channel = 0 if options.constant_hessian else 2
     min_weight, l2 = options.min_samples_leaf * (1.0 - 1e-9), options.l2
     missing_w, missing_g, missing_h = histogram[n_bins, 0], histogram[n_bins, 1], histogram[n_bins, h_channel]
     has_missing = missing_w > 0.0
-    best_bin, best_missing_left, found = -1, False, best
-    bar = found + TIE * abs(found)
+    both = sums[h_channel] + 2.0 * l2
+    slope = sums[1] / both
+    # A cut has to beat d² / q = bar / bottom, which holds the noise that a score has to be better by.
+    flat = sums[1] * slope / both
+    bar, bottom = (best + TIE * abs(best)) / both - flat, 1.0
+    best_bin, best_g, best_h, best_missing_left = -1, 0.0, 0.0, False
     for missing_left in range(2 if has_missing else 1):
         w, g, h = (missing_w, missing_g, missing_h) if missing_left == 1 else (0.0, 0.0, 0.0)
         # The last value bin is a candidate only where missing values go right: then they alone are the right child.
-        for b in range(n_bins if has_missing and missing_left == 0 else n_bins - 1):
+        last = n_bins if has_missing and missing_left == 0 else n_bins - 1
+        first = 0
+        while first < last and w + histogram[first, 0] < min_weight:
+            w += histogram[first, 0]
+            g += histogram[first, 1]
+            h += histogram[first, h_channel]
+            first += 1
+        for b in range(first, last):
             w += histogram[b, 0]
             g += histogram[b, 1]
             h += histogram[b, h_channel]
             w_right = sums[0] - w
-            if w < min_weight:
-                continue
-            if w_right <= 0.0 or w_right < min_weight:
+            if w_right < min_weight or w_right <= 0.0:
                 break
-            h_right = sums[h_channel] - h
-            if h < options.min_hessian or h_right < options.min_hessian:
-                continue
-            g_right, below, below_right = sums[1] - g, h + l2, h_right + l2
-            if g * g * below_right + g_right * g_right * below > bar * below * below_right:
-                score = g * g / below + g_right * g_right / below_right
-                if score > bar:
-                    found, best_bin, bar = score, b, score + TIE * abs(score)
+            below = h + l2
+            d, q = g - slope * below, below * (both - below)
+            if d * d * bottom > bar * q and w > 0.0 and h >= options.min_hessian:
+                if sums[h_channel] - h >= options.min_hessian:
+                    bar, bottom = d * d + TIE * (d * d + flat * q), q
+                    best_bin, best_g, best_h = b, g, h
                     best_missing_left = missing_left == 1 if has_missing else w >= w_right * (1.0 - TIE)
+    if best_bin < 0:
+        return best, -1, -1, False
+    g_right, h_right = sums[1] - best_g, sums[h_channel] - best_h
+    found = best_g * best_g / (best_h + l2) + g_right * g_right / (h_right + l2)
     best_next = n_bins
-    if best_bin >= 0:
-        for b in range(n_bins - 1, best_bin, -1):
-            if histogram[b, 0] > 0.0:
-                best_next = b
-    return found, best_bin, best_next if best_bin >= 0 else -1, best_missing_left
+    for b in range(n_bins - 1, best_bin, -1):
+        if histogram[b, 0] > 0.0:
+            best_next = b
+    return found, best_bin, best_next, best_missing_left
 
 
 @jit
@@ -274,14 +288,14 @@ def _level_keys(histogram, levels, sums, n_outputs, options):  # type: ignore[no
     widest = -1.0
     for k in range(n_outputs):
         h_total = sums[0] if options.constant_hessian else sums[1 + n_outputs + k]
-        prior = options.categorical_prior * max(h_total, 1e-290) / sums[0]
+        prior = options.categorical_prior * max(h_total, 1e-100) / sums[0]
         spread = 0.0
         for j in range(len(levels)):
             b = levels[j]
             h = histogram[b, 0] if options.constant_hessian else histogram[b, 1 + n_outputs + k]
             candidate[j] = histogram[b, 1 + k] / (h + prior)
             spread += candidate[j] * histogram[b, 1 + k]
-        if spread > widest:
+        if spread > widest * (1.0 + 1e-9):  # outputs that mirror each other differ by rounding only
             widest = spread
             keys[:] = candidate
     # Equal levels (same labels, same weights) must not be told apart by the rounding of their sums.
@@ -292,6 +306,21 @@ def _level_keys(histogram, levels, sums, n_outputs, options):  # type: ignore[no
         for j in range(len(levels)):
             keys[j] = np.rint(keys[j] / largest * 1e9)
     return keys
+
+
+@jit
+def find_feature_split(f, histogram, layout, sums, options, low, high, best, out_set):  # type: ignore[no-untyped-def]
+    """Best split of a node by feature ``f``, whose part of the histogram this is, if it beats the score ``best``.
+
+    out_set : uint32 (>= n_words,), levels that go left where the feature is a category
+
+    Returns (score, bin, next used bin, missing goes left); the score is ``best`` where nothing beats it.
+    """
+    if layout.is_categorical[f]:
+        min_rows = options.categorical_min_rows if layout.is_categorical[f] == CATEGORY else 0.0
+        score, missing_left = scan_categorical(histogram, sums, options, min_rows, low, high, best, out_set)
+        return score, np.int64(0), np.int64(0), missing_left
+    return scan_numeric(histogram, sums, options, layout.monotonic[f], low, high, best)
 
 
 @jit
@@ -309,12 +338,7 @@ def find_node_split(histogram, layout, sums, options, low, high, features, out_s
     best, feature, left_bin, next_bin, missing_left = own, -1, 0, 0, False
     for f in features:
         part = histogram[layout.offset[f] : layout.offset[f + 1]]
-        if layout.is_categorical[f]:
-            min_rows = options.categorical_min_rows if layout.is_categorical[f] == CATEGORY else 0.0
-            score, is_left = scan_categorical(part, sums, options, min_rows, low, high, best, out_set)
-            b, following = 0, 0
-        else:
-            score, b, following, is_left = scan_numeric(part, sums, options, layout.monotonic[f], low, high, best)
+        score, b, following, is_left = find_feature_split(f, part, layout, sums, options, low, high, best, out_set)
         if score > best:
             best, feature, left_bin, next_bin, missing_left = score, f, b, following, is_left
     return best - own, feature, left_bin, next_bin, missing_left

@@ -8,18 +8,33 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
+import numpy as np
+from numba import prange
+
+from .jit import serial_and_parallel
 
 # Below this many (row, feature) or (row, tree) cells work stays serial: it is then over in a fraction of a millisecond,
 # and on a busy machine a parallel launch can wait longer than that for a core.
 MIN_PARALLEL_CELLS = 200_000
 
+# A step inside a fit, such as the histogram of a node, is shared out where it saves more than a launch takes: 2 µs
+# where threads of OpenMP or TBB still wait on cores of their own, 80 µs for numba's own pool. A cell takes 0.5 ns.
+CELLS_PER_SECOND = 4e9
+MIN_STEP_CELLS = 10_000
+# Where the cores are taken by other programs a launch waits for its turn, and was seen to take 40 ms: thousands of them
+# make a fit forty times slower, so it then stays with one thread.
+SLOWEST_LAUNCH = 1e-3
+N_LAUNCHES = 3
+
+_launch_seconds = 0.0  # of the last fit that had threads
 _workqueue_lock = threading.Lock()
 _is_forked_child = False
 
@@ -50,6 +65,51 @@ def resolve_n_threads(n_jobs: int | None, n_cells: float = float("inf")) -> int:
     if n_jobs < 0:
         return max(1, int(available) + 1 + int(n_jobs))
     return min(int(n_jobs), int(available))
+
+
+class Team(NamedTuple):
+    """Threads for the steps of a kernel.
+
+    n_threads : int64; min_cells : int64, (row, feature) cells below which a step stays with one of them
+    """
+
+    n_threads: np.int64
+    min_cells: np.int64
+
+
+def _count_threads(out_counts):  # type: ignore[no-untyped-def]
+    for thread in prange(len(out_counts)):
+        out_counts[thread] += 1
+
+
+_, _launch = serial_and_parallel(_count_threads)
+
+
+def free_threads(n_threads: int) -> int:
+    """How many threads a fit that has just entered its `parallel_region` goes on with: all, or 1 where no core is free.
+
+    The slowest of a few launches decides; the first, which wakes the threads up, does not count.
+    """
+    global _launch_seconds
+    if n_threads <= 1:
+        return 1
+    counts, slowest = np.zeros(n_threads, dtype=np.int64), 0.0
+    _launch(counts)
+    for _ in range(N_LAUNCHES):
+        start = time.perf_counter()
+        _launch(counts)
+        slowest = max(slowest, time.perf_counter() - start)
+        if slowest > SLOWEST_LAUNCH:
+            return 1
+    _launch_seconds = slowest
+    return n_threads
+
+
+def team_of(n_threads: int) -> Team | None:
+    """The team of so many threads, by what a launch cost when `free_threads` was asked last; None of one."""
+    if n_threads <= 1:
+        return None
+    return Team(np.int64(n_threads), np.int64(max(MIN_STEP_CELLS, CELLS_PER_SECOND * _launch_seconds)))
 
 
 @contextmanager

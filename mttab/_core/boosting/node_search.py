@@ -1,0 +1,151 @@
+"""Histograms and best splits of a node and its sibling, the features shared out over threads.
+
+One parallel region per split does what needs no word between features: each thread fills the histogram of the smaller
+child for its features, subtracts it from the parent's, and searches both. What is left is to compare features.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+
+from .histogram import fill_floats, subtract_histogram
+from .jit import inner, serial_and_parallel
+from .packed_histogram import fill_packed, subtract_exactly
+from .splitting import TIE, find_feature_split, sums_score
+
+
+class Candidates(NamedTuple):
+    """Best split of every feature for two nodes, the smaller child and the larger one.
+
+    is_tried : bool (2, n_features), where there is anything to look for
+    score, left_bin, next_bin, missing_left : (2, n_features), as `splitting.find_feature_split` returns them
+    sums : float64 (2, n_channels); low, high : float64 (2,), of the two nodes
+    """
+
+    is_tried: np.ndarray
+    score: np.ndarray
+    left_bin: np.ndarray
+    next_bin: np.ndarray
+    missing_left: np.ndarray
+    sums: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@inner
+def allocate_candidates(n_features, n_channels):  # type: ignore[no-untyped-def]
+    """Room for the candidates of two nodes."""
+    shape = (2, n_features)
+    return Candidates(
+        np.zeros(shape, dtype=np.bool_),
+        np.empty(shape),
+        np.empty(shape, dtype=np.int64),
+        np.empty(shape, dtype=np.int64),
+        np.empty(shape, dtype=np.bool_),
+        np.empty((2, n_channels)),
+        np.empty(2),
+        np.empty(2),
+    )
+
+
+@inner
+def first_feature(thread, n_threads, n_features):  # type: ignore[no-untyped-def]
+    """Where a thread's features begin: an even number, because two are the least that is read at once."""
+    return min((n_features * thread // n_threads + 1) // 2 * 2, n_features)
+
+
+@inner
+def _fill(words, task, layout, rows, start, stop, packing, scratch, thread, first, last, out_histogram):  # type: ignore[no-untyped-def]
+    """Histogram of a node, packed or as floats, whose derivatives have been gathered."""
+    if packing.is_used:
+        fill_packed(
+            words, task, layout, rows, start, stop, scratch.gathered, packing, first, last, scratch.sums[thread],
+            out_histogram,
+        )  # fmt: skip
+    else:
+        fill_floats(words, task, layout, rows, start, stop, scratch.statistics, first, last, out_histogram)
+
+
+def _fill_histogram(words, task, layout, rows, start, stop, packing, scratch, n_threads, out_histogram):  # type: ignore[no-untyped-def]
+    """Histogram of one node over all features."""
+    n_features = len(layout.offset) - 1
+    for job in prange(n_threads):
+        thread = np.int64(job)  # a parallel loop counts in uint64
+        first = first_feature(thread, n_threads, n_features)
+        last = first_feature(thread + 1, n_threads, n_features)
+        _fill(words, task, layout, rows, start, stop, packing, scratch, thread, first, last, out_histogram)
+
+
+fill_histogram, fill_histogram_parallel = serial_and_parallel(_fill_histogram)
+
+
+def _search_nodes(  # type: ignore[no-untyped-def]
+    words, task, layout, rows, start, stop, packing, scratch, n_threads, options, histogram, rest, candidates
+):
+    """Fill ``histogram`` with the rows of a node and write its best split by each feature, and that of its sibling.
+
+    words, task, layout, rows, packing, scratch, options : as in `tree.grow_tree`; start, stop : the node's rows
+    histogram : float64 (n_bins_total, n_channels), filled here
+    rest : the parent's histogram, which becomes the sibling's; empty where there is none
+    candidates : Candidates, in: what to look for, of the node (0) and of its sibling (1); out: what was found
+    """
+    offset, n_features = layout.offset, len(layout.offset) - 1
+    # numba loses what a parallel loop writes to a field of a named tuple: arrays are named before the loop.
+    is_tried, score, left_bin = candidates.is_tried, candidates.score, candidates.left_bin
+    next_bin, missing_left, sums = candidates.next_bin, candidates.missing_left, candidates.sums
+    low, high = candidates.low, candidates.high
+    n_words = (np.max(offset[1:] - offset[:-1]) + 31) // 32
+    for job in prange(n_threads):
+        thread = np.int64(job)
+        first = first_feature(thread, n_threads, n_features)
+        last = first_feature(thread + 1, n_threads, n_features)
+        _fill(words, task, layout, rows, start, stop, packing, scratch, thread, first, last, histogram)
+        levels = np.empty(n_words, dtype=np.uint32)
+        for f in range(first, last):
+            a, b = offset[f], offset[f + 1]
+            if len(rest) > 0:
+                if packing.is_used:
+                    subtract_exactly(rest[a:b], histogram[a:b], rest[a:b])
+                else:
+                    subtract_histogram(rest[a:b], histogram[a:b], rest[a:b])
+            for k in range(2):
+                if is_tried[k, f]:
+                    part = histogram[a:b] if k == 0 else rest[a:b]
+                    own = sums_score(sums[k], _n_outputs(part, options), options, options.l2, low[k], high[k])
+                    score[k, f], left_bin[k, f], next_bin[k, f], missing_left[k, f] = find_feature_split(
+                        f, part, layout, sums[k], options, low[k], high[k], own, levels
+                    )
+
+
+search_nodes, search_nodes_parallel = serial_and_parallel(_search_nodes)
+
+
+@inner
+def _n_outputs(histogram, options):  # type: ignore[no-untyped-def]
+    return histogram.shape[1] - 1 if options.constant_hessian else (histogram.shape[1] - 1) // 2
+
+
+@inner
+def best_candidate(candidates, k, histogram, layout, options, out_set):  # type: ignore[no-untyped-def]
+    """What `splitting.find_node_split` returns, of node ``k`` of the candidates, whose histogram this is."""
+    sums, low, high = candidates.sums[k], candidates.low[k], candidates.high[k]
+    own = sums_score(sums, _n_outputs(histogram, options), options, options.l2, low, high)
+    best, feature = own, np.int64(-1)
+    for f in range(candidates.score.shape[1]):
+        if candidates.is_tried[k, f] and candidates.score[k, f] > best + TIE * abs(best):
+            best, feature = candidates.score[k, f], np.int64(f)
+    if feature < 0:
+        return 0.0, feature, np.int64(0), np.int64(0), False
+    if layout.is_categorical[feature]:  # the levels were not kept for every feature
+        part = histogram[layout.offset[feature] : layout.offset[feature + 1]]
+        find_feature_split(feature, part, layout, sums, options, low, high, own, out_set)
+    return (
+        best - own,
+        feature,
+        candidates.left_bin[k, feature],
+        candidates.next_bin[k, feature],
+        candidates.missing_left[k, feature],
+    )
