@@ -60,7 +60,7 @@ ORDER = {
         *("jit", "threads", "quantile", "losses"),
         *("binning", "histogram", "packed_histogram", "splitting", "small_nodes"),
         *("leaves", "tree", "leaf_masks", "forest"),
-        *("rows", "theta", "growing", "distributed", "rmtgb"),
+        *("rows", "theta", "growing", "distributed", "rmtgb", "averaging"),
         *("similarity", "sharing", "adapt", "importance", "export"),
     ),
     "neural": (
