@@ -18,6 +18,7 @@ from mttab._boosting_explain import Explaining
 from mttab._boosting_fit import FitSteps, Fitted, training_rows, validation_rows
 from mttab._boosting_sources import fit_source
 from mttab._callbacks import CallbackSupport, FitHooks
+from mttab._core.boosting.averaging import boost_averaged
 from mttab._core.boosting.forest import BLOCKS, PARTITION, SHARED, TASK, Forest, ForestBuilder
 from mttab._core.boosting.growing import Grower
 from mttab._core.boosting.importance import gain_importances, normalised
@@ -85,6 +86,7 @@ class BaseRMTGB(Explaining, Saving, CallbackSupport, FitSteps, TaskAdaptation, B
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
         "refit": ["boolean"],
+        "n_averaged": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],
@@ -117,9 +119,10 @@ class BaseRMTGB(Explaining, Saving, CallbackSupport, FitSteps, TaskAdaptation, B
     def _fit(self, X: Any, y: Any, sample_weight: Any, task: Any, explicit: dict[str, Any]) -> None:
         """Everything between the arguments of fit and the fitted attributes, which are set only at the very end."""
         previous = self._fitted if self.warm_start and hasattr(self, "_fitted") else None
-        # Three blocks, and perhaps once more on all rows.
+        # Three blocks of one model or more, or once more on all rows.
         metadata = {"sample_weight": sample_weight, "task": task}
-        hooks = self._begin_callbacks(6 if self.refit else 3, in_order=True, X=X, y=y, metadata=metadata)
+        n_models = max(self._n_averaged(0, explicit), 2 if self.refit else 1)
+        hooks = self._begin_callbacks(3 * n_models, in_order=True, X=X, y=y, metadata=metadata)
         wants = {"warm_start": self.warm_start, "validation": self.validation, "has_tables": False}
         source = find_source(X, y, sample_weight, task, **wants)
         if source is not None:
@@ -130,11 +133,13 @@ class BaseRMTGB(Explaining, Saving, CallbackSupport, FitSteps, TaskAdaptation, B
         inputs, weight = self._read_inputs(X, y, task, sample_weight)
         everything = long = inputs.melt(weight)
         is_stopped = stops_early(self.early_stopping, len(long.y), explicit, self.validation)
-        held_out = None
+        held_out = is_held = None
         if is_stopped and explicit["X_val"] is None:
-            long, held_out = self._hold_out(long, inputs, X, y, np.random.default_rng([seed, 0]))
+            is_held = self._held_out(long, inputs, X, y, seed, self._n_averaged(len(long.y), explicit))
             # "auto" gives up where no row can be held out; without a validation_fraction the training loss is watched.
-            is_stopped = held_out is not None or self.validation_fraction is None
+            is_stopped = is_held is not None or self.validation_fraction is None
+        if is_held is not None and len(is_held) == 1:
+            long, held_out, is_held = long.take(~is_held[0]), long.take(is_held[0]), None
         loss = self._make_loss(inputs.classes)
         if previous:
             self._check_same_problem(inputs, training_tasks(inputs, long), loss)
@@ -145,8 +150,9 @@ class BaseRMTGB(Explaining, Saving, CallbackSupport, FitSteps, TaskAdaptation, B
             is_refitted = self.refit and held_out is not None and not self.warm_start
             tasks = training_tasks(inputs, everything if is_refitted else long)
             fitted = self._fit_entries(
-                inputs, long, held_out, explicit, loss, is_stopped, seed, n_threads, tasks, hooks, previous
-            )
+                inputs, long, held_out, explicit, loss, is_stopped, seed, n_threads, tasks, hooks, previous,
+                is_held=is_held,
+            )  # fmt: skip
             # What two tasks share cannot be learned from one of them.
             if is_refitted and (fitted.labels.n_tasks > 1 or tasks.n_tasks == 1):
                 tell(self.verbose, "once more on all rows")
@@ -180,27 +186,32 @@ class BaseRMTGB(Explaining, Saving, CallbackSupport, FitSteps, TaskAdaptation, B
         hooks: FitHooks,
         previous: Fitted | None = None,
         chosen: Fitted | None = None,
+        is_held: np.ndarray | None = None,
     ) -> Fitted:
         """Encode, bin and boost the entries ``long``.
 
         ``tasks`` are those of the fit as a whole, of which some may be held out here.
         ``previous`` is a fit to go on from, ``chosen`` one whose sharing and numbers of rounds are taken over.
+        ``is_held`` (n_models, n_entries) asks for the mean of models which hold these entries out; there is then no
+        ``held_out``.
         """
         labels = previous.labels if previous else training_tasks(inputs, long)
         factors = self._class_factors(long, inputs.classes), self._task_factors(long, labels)
         long = long.weighted(labels, *factors)
         encoder = previous.encoder if previous else self._fit_encoder(inputs, long)
         values = encoder.transform(inputs.features)
-        has_validation = held_out is not None or explicit.get("X_val") is not None or chosen is not None
-        mapper = (
-            previous.mapper if previous else self._fit_mapper(encoder, values, long, has_validation, seed, n_threads)
-        )
+        has_validation = any(part is not None for part in (held_out, is_held, explicit.get("X_val"), chosen))
+        how_to_bin = has_validation, seed, n_threads
+        mapper = previous.mapper if previous else self._fit_mapper(encoder, values, long, *how_to_bin)
         scaling = previous.scaling if previous else self._fit_scaling(long, labels, loss)
         rows, order = training_rows(mapper, values, long, labels, scaling, n_threads)
         validation = None
         if held_out is not None:
             held_out = held_out.weighted(labels, *factors)
             validation = validation_rows(values[:, held_out.row_idx], held_out, labels, scaling)
+        elif is_held is not None:
+            is_held = is_held[:, rows.position]
+            validation = rows.judged(values[:, order], is_held[0])
         elif explicit:
             validation = self._explicit_validation(explicit, inputs, encoder, labels, scaling, factors)
         options = self._boosting_options(loss, labels, is_stopped, has_validation, tasks, rows)
@@ -242,20 +253,22 @@ class BaseRMTGB(Explaining, Saving, CallbackSupport, FitSteps, TaskAdaptation, B
             mass, positions = rows.sum_by_task(rows.weight), tuple(inputs.task_positions.tolist())
             return Fitted(model, loss, encoder, mapper, scaling, labels, numbered, mass, positions)
 
-        model = boost(
-            rows,
-            validation,
-            loss,
-            make_grower(rows, sharing.is_category(inputs.task_is_category)),
-            make_builder(),
-            options,
-            base,
-            np.random.default_rng([seed, 1, sum(previous.model.forest.n_rounds) if previous else 0]),
-            start=start,
-            progress=hooks.follow(
-                self.verbose, "round", lambda model: self._attributes_of(as_fitted(model), inputs, seed)
-            ),
+        def make_own_grower(rows: TrainingRows) -> Grower:
+            return make_grower(rows, sharing.is_category(inputs.task_is_category))
+
+        progress = hooks.follow(
+            self.verbose, "round", lambda model: self._attributes_of(as_fitted(model), inputs, seed)
         )
+        if is_held is not None:
+            X = values[:, order]
+            return as_fitted(
+                boost_averaged(rows, X, is_held, loss, make_own_grower, make_builder, options, base, seed, progress)
+            )
+        rng = np.random.default_rng([seed, 1, sum(previous.model.forest.n_rounds) if previous else 0])
+        model = boost(
+            rows, validation, loss, make_own_grower(rows), make_builder(), options, base, rng,
+            start=start, progress=progress,
+        )  # fmt: skip
         return as_fitted(model)
 
     def _set_fitted_attributes(self, inputs: Inputs) -> None:

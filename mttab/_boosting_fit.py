@@ -52,6 +52,8 @@ AUTO_ROUNDS_STOPPED, AUTO_ROUNDS = 1000, 200
 AUTO_SUBSAMPLE = 0.8
 # ... unless there are fewer different rows than this: equal ones are drawn together, and a round would miss a lot.
 AUTO_SUBSAMPLE_MIN_ROWS = 100
+# Models with n_averaged="auto", up to so many rows; with more, several fits cost more than they bring.
+AUTO_AVERAGED, AUTO_AVERAGED_MAX_ROWS = 5, 20_000
 # Bins with max_bins="auto" and validation rows: the root of the number of rows, but not fewer than these.
 AUTO_MIN_BINS = 64
 
@@ -130,30 +132,53 @@ class FitSteps:
         )
         return inputs, weight
 
-    def _hold_out(
-        self, long: LongTable, inputs: Inputs, X: Any, y: Any, rng: np.random.Generator
-    ) -> tuple[LongTable, LongTable | None]:
-        """Split the entries into those to train on and those, if any, that decide when a block ends."""
+    def _may_average(self, explicit: dict[str, Any]) -> bool:
+        """Whether rows to stop on are drawn here, and so can be drawn several times."""
+        is_drawn = self.validation is None and self.validation_fraction is not None and explicit["X_val"] is None
+        return is_drawn and self.early_stopping is not False and not self.warm_start
+
+    def _n_averaged(self, n_rows: int, explicit: dict[str, Any]) -> int:
+        """Number of models whose mean the fit is."""
+        if not self._may_average(explicit):
+            return 1
+        if self.n_averaged != "auto":
+            return int(self.n_averaged)
+        # Branches that start at random have no numbers in common.
+        is_drawn = isinstance(self.theta_init, str) and self.theta_init == "normal"
+        is_one = not self.refit or is_drawn or self.algorithm == "paper"
+        return 1 if is_one or n_rows > AUTO_AVERAGED_MAX_ROWS else AUTO_AVERAGED
+
+    def _held_out(self, long: LongTable, inputs: Inputs, X: Any, y: Any, seed: int, n_models: int) -> np.ndarray | None:
+        """Entries bool (n_models, n_entries) that decide when a block of each model ends; None for none."""
         if self.validation is not None:
-            is_held = splitter_holdout(self.validation, X, y, inputs.task_ids, len(inputs.y))[long.row_idx]
+            is_held = splitter_holdout(self.validation, X, y, inputs.task_ids, len(inputs.y))[long.row_idx][None]
         elif self.validation_fraction is None:
-            return long, None
+            return None
         else:
             strata = np.zeros(len(long.y), dtype=np.int64)
             if long.task_ids is not None:
                 strata = TaskLabels.fit(long.task_ids).encode(long.task_ids).astype(np.int64)
             if inputs.classes is not None:
                 strata = strata * len(inputs.classes) + long.y.astype(np.int64)
-            is_held = stratified_holdout(strata, self.validation_fraction, rng)
+            is_held = self._draw_held_out(strata, seed, n_models)
         if self.early_stopping == "auto" and self.validation is None and not is_held.any():
-            return long, None  # every task has a single row, or every class of every task
-        if not is_held.any() or is_held.all():
+            return None  # every task has a single row, or every class of every task
+        if not is_held.any() or is_held[0].all():
             raise ValueError(
-                f"early_stopping={self.early_stopping!r} leaves {int(is_held.sum())} of {len(is_held)} labelled rows "
+                f"early_stopping={self.early_stopping!r} leaves {int(is_held[0].sum())} of {len(long.y)} labelled rows "
                 "for validation, so there is nothing to compare; pass more rows, a larger validation_fraction, or "
                 "early_stopping=False."
             )
-        return long.take(~is_held), long.take(is_held)
+        return is_held
+
+    def _draw_held_out(self, strata: np.ndarray, seed: int, n_models: int) -> np.ndarray:
+        """A share bool (n_models, n) of the rows of every stratum for each model; all False if there is none."""
+        drawn = [
+            stratified_holdout(strata, self.validation_fraction, np.random.default_rng([seed, 0, number]))
+            for number in range(n_models)
+        ]
+        # A draw of few rows may be empty while another is not.
+        return np.array([is_held for is_held in drawn if is_held.any()] or drawn[:1])
 
     def _task_factors(self, long: LongTable, labels: TaskLabels) -> np.ndarray | None:
         """Factor (n_tasks + 1,) on the weights of each task, 1 for unseen ones; None for none."""

@@ -22,6 +22,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
 from mttab._boosting_fit import AUTO_MIN_BINS, Fitted
+from mttab._core.boosting.averaging import boost_averaged
 from mttab._core.boosting.binning import (
     MAX_BINS,
     BinMapper,
@@ -455,10 +456,13 @@ def boost_training(
     n_threads: int,
     follow: Callable[[Callable[[BoostedModel], Fitted]], Progress],
     chosen: Fitted | None = None,
+    is_held: np.ndarray | None = None,
 ) -> Fitted:
     """Boost training rows; ``chosen`` is a fit whose sharing and numbers of rounds are taken over.
 
     ``follow`` is given what makes the fit of a model, and makes what follows the rounds.
+    ``is_held`` (n_models, n_rows) asks for the mean of models which hold these rows out; there is then no
+    ``validation``.
     """
     mapper, encoder, labels, inputs = problem.mapper, problem.encoder, problem.labels, problem.inputs
     assert mapper is not None and encoder is not None
@@ -466,6 +470,9 @@ def boost_training(
     is_alone = training.peers is ALONE
     if model.loss == "poisson" and training.totals(training.y.sum()) == [0.0]:
         model._read_target(np.zeros(1))  # says what is wrong
+    X = DecodedRows(mapper, training)
+    if is_held is not None:
+        validation = training.judged(X, is_held[0])
     has_validation = validation is not None or chosen is not None
     options = model._boosting_options(loss, labels, is_stopped, has_validation, labels, training)
     base = np.zeros(loss.n_outputs)
@@ -486,7 +493,6 @@ def boost_training(
         sharing: Sharing = chosen.sharing
         options = with_rounds(sharing.apply(options), chosen.model.forest.n_rounds)
     else:
-        X = DecodedRows(mapper, training)
         sharing = model._decide_sharing(
             training, X, validation, loss, make_grower, make_builder, options, base, inputs.task_is_category, seed
         )
@@ -497,18 +503,16 @@ def boost_training(
         numbered, positions = sharing.renumbered(boosted.group_order), tuple(problem.columns.task_positions)
         return Fitted(boosted, loss, encoder, mapper, scaling, labels, numbered, weight, positions)
 
-    boosted = boost(
-        training,
-        validation,
-        loss,
-        make_grower(training, sharing.is_category(inputs.task_is_category)),
-        make_builder(),
-        options,
-        base,
-        np.random.default_rng([seed, 1, 0]),
-        progress=follow(as_fitted),
-    )
-    return as_fitted(boosted)
+    def make_own_grower(rows: TrainingRows) -> Grower:
+        return make_grower(rows, sharing.is_category(inputs.task_is_category))
+
+    progress = follow(as_fitted)
+    if is_held is not None:
+        return as_fitted(
+            boost_averaged(training, X, is_held, loss, make_own_grower, make_builder, options, base, seed, progress)
+        )
+    rng, grower = np.random.default_rng([seed, 1, 0]), make_own_grower(training)
+    return as_fitted(boost(training, validation, loss, grower, make_builder(), options, base, rng, progress=progress))
 
 
 def spread_scaling(

@@ -17,6 +17,7 @@ from sklearn.utils import check_random_state
 
 from mttab._boosting_fit import Fitted
 from mttab._boosting_pieces import (
+    DecodedRows,
     Problem,
     boost_training,
     encode,
@@ -29,11 +30,11 @@ from mttab._boosting_pieces import (
     spread_scaling,
 )
 from mttab._callbacks import FitHooks
-from mttab._core.boosting.binning import pack_words, unpack_words
+from mttab._core.boosting.binning import pack_words
 from mttab._core.boosting.rmtgb import BoostedModel
-from mttab._core.boosting.rows import TrainingRows, ValidationRows
+from mttab._core.boosting.rows import TrainingRows
 from mttab._core.boosting.threads import free_threads, parallel_region, resolve_n_threads
-from mttab._core.holdout import stops_early, stratified_holdout
+from mttab._core.holdout import stops_early
 from mttab._core.progress import Progress, messages_shown, tell
 from mttab._core.sources import Source
 
@@ -70,16 +71,17 @@ def fit_source(model: Any, source: Source, explicit: dict[str, Any], hooks: FitH
         validation = own_validation(model, problem, rows, None, explicit, scaling)
         is_held = None
         if has_validation and validation is None and model.validation_fraction is not None:
-            is_held = _held_out(model, rows, strata, seed)
+            is_held = _held_out(model, rows, strata, seed, model._n_averaged(rows.n_rows, explicit))
         del strata
         if is_held is None:
             is_stopped = has_validation and (validation is not None or model.validation_fraction is None)
             fitted = boost_training(model, problem, rows, validation, scaling, is_stopped, **options)
+        elif len(is_held) > 1:
+            fitted = boost_training(model, problem, rows, None, scaling, True, **options, is_held=is_held)
         else:
             assert problem.mapper is not None
-            X = problem.mapper.decode(unpack_words(rows.words[:, is_held], rows.n_features))
-            validation = ValidationRows(X, rows.task[is_held], rows.y[is_held], rows.weight[is_held])
-            fitted = boost_training(model, problem, rows.take(~is_held), validation, scaling, True, **options)
+            validation = rows.judged(DecodedRows(problem.mapper, rows), is_held[0])
+            fitted = boost_training(model, problem, rows.take(~is_held[0]), validation, scaling, True, **options)
             if model.refit:
                 tell(model.verbose, "once more on all rows")
                 again = boost_training(model, problem, rows, None, scaling, False, **options, chosen=fitted)
@@ -129,12 +131,12 @@ def _free_memory() -> float:
         return np.inf
 
 
-def _held_out(model: Any, rows: TrainingRows, strata: np.ndarray, seed: int) -> np.ndarray | None:
-    """Rows that decide when a block ends, drawn in the order of the table as for one in memory."""
+def _held_out(model: Any, rows: TrainingRows, strata: np.ndarray, seed: int, n_models: int) -> np.ndarray | None:
+    """Rows (n_models, n_rows) that decide when a block ends, drawn in the order of the table as for one in memory."""
     in_order = np.argsort(rows.position)
-    is_held = np.empty(rows.n_rows, dtype=bool)
-    rng = np.random.default_rng([seed, 0])
-    is_held[in_order] = stratified_holdout(strata[in_order], model.validation_fraction, rng)
+    drawn = model._draw_held_out(strata[in_order], seed, n_models)
+    is_held = np.empty_like(drawn)
+    is_held[:, in_order] = drawn
     if is_held.any():
         return is_held
     if model.early_stopping == "auto":

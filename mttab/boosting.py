@@ -129,8 +129,13 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         Smallest decrease of the loss that counts as one.
     refit : bool, default=True
         Whether, after rows of the training data were held out for validation, the model is fitted once more on all
-        rows, with the sharing and the numbers of rounds found. Not with ``X_val``, whose rows are no training rows, and
-        not with ``warm_start=True``.
+        rows, with the sharing and the numbers of rounds found. Not with ``X_val``, whose rows are no training rows, not
+        with ``warm_start=True``, and not where several models are averaged, which see all rows together.
+    n_averaged : int or "auto", default="auto"
+        Number of models whose mean the fitted forest is. Each holds out another ``validation_fraction`` of the rows to
+        stop on; they have ``sharing``, bins and base score in common. Only where rows are drawn to stop on: not with
+        ``X_val``, ``validation``, ``validation_fraction=None``, ``early_stopping=False`` or ``warm_start=True``. "auto"
+        is 5 up to 20,000 rows, and 1 beyond, with ``refit=False``, ``theta_init="normal"`` or in paper mode.
     warm_start : bool, default=False
         Whether fit adds rounds, up to the new ``max_iter_...``, to the blocks that the model it finds has.
     random_state : int, RandomState instance or None, default=None
@@ -157,10 +162,12 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     theta_ : ndarray of shape (n_tasks,) or (n_tasks, n_groups)
         Log-odds of the second of two groups; of more, numbers whose softmax the weights are.
     n_iter_ : dict
-        Rounds kept in each block, "shared", "partition" and "task".
+        Rounds kept in each block, "shared", "partition" and "task". With ``n_averaged``, those of the model that has
+        most: a round has a tree of every model that goes on so long.
     train_score_, validation_score_ : ndarray
         Minus the mean loss before the first round and after each one, block after block; the
-        second is empty without validation rows, and of the fit before the last with ``refit``. Losses are ½ (y − F)²,
+        second is empty without validation rows, and of the fit before the last with ``refit``. With ``n_averaged``, the
+        mean over the models, each on its own rows; one that has ended counts with its last loss. Losses are ½ (y − F)²,
         ½ |y − F| for "absolute_error", half the deviance for "poisson".
     feature_importances_ : ndarray of shape (n_features_in_,)
         Gain of each column, summing to 1.
@@ -252,6 +259,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         n_iter_no_change: int = 15,
         tol: float = 1e-7,
         refit: bool = True,
+        n_averaged: int | str = "auto",
         warm_start: bool = False,
         random_state: Any = None,
         n_jobs: int | None = None,
@@ -292,6 +300,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
         self.refit = refit
+        self.n_averaged = n_averaged
         self.warm_start = warm_start
         self.random_state = random_state
         self.n_jobs = n_jobs
@@ -464,7 +473,7 @@ class RMTGBClassifier(ClassifierMixin, BaseRMTGB):
 max_leaf_nodes_task, max_depth, min_samples_leaf, min_samples_leaf_task, l2_regularization, max_features, subsample, \
 max_bins, categorical_features, monotonic_cst, algorithm, theta_init, theta_learning_rate, theta_penalty, \
 theta_center, task_weight, unseen_task, early_stopping, validation, validation_fraction, n_iter_no_change, tol, \
-refit, warm_start, random_state, n_jobs, verbose
+refit, n_averaged, warm_start, random_state, n_jobs, verbose
         See `RMTGBRegressor`. Validation rows are stratified by task and class; ``monotonic_cst`` is for two classes.
 
     Attributes
@@ -537,6 +546,7 @@ feature_importances_, task_feature_importances_, task_similarity_, n_tasks_, n_f
         n_iter_no_change: int = 15,
         tol: float = 1e-7,
         refit: bool = True,
+        n_averaged: int | str = "auto",
         warm_start: bool = False,
         random_state: Any = None,
         n_jobs: int | None = None,
@@ -576,6 +586,7 @@ feature_importances_, task_feature_importances_, task_similarity_, n_tasks_, n_f
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
         self.refit = refit
+        self.n_averaged = n_averaged
         self.warm_start = warm_start
         self.random_state = random_state
         self.n_jobs = n_jobs

@@ -174,7 +174,7 @@ class DaskRMTGBRegressor(_DaskFit, RMTGBRegressor):
 
     - ``early_stopping="auto"`` stops early only with ``X_val``; without it, no rows are held out, and True needs
       ``validation_fraction=None``, which watches the training loss. ``validation`` and ``warm_start`` are refused, and
-      ``refit`` has nothing to do.
+      ``refit`` and ``n_averaged`` have nothing to do.
     - ``sharing="auto"`` is "blocks", also with ``X_val``: tasks are not compared on a cluster. "groups", and
       ``n_task_groups`` above 2, which compare rows of all tasks with each other, are refused.
     - ``verbose`` writes to the log of one of the workers.

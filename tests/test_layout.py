@@ -61,7 +61,7 @@ ORDER = {
         *("binning", "histogram", "packed_histogram", "splitting", "small_nodes", "presorted"),
         *("partition", "node_search"),
         *("leaves", "tree_arrays", "tree", "leaf_masks", "forest"),
-        *("rows", "theta", "growing", "distributed", "rmtgb"),
+        *("rows", "theta", "growing", "distributed", "rmtgb", "averaging"),
         *("similarity", "sharing", "adapt", "importance", "export"),
     ),
     "neural": (

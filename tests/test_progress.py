@@ -199,12 +199,13 @@ def test_callbacks_of_a_search_reach_the_fits_in_it(callbacks, family, rows):
     assert search.best_estimator_.predict(X).shape == y.shape
 
 
-def test_both_fits_of_one_with_validation_rows_are_heard_of(callbacks, rows):
+@pytest.mark.parametrize(("n_averaged", "n_fits"), [(1, 2), (3, 3)])
+def test_all_fits_of_one_with_validation_rows_are_heard_of(callbacks, rows, n_averaged, n_fits):
     recorder = Recorder()
-    model = RMTGBClassifier(**OPTIONS | {"early_stopping": True}).set_callbacks(recorder)
+    model = RMTGBClassifier(**OPTIONS | {"early_stopping": True, "n_averaged": n_averaged}).set_callbacks(recorder)
     X, y = rows
     model.fit(X, y > 0)
-    assert recorder.count("begin", "shared") == 2 == recorder.count("end", "shared")
+    assert recorder.count("begin", "shared") == n_fits == recorder.count("end", "shared")
 
 
 def test_an_error_in_fit_still_tears_callbacks_down(callbacks, rows):

@@ -383,12 +383,14 @@ def test_more_tasks_than_can_be_compared_are_refused_where_groups_are_asked_for_
 
 # --- the fit on all rows ----------------------------------------------------------------------------------------------
 
+ONE = AUTO | {"n_averaged": 1}
+
 
 @pytest.mark.parametrize("sharing", ["blocks", "pooled", "category", "separate"])
 @pytest.mark.parametrize("estimator_class", ESTIMATORS)
 def test_a_refit_is_a_fit_on_all_rows_with_the_rounds_that_were_found(estimator_class, sharing):
     X, y, _ = three_groups(estimator_class)
-    options = AUTO | {"sharing": sharing, "subsample": 0.7, "max_features": 0.5, "max_bins": 100}
+    options = ONE | {"sharing": sharing, "subsample": 0.7, "max_features": 0.5, "max_bins": 100}
     model = estimator_class(**options).fit(X, y)
     first = estimator_class(refit=False, **options).fit(X, y)
     rounds = {f"max_iter_{block}": n for block, n in model.n_iter_.items()}
@@ -403,8 +405,8 @@ def test_a_refit_is_a_fit_on_all_rows_with_the_rounds_that_were_found(estimator_
 
 def test_a_refit_keeps_the_sharing_and_the_groups_that_were_found():
     bunch = planted((8, 2), n=150)
-    model = RMTGBRegressor(**AUTO).fit(bunch.data, bunch.target)
-    first = RMTGBRegressor(refit=False, **AUTO).fit(bunch.data, bunch.target)
+    model = RMTGBRegressor(**ONE).fit(bunch.data, bunch.target)
+    first = RMTGBRegressor(refit=False, **ONE).fit(bunch.data, bunch.target)
     assert model.sharing_ == first.sharing_ == "groups"
     np.testing.assert_array_equal(model.task_group_, first.task_group_)
     assert model.train_score_[-1] == pytest.approx(-0.5 * np.mean((bunch.target - model.predict(bunch.data)) ** 2))
@@ -416,7 +418,7 @@ def test_a_refit_keeps_the_sharing_and_the_groups_that_were_found():
 def test_there_is_no_refit_with_rows_of_the_users_or_a_warm_start(estimator_class, way):
     X, y, _ = three_groups(estimator_class)
     held = {"X_val": X[::5], "y_val": y[::5]} if way == "X_val" else {}
-    options = AUTO | FEW | {"warm_start": way == "warm_start"}
+    options = ONE | FEW | {"warm_start": way == "warm_start"}
     models = [estimator_class(refit=refit, **options).fit(X, y, **held) for refit in (True, False)]
     np.testing.assert_array_equal(predicted_numbers(models[0], X), predicted_numbers(models[1], X))
     np.testing.assert_array_equal(models[0].train_score_, models[1].train_score_)
@@ -428,7 +430,7 @@ def test_whole_tasks_that_were_held_out_are_known_after_the_refit(sharing):
     splitter = GroupShuffleSplit(1, test_size=2, random_state=0)
     held = sorted(set(X["task"].iloc[next(splitter.split(X, y, X["task"]))[1]]))
     y = y + np.where(X["task"].isin(held), 10.0, 0.0)
-    options = AUTO | {"sharing": sharing, "validation": splitter, "unseen_task": "error", "n_iter_no_change": 40}
+    options = ONE | {"sharing": sharing, "validation": splitter, "unseen_task": "error", "n_iter_no_change": 40}
     model = RMTGBRegressor(**options).fit(X, y)
     assert model.tasks_.tolist() == list(range(9)) and len(model.theta_) == len(model.task_group_) == 9
     first = RMTGBRegressor(refit=False, **options).fit(X, y)
@@ -441,7 +443,7 @@ def test_whole_tasks_that_were_held_out_are_known_after_the_refit(sharing):
 
 def test_starts_for_all_tasks_may_be_given_where_whole_tasks_are_held_out():
     X, y, _ = three_groups(RMTGBRegressor)
-    options = AUTO | FEW | {"validation": GroupShuffleSplit(1, test_size=2, random_state=0)}
+    options = ONE | FEW | {"validation": GroupShuffleSplit(1, test_size=2, random_state=0)}
     model = RMTGBRegressor(theta_init=dict.fromkeys(range(9), -1.0), **options).fit(X, y)
     assert model.n_tasks_ == 9
 

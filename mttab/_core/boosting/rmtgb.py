@@ -21,7 +21,7 @@ from .forest import BLOCKS, PARTITION, SHARED, TASK, Forest, ForestBuilder, add_
 from .growing import Grower, GrownTrees
 from .losses import Loss
 from .rows import RowSample, Scores, TrainingRows, ValidationRows
-from .theta import group_order, mixing_weights, orientation, start_from_disagreement
+from .theta import inliers_first, mixing_weights, start_from_disagreement
 
 # Learning rate of the shared blocks that are fitted only to see which tasks disagree with them.
 CROSS_FIT_RATE = 0.3
@@ -400,16 +400,9 @@ class _Run:
 
     def model(self) -> BoostedModel:
         """The fitted model, turned so that the inlier branch is the one that most tasks lean to."""
-        theta, builder = self.theta, self.builder.copy()  # this may be asked for in the middle of the training
-        order = np.arange(self.mixing().shape[1])
-        if theta.ndim == 2:
-            order = group_order(self.mixing()[:-1], self.task_mass)
-            theta = theta[:, order]
-            builder.reorder_groups(order)
-        elif orientation(theta, self.task_mass) < 0:
-            order = order[::-1]
-            theta = -theta
-            builder.reorder_groups(order)
+        builder = self.builder.copy()  # this may be asked for in the middle of the training
+        theta, order = inliers_first(self.theta, self.task_mass)
+        builder.reorder_groups(order)
         n_leaf_outputs = self.loss.n_outputs if self.options.vector_leaves else 1
         rounds = (self.n_rounds[0], self.n_rounds[1], self.n_rounds[2])
         mixing = mixing_weights(theta, self.task_mass)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -159,6 +160,14 @@ class TrainingRows:
         words = np.ascontiguousarray(self.words[:, is_in])
         rest = self.task[is_in], start, self.y[is_in], self.weight[is_in], self.position[is_in]
         return TrainingRows(words, self.n_features, *rest, self.task_mass, self.peers)
+
+    def judged(self, X: Any, is_held: np.ndarray) -> ValidationRows:
+        """The rows where ``is_held`` (n_rows,) holds, to validate on.
+
+        X : float64 (n_features, n_rows), raw values of all rows, or what gives them for ``X[:, is_held]``
+        """
+        values = np.ascontiguousarray(X[:, is_held])
+        return ValidationRows(values, self.task[is_held], self.y[is_held], self.weight[is_held])
 
 
 @dataclass

@@ -24,7 +24,7 @@ from .forest import PARTITION, SHARED, TASK, ForestBuilder
 from .growing import Grower
 from .losses import Loss
 from .rmtgb import BlockOptions, BoostingOptions, boost
-from .rows import TrainingRows, ValidationRows
+from .rows import TrainingRows
 from .theta import start_from_groups
 
 # Name -> the blocks that have rounds, and whether the task id is a category of shared and partition trees.
@@ -132,9 +132,7 @@ def choose_sharing(
         if is_held.all() or not is_held.any():
             continue  # few different rows: equal ones are in one fold
         training = rows.take(~is_held)
-        judged = ValidationRows(
-            np.ascontiguousarray(X[:, is_held]), rows.task[is_held], rows.y[is_held], rows.weight[is_held]
-        )
+        judged = rows.judged(X, is_held)
         weight.append(judged.weight)
         for name in names:
             sharing = Sharing(name, group)

@@ -81,6 +81,16 @@ def start_from_disagreement(
     return np.clip(center * (1.0 - np.maximum(excess, 0.0) / OUTLIER_EXCESS), -START_LIMIT, START_LIMIT)
 
 
+def inliers_first(theta: np.ndarray, row_weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """θ with the branches renumbered so that the first is the one most tasks lean to, and the old number of each."""
+    if theta.ndim == 2:
+        order = group_order(mixing_weights(theta, row_weight)[:-1], row_weight)
+        return theta[:, order], order
+    if orientation(theta, row_weight) < 0:
+        return -theta, np.array([1, 0])
+    return theta, np.array([0, 1])
+
+
 def orientation(theta: np.ndarray, row_weight: np.ndarray) -> float:
     """−1 if the branch that most tasks lean to is the second one, else 1; ties of votes are decided by rows."""
     lean_second, lean_first = theta > 0, theta < 0

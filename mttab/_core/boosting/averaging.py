@@ -1,0 +1,92 @@
+"""The mean of several models as one forest: each holds out rows of its own to stop on, and all rows are used together.
+
+Round r of a block holds the trees of round r of every model that has so many, with leaf values divided by the number of
+models. The score after r rounds is then the mean of the models' scores after as many of their own rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mttab._core.progress import Progress
+
+from .forest import PARTITION, ForestBuilder
+from .growing import Grower
+from .losses import Loss
+from .rmtgb import BoostedModel, BoostingOptions, Histories, boost
+from .rows import TrainingRows
+from .theta import inliers_first, mixing_weights
+
+
+def boost_averaged(
+    rows: TrainingRows,
+    X: Any,
+    held: np.ndarray,
+    loss: Loss,
+    make_grower: Callable[[TrainingRows], Grower],
+    make_builder: Callable[[], ForestBuilder],
+    options: BoostingOptions,
+    base: np.ndarray,
+    seed: int,
+    progress: Progress,
+) -> BoostedModel:
+    """Boost a model for each share of the rows that is held out, and return their mean.
+
+    X : float64 (n_features, n_rows), raw values of all rows, or what gives them for ``X[:, mask]``
+    held : bool (n_models, n_rows), the rows on which each model stops and which it does not train on
+    """
+    models = []
+    for number, is_held in enumerate(held):
+        training, rng = rows.take(~is_held), np.random.default_rng([seed, 1, number])
+        parts = training, rows.judged(X, is_held), loss, make_grower(training), make_builder()
+        models.append(boost(*parts, options, base, rng, progress=progress))
+    task_mass = rows.sum_by_task(rows.weight) if rows.task_mass is None else rows.task_mass
+    return average(models, make_builder(), task_mass)
+
+
+def average(models: Sequence[BoostedModel], builder: ForestBuilder, task_mass: np.ndarray) -> BoostedModel:
+    """The mean of models of the same tasks and base score, whose branches started with the same numbers.
+
+    There is one θ in a forest: where branches have trees, each task mixes them by the mean of the models' θ.
+    """
+    theta, order = inliers_first(np.mean([_as_started(model) for model in models], axis=0), task_mass)
+    for model in models:
+        nodes, trees = model.forest.nodes, model.forest.trees
+        is_branch = trees.block == PARTITION
+        started_as = model.group_order[np.where(is_branch, trees.group, 0)].astype(np.int32)
+        nodes = nodes._replace(value=nodes.value / len(models), gain=nodes.gain / len(models))
+        builder.append_part(nodes, trees._replace(group=np.where(is_branch, started_as, trees.group)))
+    builder.reorder_groups(order)
+    first = models[0].forest
+    rounds = np.max([model.forest.n_rounds for model in models], axis=0).tolist()
+    forest = builder.build(
+        first.base, mixing_weights(theta, task_mass), (rounds[0], rounds[1], rounds[2]), first.nodes.value.shape[1]
+    )
+    train, validation = (
+        _mean_histories([getattr(model, name) for model in models]) for name in ("train_loss", "validation_loss")
+    )
+    return BoostedModel(forest, theta, train, validation, order)
+
+
+def _as_started(model: BoostedModel) -> np.ndarray:
+    """θ with the branches numbered as they were before the first round."""
+    if model.theta.ndim == 2:
+        return model.theta[:, np.argsort(model.group_order)]
+    return model.theta if model.group_order[0] == 0 else -model.theta
+
+
+def _mean_histories(histories: Sequence[Histories]) -> Histories:
+    """Mean loss after each round; a model that has ended keeps its last one."""
+    shared, partition, task = (_mean_history(of_block) for of_block in zip(*histories, strict=True))
+    return shared, partition, task
+
+
+def _mean_history(losses: Sequence[list[float]]) -> list[float]:
+    n = max(len(history) for history in losses)
+    if n == 0:
+        return []
+    padded = [np.pad(history, (0, n - len(history)), mode="edge") for history in losses]
+    return np.mean(padded, axis=0).tolist()
