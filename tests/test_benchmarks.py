@@ -95,8 +95,12 @@ def test_synthetic_runs_every_experiment_and_does_not_refit(synthetic, tmp_path,
     # With fits that cannot work, everything must come from the file.
     for name, approach in synthetic.ROW_TASK_APPROACHES.items():
         monkeypatch.setitem(synthetic.ROW_TASK_APPROACHES, name, approach._replace(predict=failing))
-    for name, peer in synthetic.TARGET_APPROACHES.items():
-        monkeypatch.setitem(synthetic.TARGET_APPROACHES, name, peer._replace(predict=failing))
+    peers_of = synthetic.target_approaches
+    monkeypatch.setattr(
+        synthetic,
+        "target_approaches",
+        lambda budget: {name: peer._replace(predict=failing) for name, peer in peers_of(budget).items()},
+    )
     synthetic.main([*TINY, "--output", str(output)])
     again = capsys.readouterr().out
     assert "0 runs failed" in again
@@ -209,18 +213,18 @@ def test_networks_score_every_target_together_and_alone(script, folder, tmp_path
 def test_a_tuned_network_is_the_best_of_its_trials_of_which_the_first_has_the_defaults(script, monkeypatch):
     pytest.importorskip("torch", reason="torch is not installed")
     script("bench_synthetic")
-    import network_trials
+    import tuning
     from mttab.datasets import make_multitask_regression
 
-    for name in ("MultiTabNet", *network_trials.NEIGHBOURS):
-        first, *others = network_trials.draw_trials(name, 8, seed=0)
+    for name in tuning.NETWORKS:
+        first, *others = tuning.draw_trials(tuning.network_space(name), 8, seed=0)
         assert first == {} and len(others) == 7 and len({str(settings) for settings in others}) > 4
     X, Y = make_multitask_regression(250, 6, 2, degree=1, random_state=0)
     trials = [{"learning_rate": 1e-6}, {"learning_rate": 0.02}, {"learning_rate": 1e-5}]
-    monkeypatch.setattr(network_trials, "draw_trials", lambda name, n, seed: trials[:n])
+    monkeypatch.setattr(tuning, "draw_trials", lambda space, n, seed: trials[:n])
     options = {"n_members": 1, "max_epochs": 3, "n_jobs": 1, "n_experts": 2, "expert_dim": 8}
-    assert network_trials.fit_best("MMoE", X, Y, 3, 0, **options).learning_rate == 0.02
-    assert network_trials.fit_best("MMoE", X, Y, 1, 0, **options).learning_rate == 1e-6
+    assert tuning.fit_best_network("MMoE", X, Y, 3, 0, **options).learning_rate == 0.02
+    assert tuning.fit_best_network("MMoE", X, Y, 1, 0, **options).learning_rate == 1e-6
 
 
 def test_synthetic_gives_the_gain_of_a_neighbour_over_its_single_task_network(synthetic, tmp_path, capsys, monkeypatch):
