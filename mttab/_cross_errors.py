@@ -61,13 +61,17 @@ def _squared_error(y: np.ndarray, said: np.ndarray) -> np.ndarray:
     return (said - y) ** 2
 
 
+_RMSE = Metric(_squared_error, "value", is_root=True)
+_BRIER = Metric(_brier, "probability")
 REGRESSION_METRICS = {
-    "root_mean_squared_error": Metric(_squared_error, "value", is_root=True),
+    "auto": _RMSE,
+    "root_mean_squared_error": _RMSE,
     "squared_error": Metric(_squared_error, "value"),
     "absolute_error": Metric(lambda y, said: np.abs(said - y), "value"),
 }
 CLASSIFICATION_METRICS = {
-    "brier": Metric(_brier, "probability"),
+    "auto": _BRIER,
+    "brier": _BRIER,
     "zero_one": Metric(lambda y, votes: (votes.argmax(axis=1) != y).astype(np.float64), "class", is_rate=True),
     "log_loss": Metric(_log_loss, "probability"),
 }

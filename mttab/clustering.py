@@ -8,14 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import check_is_fitted
 
 from mttab._core.task_clusters import LINKAGES, cluster_by_distance, similarity_of_errors, task_distances
-from mttab._core.tasks import TaskLabels
-from mttab._core.validation import HasMethods, Interval, StrOptions, check_same_length, check_table, check_weight
+from mttab._core.validation import HasMethods, Interval, StrOptions
 from mttab._cross_errors import CLASSIFICATION_METRICS, REGRESSION_METRICS, Judge, ask_across
+from mttab._task_placing import PlacesTasks
 from mttab._task_rows import Ask, TaskRows, ask_each, fit_model_of_group, take_rows
-from mttab._task_wrapper import BaseTaskWrapper, TaskWrapperClassifier, TaskWrapperRegressor
+from mttab._task_wrapper import TaskWrapperClassifier, TaskWrapperRegressor
 
 __all__ = ["TaskClusterClassifier", "TaskClusterRegressor"]
 
@@ -29,9 +28,9 @@ _PAPER_PARAMETERS: dict[str, Any] = {
 DISTANCES = ("braycurtis", "canberra", "chebyshev", "cityblock", "correlation", "cosine", "euclidean", "sqeuclidean")
 
 
-class _TaskCluster(BaseTaskWrapper):
+class _TaskCluster(PlacesTasks):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **BaseTaskWrapper._parameter_constraints,
+        **PlacesTasks._parameter_constraints,
         "n_clusters": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "pilot": [None, HasMethods(["fit", "predict"])],
         "n_folds": [None, Interval(Integral, 2, None, closed="left")],
@@ -43,8 +42,52 @@ class _TaskCluster(BaseTaskWrapper):
         "n_jobs": [Integral, None],
     }
 
-    placed_tasks_: dict[Any, int]
-    _placed_group: np.ndarray
+    _published_metric: ClassVar[str]
+
+    def __init__(
+        self,
+        estimator: Any = None,
+        *,
+        task_column: Any = None,
+        n_clusters: int | str = "auto",
+        pilot: Any = None,
+        metric: Any = "auto",
+        n_folds: int | None = 5,
+        distance: str = "correlation",
+        linkage: str = "average",
+        max_clusters: int = 20,
+        min_silhouette: float = 0.5,
+        max_pilot_rows: int | None = 500,
+        unseen_task: str = "shared",
+        random_state: Any = None,
+        n_jobs: int | None = None,
+    ):
+        self.estimator = estimator
+        self.task_column = task_column
+        self.n_clusters = n_clusters
+        self.pilot = pilot
+        self.metric = metric
+        self.n_folds = n_folds
+        self.distance = distance
+        self.linkage = linkage
+        self.max_clusters = max_clusters
+        self.min_silhouette = min_silhouette
+        self.max_pilot_rows = max_pilot_rows
+        self.unseen_task = unseen_task
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+
+    @classmethod
+    def paper_parameters(cls) -> dict[str, Any]:
+        """Parameters that compare tasks, and make groups in any case, as published.
+
+        Examples
+        --------
+        >>> from mttab import TaskClusterRegressor
+        >>> TaskClusterRegressor(**TaskClusterRegressor.paper_parameters()).min_silhouette
+        -1
+        """
+        return {**_PAPER_PARAMETERS, "metric": cls._published_metric}
 
     # --- fit -------------------------------------------------------------------------------------------------------
 
@@ -90,92 +133,6 @@ class _TaskCluster(BaseTaskWrapper):
             "_placed_group": np.empty(0, dtype=np.int64),
         }
 
-    # --- new tasks -------------------------------------------------------------------------------------------------
-
-    def place_task(self, X: Any, y: Any, sample_weight: Any = None, task: Any = None) -> dict[Any, int]:
-        """Place tasks that fit did not see in the group whose model is least wrong about their first rows.
-
-        No model is fitted; from then on predict asks the model of that group. A task that was placed before is placed
-        anew, on these rows alone.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_features)
-            Rows of one or several new tasks, with the task column where there is one.
-        y : array-like of shape (n,)
-            Their labels.
-        sample_weight : array-like of shape (n,), default=None
-            Weight of each row.
-        task : array-like of shape (n,), default=None
-            Task of each row, for a model fitted with ``task=``.
-
-        Returns
-        -------
-        dict
-            Task -> group; ``placed_tasks_`` has them, too.
-
-        Raises
-        ------
-        ValueError
-            If a task was in fit, whose group is settled, or the model knows no task ids.
-
-        Examples
-        --------
-        >>> from sklearn.linear_model import Ridge
-        >>> from mttab import TaskClusterRegressor
-        >>> from mttab.datasets import make_task_groups
-        >>> X, y = make_task_groups(60, group_sizes=(6, 4), random_state=0)
-        >>> known = X["task"] < 9
-        >>> model = TaskClusterRegressor(Ridge(), task_column="task", random_state=0).fit(X[known], y[known])
-        >>> model.place_task(X[~known][:10], y[~known][:10])
-        {9: 1}
-        """
-        rows, labels = self._read_new_tasks(X, y, sample_weight, task)
-        judge = Judge(self.metric, rows)
-        if judge.needs_probabilities and not hasattr(self, "predict_proba"):  # the pilots have some, the estimator none
-            judge = Judge("zero_one", rows)
-        errors = np.stack([judge.errors(judge.ask(model, rows.table), rows) for model in self.estimators_], axis=1)
-        placed = dict(zip(labels, errors.argmin(axis=1).tolist(), strict=True))
-        self.placed_tasks_ = {**self.placed_tasks_, **placed}
-        # Placed tasks are encoded as those after the ones of fit.
-        self._labels = TaskLabels([*self.tasks_.tolist(), *self.placed_tasks_])
-        self._placed_group = np.array([*self.placed_tasks_.values()], dtype=np.int64)
-        return placed
-
-    def _read_new_tasks(self, X: Any, y: Any, sample_weight: Any, task: Any) -> tuple[TaskRows, list[Any]]:
-        check_is_fitted(self)
-        if self._task_source not in ("column", "argument"):
-            raise ValueError(
-                "place_task needs a model that was fitted with task ids, by task_column or task; this one has none."
-            )
-        table = check_table(X)
-        features, ids = self._read_features(table, task)
-        labels = TaskLabels.fit(ids)
-        known = [label for label in labels.labels.tolist() if label in set(self.tasks_.tolist())]
-        if known:
-            raise ValueError(
-                f"place_task was passed rows of the task {known[0]!r}, which fit has put in a group; leave them out."
-            )
-        values = self._encode_target(y)
-        check_same_length(X=table, y=values)
-        weight = check_weight(sample_weight, len(values))
-        rows = TaskRows(
-            features=features,
-            row_idx=np.arange(len(values)),
-            task=labels.encode(ids),
-            y=values,
-            weight=None if sample_weight is None else weight,
-            task_labels=labels.labels,
-            classes=getattr(self, "classes_", None),
-            task_name=None,
-            has_ids=True,
-        )
-        without = np.bincount(rows.task, rows.mass, rows.n_tasks) == 0
-        if without.any():
-            label = labels.labels.tolist()[int(without.argmax())]
-            raise ValueError(f"sample_weight is 0 in all rows of the task {label!r}; leave them out.")
-        return rows, labels.labels.tolist()
-
     # --- predict ---------------------------------------------------------------------------------------------------
 
     def _answers(self, features: Any, task: np.ndarray, ask: Ask, ask_mean: Ask) -> np.ndarray:
@@ -215,10 +172,10 @@ class TaskClusterRegressor(_TaskCluster, TaskWrapperRegressor):
         largest mean silhouette, of those whose error on held-out rows is not clearly above the least: see Notes.
     pilot : estimator object, default=None
         What is fitted on the rows of each task to compare tasks; small and fast is good. None is boosting of 60 rounds.
-    metric : {"root_mean_squared_error", "squared_error", "absolute_error"} or callable, \
-default="root_mean_squared_error"
-        Error of a pilot on the rows of a task, the second as published; or a function ``metric(y_true, y_pred)``, less
-        is better, not below 0, which also takes ``sample_weight`` if weights are used.
+    metric : {"auto", "root_mean_squared_error", "squared_error", "absolute_error"} or callable, default="auto"
+        Error of a pilot on the rows of a task; "auto" is the root mean squared error, and "squared_error" as published.
+        Or a function ``metric(y_true, y_pred)``, less is better, not below 0, which also takes ``sample_weight`` if
+        weights are used.
     n_folds : int or None, default=5
         Folds of the rows: a pilot is judged on rows that it was not fitted on, those of its own task included. None
         judges it on the rows it was fitted on, as published, which makes every task most like itself.
@@ -313,51 +270,7 @@ default="root_mean_squared_error"
         **_TaskCluster._parameter_constraints,
         "metric": [StrOptions(set(REGRESSION_METRICS)), callable],
     }
-
-    def __init__(
-        self,
-        estimator: Any = None,
-        *,
-        task_column: Any = None,
-        n_clusters: int | str = "auto",
-        pilot: Any = None,
-        metric: Any = "root_mean_squared_error",
-        n_folds: int | None = 5,
-        distance: str = "correlation",
-        linkage: str = "average",
-        max_clusters: int = 20,
-        min_silhouette: float = 0.5,
-        max_pilot_rows: int | None = 500,
-        unseen_task: str = "shared",
-        random_state: Any = None,
-        n_jobs: int | None = None,
-    ):
-        self.estimator = estimator
-        self.task_column = task_column
-        self.n_clusters = n_clusters
-        self.pilot = pilot
-        self.metric = metric
-        self.n_folds = n_folds
-        self.distance = distance
-        self.linkage = linkage
-        self.max_clusters = max_clusters
-        self.min_silhouette = min_silhouette
-        self.max_pilot_rows = max_pilot_rows
-        self.unseen_task = unseen_task
-        self.random_state = random_state
-        self.n_jobs = n_jobs
-
-    @staticmethod
-    def paper_parameters() -> dict[str, Any]:
-        """Parameters that compare tasks, and make groups in any case, as published.
-
-        Examples
-        --------
-        >>> from mttab import TaskClusterRegressor
-        >>> TaskClusterRegressor(**TaskClusterRegressor.paper_parameters()).min_silhouette
-        -1
-        """
-        return {**_PAPER_PARAMETERS, "metric": "squared_error"}
+    _published_metric = "squared_error"
 
 
 class TaskClusterClassifier(_TaskCluster, TaskWrapperClassifier):
@@ -370,10 +283,10 @@ class TaskClusterClassifier(_TaskCluster, TaskWrapperClassifier):
     ----------
     estimator : estimator object, default=None
         Any classifier of scikit-learn's kind, which is handed the classes as they are; None is `RMTGBClassifier`.
-    metric : {"brier", "log_loss", "zero_one"} or callable, default="brier"
-        Error of a pilot on the rows of a task, the last as published: the share of wrong classes, for pilots that have
-        no probabilities; or a function ``metric(y_true, y_pred)`` of classes, less is better, not below 0, which also
-        takes ``sample_weight`` if weights are used.
+    metric : {"auto", "brier", "log_loss", "zero_one"} or callable, default="auto"
+        Error of a pilot on the rows of a task; "auto" is the Brier score, and "zero_one" as published: the share of
+        wrong classes, for pilots that have no probabilities. Or a function ``metric(y_true, y_pred)`` of classes, less
+        is better, not below 0, which also takes ``sample_weight`` if weights are used.
     task_column, n_clusters, pilot, n_folds, distance, linkage, max_clusters, min_silhouette, max_pilot_rows, \
 unseen_task, random_state, n_jobs
         See `TaskClusterRegressor`.
@@ -405,48 +318,4 @@ silhouette_scores_, group_errors_, placed_tasks_, tasks_, n_tasks_, n_features_i
         **_TaskCluster._parameter_constraints,
         "metric": [StrOptions(set(CLASSIFICATION_METRICS)), callable],
     }
-
-    def __init__(
-        self,
-        estimator: Any = None,
-        *,
-        task_column: Any = None,
-        n_clusters: int | str = "auto",
-        pilot: Any = None,
-        metric: Any = "brier",
-        n_folds: int | None = 5,
-        distance: str = "correlation",
-        linkage: str = "average",
-        max_clusters: int = 20,
-        min_silhouette: float = 0.5,
-        max_pilot_rows: int | None = 500,
-        unseen_task: str = "shared",
-        random_state: Any = None,
-        n_jobs: int | None = None,
-    ):
-        self.estimator = estimator
-        self.task_column = task_column
-        self.n_clusters = n_clusters
-        self.pilot = pilot
-        self.metric = metric
-        self.n_folds = n_folds
-        self.distance = distance
-        self.linkage = linkage
-        self.max_clusters = max_clusters
-        self.min_silhouette = min_silhouette
-        self.max_pilot_rows = max_pilot_rows
-        self.unseen_task = unseen_task
-        self.random_state = random_state
-        self.n_jobs = n_jobs
-
-    @staticmethod
-    def paper_parameters() -> dict[str, Any]:
-        """Parameters that compare tasks, and make groups in any case, as published.
-
-        Examples
-        --------
-        >>> from mttab import TaskClusterClassifier
-        >>> TaskClusterClassifier(**TaskClusterClassifier.paper_parameters()).min_silhouette
-        -1
-        """
-        return {**_PAPER_PARAMETERS, "metric": "zero_one"}
+    _published_metric = "zero_one"
