@@ -32,7 +32,7 @@ KINDS = {"regression": "Regressor", "binary": "Classifier"}
 TRUE_GROUPS = "one per true group"
 
 
-def draw_tasks(kind: str, draw: int, group_sizes: tuple[int, ...] = GROUP_SIZES) -> Any:
+def draw_tasks(kind: str, draw: int, group_sizes: tuple[int, ...]) -> Any:
     return make_task_groups(
         N_TRAIN,
         group_sizes=group_sizes,
@@ -79,7 +79,7 @@ def error_of(kind: str, y: pd.Series, predicted: np.ndarray) -> float:
 
 def compare(kind: str, draws: range, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
     for draw in draws:
-        tasks = draw_tasks(kind, draw)
+        tasks = draw_tasks(kind, draw, GROUP_SIZES)
         X_test, y_test = tasks.sample(N_TEST, random_state=draw + 1000)
         for name, fit in approaches(kind, draw).items():
             if name not in wanted and name != TRUE_GROUPS:

@@ -183,7 +183,8 @@ def predict_rmtgb_alone(problem: TargetProblem, target: str, *, n_trials: int = 
 
 def fit_rmtgb(problem: TargetProblem, kind: str, X: Any, Y: Any, n_trials: int, options: dict[str, Any]) -> Any:
     """The default options, or the best of some settings by the loss on its own validation rows."""
-    known = {"random_state": problem.seed, "n_jobs": problem.n_jobs, **options}
+    stopped = {"early_stopping": True} if n_trials > 1 else {}
+    known = {"random_state": problem.seed, "n_jobs": problem.n_jobs, **stopped, **options}
 
     def fit(settings: dict[str, Any]) -> Any:
         return getattr(mttab, f"RMTGB{kind}")(**known, **settings).fit(X, Y)
