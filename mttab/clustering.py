@@ -236,7 +236,7 @@ class TaskClusterRegressor(_TaskCluster, TaskWrapperRegressor):
     A silhouette has no scale, so that it overlooks groups that resemble each other where others are far away, and sees
     none where no two tasks are alike. "auto" therefore also asks what groups are worth: how wrong the mean of the
     pilots of a task's group is on rows of that task that none of them was fitted on. Numbers of groups by which tasks
-    are worse off than by the best number, by more than 3 % and in a paired t test at 5 %, are not taken.
+    are worse off than by the best number, in a paired t test at 5 %, are not taken.
 
     ``TaskClusterRegressor(**TaskClusterRegressor.paper_parameters())`` compares tasks as published. There, own errors
     on training rows are so small that the similarity of a task with itself hides which others it is like, and small

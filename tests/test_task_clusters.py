@@ -89,13 +89,8 @@ def test_numbers_of_groups_by_which_tasks_are_clearly_worse_off_are_not_taken():
     assert found.label.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert found.error[2] > 1.2 * found.error[3]
     # Two groups where they are worse for some tasks only, by no more than chance would have it.
-    chance = np.array([0.5, -0.3, 0.0, 0.0, 0.5, -0.1, 0.0, 0.0, 0.0])
+    chance = np.array([0.1, -0.09, 0.0, 0.0, 0.1, -0.08, 0.0, 0.0, 0.0])
     found = cluster_by_distance(distance, "average", None, 20, 0.5, lambda label: 1 + chance * (label.max() < 2))
-    assert found.label.max() + 1 == 2 and found.error[2] > found.error[3]
-    # … or for all of them, but by little.
-    found = cluster_by_distance(
-        distance, "average", None, 20, 0.5, lambda label: np.full(9, 1 + 0.04 / (1 + label.max()))
-    )
     assert found.label.max() + 1 == 2 and found.error[2] > found.error[3]
 
 
