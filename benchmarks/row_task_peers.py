@@ -88,8 +88,10 @@ def spread(probabilities: np.ndarray, classes: np.ndarray, n_classes: int) -> np
 # LightGBM ------------------------------------------------------------------------------------------------------------
 
 
-def fit_lightgbm(X: pd.DataFrame, y: np.ndarray, is_validation: np.ndarray, problem: Problem) -> lightgbm.Booster:
-    """LightGBM's defaults with early stopping, and leaves that let it split even the smallest task.
+def fit_lightgbm(
+    X: pd.DataFrame, y: np.ndarray, is_validation: np.ndarray, problem: Problem, **settings: Any
+) -> lightgbm.Booster:
+    """LightGBM's defaults, or other settings, with early stopping, and leaves that can split even the smallest task.
 
     It refuses some characters in column names, so columns go by number.
     """
@@ -101,6 +103,7 @@ def fit_lightgbm(X: pd.DataFrame, y: np.ndarray, is_validation: np.ndarray, prob
         "num_threads": problem.n_jobs,
         "seed": problem.seed,
         "verbosity": -1,
+        **settings,
     }
     if objective == "multiclass":
         options["num_class"] = problem.n_classes

@@ -24,7 +24,7 @@ class Job(NamedTuple):
 
     key: dict[str, Any]
     title: str
-    run: Callable[[], dict[str, Any]]
+    run: Callable[..., dict[str, Any]]
 
 
 class RunStore:

@@ -15,10 +15,11 @@ from target_task_peers import (
     TargetProblem,
     estimator_settings,
     lightgbm_settings,
+    make_peers,
     predict_rmtgb,
     rmtgb_settings,
 )
-from target_task_peers import PEERS as TARGET_PEERS
+from tuning import Budget
 
 TASK_AS_CATEGORY: dict[str, Any] = {"categorical_features": ["task"]}
 ONLY_TASK: dict[str, Any] = {"max_iter_shared": 0, "max_iter_partition": 0}
@@ -88,6 +89,7 @@ def predict_pooled_targets(problem: TargetProblem) -> dict[str, Any]:
     return predict_rmtgb(problem, **ONLY_SHARED)
 
 
-TARGET_APPROACHES: dict[str, Peer] = {
-    name: peer for name, peer in TARGET_PEERS.items() if peer.package in (None, "torch")
-} | {"pooled": Peer(predict_pooled_targets, partial(rmtgb_settings, **ONLY_SHARED))}
+def target_approaches(budget: Budget) -> dict[str, Peer]:
+    """The approaches to several targets per row, at this budget."""
+    peers = {name: peer for name, peer in make_peers(budget).items() if peer.package in (None, "torch")}
+    return peers | {"pooled": Peer(predict_pooled_targets, partial(rmtgb_settings, **ONLY_SHARED))}

@@ -35,10 +35,14 @@ QUICK_SWEEPS: dict[str, list[Any]] = {"n_tasks": [3, 7], "correlation": [0.0, 0.
 QUICK_BASE: Settings = {**SWEEP_BASE, "n_train": 1000, "n_test": 2000}
 
 
-def sweep_points(name: str, quick: bool) -> dict[Any, Settings]:
-    """Value of the swept setting -> all settings; what sweeps have in common is the same run."""
-    base, sweeps = (QUICK_BASE, QUICK_SWEEPS) if quick else (SWEEP_BASE, SWEEPS)
-    return {value: {**base, name: value} for value in sweeps[name]}
+def sweep_points(quick: bool, base: Settings, sweeps: dict[str, list[Any]]) -> dict[str, dict[Any, Settings]]:
+    """Sweep -> value of the swept setting -> all settings; what sweeps have in common is the same run.
+
+    `base` overrides single settings, `sweeps`, unless it is empty, which sweeps there are and their values.
+    """
+    base = {**(QUICK_BASE if quick else SWEEP_BASE), **base}
+    sweeps = sweeps or (QUICK_SWEEPS if quick else SWEEPS)
+    return {name: {value: {**base, name: value} for value in values} for name, values in sweeps.items()}
 
 
 def draw_row_tasks(settings: Settings, draw: int) -> tuple[Problem, np.ndarray]:

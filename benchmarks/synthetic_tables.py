@@ -1,5 +1,6 @@
 """The tables of `bench_synthetic.py`, from the results of single runs."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 import loss_tables
 from mttab.metrics import multitask_gain
-from synthetic_approaches import TARGET_APPROACHES
-from target_task_peers import BASELINE
+from target_task_peers import BASELINE, TUNED_BASELINE
 
 AUROC_FLOOR = 0.8  # a draw below counts as one in which the outliers were not found
 
@@ -82,18 +82,29 @@ def score_table(results: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def gain_tables(sweep: str, results: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
-    """Δm in % of RMSE, rows approaches, columns points: against LightGBM per target, and within each family."""
-    singles = {name: BASELINE for name in TARGET_APPROACHES}
-    families = {name: peer.single for name, peer in TARGET_APPROACHES.items() if peer.single}
-    gain = f"Δm in % of RMSE by {sweep}, positive = better than"
-    return {
-        f"{gain} {BASELINE}": gain_table(sweep, results, singles),
-        f"{gain} its own single-task version": gain_table(sweep, results, families),
-    }
+    """Δm in % of RMSE, rows approaches, columns points: against LightGBM per target, and within each family.
+
+    A mean over several draws has a table of standard errors beside it.
+    """
+    names = list(dict.fromkeys(result["approach"] for result in results))
+    compared = {BASELINE: dict.fromkeys(names, BASELINE)}
+    if TUNED_BASELINE in names:
+        compared[TUNED_BASELINE] = dict.fromkeys(names, TUNED_BASELINE)
+    compared["its own single-task version"] = {n: f"{n} per target" for n in names if f"{n} per target" in names}
+    found = {}
+    for baseline, single_of in compared.items():
+        gains = gains_of_draws(sweep, results, single_of)
+        if gains.empty:
+            continue
+        title = f"Δm in % of RMSE by {sweep}, positive = better than {baseline}"
+        found[title] = by_point(gains, lambda gain: gain.mean(skipna=False))
+        if gains["draw"].nunique() > 1:
+            found[f"{title}: standard error"] = by_point(gains, lambda gain: gain.sem(skipna=False))
+    return found
 
 
-def gain_table(sweep: str, results: list[dict[str, Any]], single_of: dict[str, str]) -> pd.DataFrame:
-    """Mean over draws of the gain of each draw; no figure where either side of any draw failed."""
+def gains_of_draws(sweep: str, results: list[dict[str, Any]], single_of: dict[str, str]) -> pd.DataFrame:
+    """One row per run: the gain over its single-task approach in the same draw, NaN where either failed."""
     errors = {
         (result["approach"], result["problem"][sweep], result["draw"]): result["errors"]["RMSE"]
         for result in results
@@ -108,10 +119,14 @@ def gain_table(sweep: str, results: list[dict[str, Any]], single_of: dict[str, s
             continue
         is_complete = scores is not None and baseline is not None
         gain = multitask_gain(scores, baseline, greater_is_better=False).mean if is_complete else np.nan
-        rows.append((approach, point, gain))
-    runs = pd.DataFrame(rows, columns=["approach", "point", "gain"])
-    means = runs.groupby(["approach", "point"], sort=False)["gain"].agg(lambda gain: gain.mean(skipna=False))
-    return means.unstack().rename_axis(index=None, columns=None)
+        rows.append((approach, point, draw, gain))
+    return pd.DataFrame(rows, columns=["approach", "point", "draw", "gain"])
+
+
+def by_point(gains: pd.DataFrame, summary: Callable[[pd.Series], float]) -> pd.DataFrame:
+    """Over the draws; no figure where any of them failed."""
+    table = gains.groupby(["approach", "point"], sort=False)["gain"].agg(summary)
+    return table.unstack().rename_axis(index=None, columns=None)
 
 
 def list_failures(results: list[dict[str, Any]]) -> list[str]:

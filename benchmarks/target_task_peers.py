@@ -19,8 +19,19 @@ import pandas as pd
 
 import mttab
 import row_task_peers
-from network_trials import N_TRIALS, NEIGHBOURS, draw_trials, fit_best
 from row_task_peers import categories_as_text, fit_lightgbm, run_lightgbm, spread, systematic_sample
+from tuning import (
+    LIGHTGBM,
+    NEIGHBOURS,
+    NETWORKS,
+    RMTGB,
+    Budget,
+    best_of,
+    draw_trials,
+    fit_best_network,
+    network_space,
+    rmtgb_score,
+)
 
 Predictions = dict[str, np.ndarray | Exception]
 
@@ -91,10 +102,10 @@ def for_each_target(predict_one: Callable[[TargetProblem, str], np.ndarray]) -> 
 # LightGBM ------------------------------------------------------------------------------------------------------------
 
 
-def predict_lightgbm(problem: TargetProblem, target: str) -> np.ndarray:
-    """As in `bench_accuracy.py`: its defaults, stopped early on 15 % of the training rows."""
+def predict_lightgbm(problem: TargetProblem, target: str, *, n_trials: int = 1) -> np.ndarray:
+    """As in `bench_accuracy.py`: its defaults, or the best of some settings, stopped early on 15 % of the rows."""
     rows = problem.training_rows(target)
-    budget = row_task_peers.Problem(
+    kind = row_task_peers.Problem(
         rows.X,
         rows.y,
         problem.X_test,
@@ -104,24 +115,38 @@ def predict_lightgbm(problem: TargetProblem, target: str) -> np.ndarray:
         problem.seed,
         problem.n_jobs,
     )
-    return run_lightgbm(fit_lightgbm(rows.X, rows.y, rows.is_validation, budget), problem.X_test, rows.n_classes)
+
+    def fit(settings: dict[str, Any]) -> Any:
+        return fit_lightgbm(rows.X, rows.y, rows.is_validation, kind, **settings)
+
+    def score(booster: Any) -> float:
+        return -next(iter(booster.best_score["valid_0"].values()))
+
+    booster = best_of(draw_trials(LIGHTGBM, n_trials, problem.seed), fit, score)
+    return run_lightgbm(booster, problem.X_test, rows.n_classes)
 
 
-def lightgbm_settings() -> dict[str, Any]:
+def lightgbm_settings(n_trials: int = 1) -> dict[str, Any]:
     """What decides a LightGBM model besides the data and the seed."""
     names = ("VALIDATION_SHARE", "MAX_ROUNDS", "PATIENCE", "LEARNING_RATE", "MIN_TASK_ROWS")
-    return {"lightgbm": version("lightgbm")} | {name.lower(): getattr(row_task_peers, name) for name in names}
+    known = {name.lower(): getattr(row_task_peers, name) for name in names}
+    return {"lightgbm": version("lightgbm"), **known, **trials_of(LIGHTGBM, n_trials)}
+
+
+def trials_of(space: dict[str, list[Any]], n_trials: int) -> dict[str, Any]:
+    """What a tuned approach chooses from, as part of its settings."""
+    return {"n_trials": n_trials, "space": space} if n_trials > 1 else {}
 
 
 # R-MTGB --------------------------------------------------------------------------------------------------------------
 
 
-def predict_rmtgb(problem: TargetProblem, **options: Any) -> Predictions:
+def predict_rmtgb(problem: TargetProblem, *, n_trials: int = 1, **options: Any) -> Predictions:
     """Targets of one kind share a model, with each of them as a task; a multiclass target has one of its own."""
     predictions: Predictions = {}
     for targets in joint_targets(problem.kinds):
         try:
-            predictions |= predict_rmtgb_jointly(problem, targets, options)
+            predictions |= predict_rmtgb_jointly(problem, targets, n_trials, options)
         except Exception as error:
             predictions |= dict.fromkeys(targets, error)
     return {target: predictions[target] for target in problem.kinds}
@@ -132,35 +157,46 @@ def joint_targets(kinds: dict[str, str]) -> list[list[str]]:
     return [targets for targets in together if targets] + [[t] for t in kinds if kinds[t] == "multiclass"]
 
 
-def predict_rmtgb_jointly(problem: TargetProblem, targets: list[str], options: dict[str, Any]) -> Predictions:
+def predict_rmtgb_jointly(
+    problem: TargetProblem, targets: list[str], n_trials: int, options: dict[str, Any]
+) -> Predictions:
     if len(targets) == 1:  # one task: nothing to share
-        return {targets[0]: predict_rmtgb_alone(problem, targets[0])}
-    options = {"random_state": problem.seed, "n_jobs": problem.n_jobs} | options
+        return {targets[0]: predict_rmtgb_alone(problem, targets[0], n_trials=n_trials)}
     Y = pd.DataFrame({target: problem.codes(target) for target in targets})
     has_label = Y.notna().any(axis=1).to_numpy()
     if problem.kinds[targets[0]] == "regression":
-        model = mttab.RMTGBRegressor(target_scaling="task", **options)
-        values = model.fit(problem.X_train[has_label], Y[has_label]).predict(problem.X_test)
-        return dict(zip(targets, np.asarray(values).T, strict=True))
-    model = mttab.RMTGBClassifier(**options).fit(problem.X_train[has_label], Y[has_label])
+        options = {"target_scaling": "task", **options}
+        model = fit_rmtgb(problem, "Regressor", problem.X_train[has_label], Y[has_label], n_trials, options)
+        return dict(zip(targets, np.asarray(model.predict(problem.X_test)).T, strict=True))
+    model = fit_rmtgb(problem, "Classifier", problem.X_train[has_label], Y[has_label], n_trials, options)
     return dict(zip(targets, model.predict_proba(problem.X_test), strict=True))
 
 
-def predict_rmtgb_alone(problem: TargetProblem, target: str) -> np.ndarray:
+def predict_rmtgb_alone(problem: TargetProblem, target: str, *, n_trials: int = 1) -> np.ndarray:
     """Our engine with one task, on the rows that have a label."""
     rows = problem.training_rows(target)
-    options = {"random_state": problem.seed, "n_jobs": problem.n_jobs, **ONLY_SHARED}
     if not rows.n_classes:
-        return mttab.RMTGBRegressor(**options).fit(rows.X, rows.y).predict(problem.X_test)
-    model = mttab.RMTGBClassifier(**options).fit(rows.X, rows.y)
+        return fit_rmtgb(problem, "Regressor", rows.X, rows.y, n_trials, ONLY_SHARED).predict(problem.X_test)
+    model = fit_rmtgb(problem, "Classifier", rows.X, rows.y, n_trials, ONLY_SHARED)
     return spread(model.predict_proba(problem.X_test), model.classes_, rows.n_classes)
 
 
-def rmtgb_settings(**options: Any) -> dict[str, Any]:
+def fit_rmtgb(problem: TargetProblem, kind: str, X: Any, Y: Any, n_trials: int, options: dict[str, Any]) -> Any:
+    """The default options, or the best of some settings by the loss on its own validation rows."""
+    stopped = {"early_stopping": True} if n_trials > 1 else {}
+    known = {"random_state": problem.seed, "n_jobs": problem.n_jobs, **stopped, **options}
+
+    def fit(settings: dict[str, Any]) -> Any:
+        return getattr(mttab, f"RMTGB{kind}")(**known, **settings).fit(X, Y)
+
+    return best_of(draw_trials(RMTGB, n_trials, problem.seed), fit, rmtgb_score)
+
+
+def rmtgb_settings(*, n_trials: int = 1, **options: Any) -> dict[str, Any]:
     """All options of the models, so that a changed default is another approach."""
-    return {"mttab": mttab.__version__} | {
-        kind.__name__: estimator_settings(kind(**options)) for kind in (mttab.RMTGBRegressor, mttab.RMTGBClassifier)
-    }
+    kinds = (mttab.RMTGBRegressor, mttab.RMTGBClassifier)
+    known = {kind.__name__: estimator_settings(kind(**options)) for kind in kinds}
+    return {"mttab": mttab.__version__, **known, **trials_of(RMTGB, n_trials)}
 
 
 def estimator_settings(model: Any) -> dict[str, Any]:
@@ -173,27 +209,27 @@ def estimator_settings(model: Any) -> dict[str, Any]:
 # MultiTabNet and its neighbours ---------------------------------------------------------------------------------------
 
 
-def predict_network(problem: TargetProblem, *, name: str = "MultiTabNet", n_trials: int = 1) -> Predictions:
-    """All targets in one network: the default options, or the best of some trials."""
-    return {**run_network(problem, list(problem.kinds), name, n_trials)}
+def predict_network(problem: TargetProblem, **how: Any) -> Predictions:
+    """All targets in one network: one setting, or the best of some."""
+    return {**run_network(problem, list(problem.kinds), **how)}
 
 
-def predict_network_alone(
-    problem: TargetProblem, target: str, *, name: str = "MultiTabNet", n_trials: int = 1
-) -> np.ndarray:
+def predict_network_alone(problem: TargetProblem, target: str, **how: Any) -> np.ndarray:
     """The same network with this target only."""
-    return run_network(problem, [target], name, n_trials)[target]
+    return run_network(problem, [target], **how)[target]
 
 
-def run_network(problem: TargetProblem, targets: list[str], name: str, n_trials: int) -> dict[str, np.ndarray]:
+def run_network(
+    problem: TargetProblem, targets: list[str], *, name: str, n_trials: int, options: dict[str, Any]
+) -> dict[str, np.ndarray]:
     import torch
 
     torch.set_num_threads(problem.n_jobs)
     Y = problem.Y_train[targets]
     Y = Y.assign(**{t: Y[t].cat.remove_unused_categories() for t in Y.select_dtypes("category")})
     has_label = Y.notna().any(axis=1).to_numpy()
-    kinds = {t: problem.kinds[t] for t in targets}
-    model = fit_best(name, problem.X_train[has_label], Y[has_label], n_trials, problem.seed, task_types=kinds)
+    options = {"task_types": {t: problem.kinds[t] for t in targets}, **options}
+    model = fit_best_network(name, problem.X_train[has_label], Y[has_label], n_trials, problem.seed, **options)
     predictions: dict[str, np.ndarray] = {}
     if any(problem.kinds[t] == "regression" for t in targets):
         values = pd.DataFrame(model.predict(problem.X_test), columns=targets)
@@ -208,10 +244,9 @@ def run_network(problem: TargetProblem, targets: list[str], name: str, n_trials:
     return predictions
 
 
-def network_settings(name: str = "MultiTabNet", n_trials: int = 1) -> dict[str, Any]:
-    known = estimator_settings(getattr(mttab, name)())
-    trials = {"trials": draw_trials(name, n_trials, 0)} if n_trials > 1 else {}
-    return {"mttab": mttab.__version__, name: known} | trials
+def network_settings(name: str, n_trials: int, options: dict[str, Any]) -> dict[str, Any]:
+    known = estimator_settings(getattr(mttab, name)(**options))
+    return {"mttab": mttab.__version__, name: known, **trials_of(network_space(name), n_trials)}
 
 
 # RealMLP and TabM ----------------------------------------------------------------------------------------------------
@@ -292,38 +327,50 @@ class Peer(NamedTuple):
 
 
 BASELINE = "LightGBM per target"
-PEERS: dict[str, Peer] = {
-    BASELINE: Peer(for_each_target(predict_lightgbm), lightgbm_settings),
-    "R-MTGB": Peer(predict_rmtgb, rmtgb_settings, single="R-MTGB per target"),
-    "R-MTGB per target": Peer(for_each_target(predict_rmtgb_alone), partial(rmtgb_settings, **ONLY_SHARED)),
-    "RealMLP per target": Peer(
-        for_each_target(partial(predict_pytabkit, model="RealMLP_TD")),
-        partial(pytabkit_settings, "RealMLP_TD"),
-        "pytabkit",
-    ),
-    "TabM per target": Peer(  # without a GPU minutes to hours for a target
-        for_each_target(partial(predict_pytabkit, model="TabM_D")),
-        partial(pytabkit_settings, "TabM_D"),
-        "pytabkit",
-        by_default=False,
-    ),
-    "MultiTabNet": Peer(predict_network, network_settings, "torch", single="MultiTabNet per target"),
-    "MultiTabNet per target": Peer(for_each_target(predict_network_alone), network_settings, "torch"),
-}
+TUNED_BASELINE = "LightGBM tuned per target"
 
 
-def network_peers(name: str, n_trials: int) -> dict[str, Peer]:
-    """A network for all targets and one for each, which run when asked for by name."""
-    called = name if n_trials == 1 else f"{name} tuned"
-    options: dict[str, Any] = {"name": name, "n_trials": n_trials}
-    settings = partial(network_settings, **options)
-    together, alone = partial(predict_network, **options), for_each_target(partial(predict_network_alone, **options))
+def make_peers(budget: Budget) -> dict[str, Peer]:
+    """All approaches at this budget."""
+    tuned: dict[str, Any] = {"n_trials": budget.n_trials}
+    tuned_single = for_each_target(partial(predict_rmtgb_alone, **tuned))
+    peers = {
+        BASELINE: Peer(for_each_target(predict_lightgbm), lightgbm_settings),
+        TUNED_BASELINE: Peer(
+            for_each_target(partial(predict_lightgbm, **tuned)), partial(lightgbm_settings, **tuned), by_default=False
+        ),
+        "R-MTGB": Peer(predict_rmtgb, rmtgb_settings, single="R-MTGB per target"),
+        "R-MTGB per target": Peer(for_each_target(predict_rmtgb_alone), partial(rmtgb_settings, **ONLY_SHARED)),
+        "R-MTGB tuned": Peer(
+            partial(predict_rmtgb, **tuned), partial(rmtgb_settings, **tuned),
+            single="R-MTGB tuned per target", by_default=False,
+        ),
+        "R-MTGB tuned per target": Peer(
+            tuned_single, partial(rmtgb_settings, **tuned, **ONLY_SHARED), by_default=False
+        ),
+        "RealMLP per target": pytabkit_peer("RealMLP_TD"),
+        "TabM per target": pytabkit_peer("TabM_D", by_default=False),  # without a GPU minutes to hours for a target
+    }  # fmt: skip
+    for name in NETWORKS:
+        peers |= network_peers(name, name, 1, budget, by_default=name not in NEIGHBOURS)
+        peers |= network_peers(f"{name} tuned", name, budget.n_trials, budget, by_default=False)
+    return peers
+
+
+def pytabkit_peer(model: str, **options: Any) -> Peer:
+    predict = for_each_target(partial(predict_pytabkit, model=model))
+    return Peer(predict, partial(pytabkit_settings, model), "pytabkit", **options)
+
+
+def network_peers(called: str, name: str, n_trials: int, budget: Budget, *, by_default: bool) -> dict[str, Peer]:
+    """A network for all targets and one for each."""
+    how: dict[str, Any] = {"name": name, "n_trials": n_trials, "options": dict(budget.network)}
+    settings = partial(network_settings, **how)
+    together, alone = partial(predict_network, **how), for_each_target(partial(predict_network_alone, **how))
     return {
-        called: Peer(together, settings, "torch", f"{called} per target", by_default=False),
-        f"{called} per target": Peer(alone, settings, "torch", by_default=False),
+        called: Peer(together, settings, "torch", f"{called} per target", by_default),
+        f"{called} per target": Peer(alone, settings, "torch", by_default=by_default),
     }
 
 
-for _network in ("MultiTabNet", *NEIGHBOURS):
-    for _n_trials in (1, N_TRIALS) if _network in NEIGHBOURS else (N_TRIALS,):
-        PEERS |= network_peers(_network, _n_trials)
+PEERS = make_peers(Budget())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,13 +61,17 @@ def _squared_error(y: np.ndarray, said: np.ndarray) -> np.ndarray:
     return (said - y) ** 2
 
 
+_RMSE = Metric(_squared_error, "value", is_root=True)
+_BRIER = Metric(_brier, "probability")
 REGRESSION_METRICS = {
-    "root_mean_squared_error": Metric(_squared_error, "value", is_root=True),
+    "auto": _RMSE,
+    "root_mean_squared_error": _RMSE,
     "squared_error": Metric(_squared_error, "value"),
     "absolute_error": Metric(lambda y, said: np.abs(said - y), "value"),
 }
 CLASSIFICATION_METRICS = {
-    "brier": Metric(_brier, "probability"),
+    "auto": _BRIER,
+    "brier": _BRIER,
     "zero_one": Metric(lambda y, votes: (votes.argmax(axis=1) != y).astype(np.float64), "class", is_rate=True),
     "log_loss": Metric(_log_loss, "probability"),
 }
@@ -117,10 +122,37 @@ class Judge:
         return error
 
 
-def cross_errors(
+@dataclass(frozen=True)
+class CrossAnswers:
+    """What the model of every task says of the judged rows of all tasks.
+
+    said : per task an array with a row for each judged row
+    rows : the judged rows; place : int (n,), of each among the different ones of its task
+    """
+
+    said: list[np.ndarray]
+    rows: TaskRows
+    place: np.ndarray
+    judge: Judge
+
+    def errors(self) -> np.ndarray:
+        """Error (n_tasks, n_tasks) of the model of the task of a column on the rows of the task of a row."""
+        return np.stack([self.judge.errors(said, self.rows, self.place) for said in self.said], axis=1)
+
+    def errors_of_groups(self, group: np.ndarray) -> np.ndarray:
+        """Error (n_tasks,), on the rows of each task, of the mean of what the models of its group say."""
+        group_of_row = group[self.rows.task]
+        mean = np.empty_like(self.said[0])
+        for g in np.unique(group):
+            here, members = group_of_row == g, np.flatnonzero(group == g)
+            mean[here] = sum(self.said[t][here] for t in members) / len(members)
+        return self.judge.errors(mean, self.rows, self.place)
+
+
+def ask_across(
     rows: TaskRows, pilot: Any, judge: Judge, n_folds: int | None, max_rows: int | None, seed: int, n_jobs: int | None
-) -> np.ndarray:
-    """Error (n_tasks, n_tasks) of the model of the task of a column on the rows of the task of a row.
+) -> CrossAnswers:
+    """Fit a model per task and ask each of them about the rows of all.
 
     Parameters
     ----------
@@ -157,8 +189,7 @@ def cross_errors(
         answers = _ask_boosting if pilot is None else _ask_clones
         for t, answer in enumerate(answers(rows.take(train), rows.take(judged), pilot, judge, seed, n_jobs)):
             said[t].append(answer)
-    judged_rows, place = rows.take(order), place[order]
-    return np.stack([judge.errors(np.concatenate(answer), judged_rows, place) for answer in said], axis=1)
+    return CrossAnswers([np.concatenate(answer) for answer in said], rows.take(order), place[order], judge)
 
 
 def _row_keys(rows: TaskRows, seed: int) -> np.ndarray:

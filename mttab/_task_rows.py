@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,44 @@ def fit_model_of_group(estimator: Any, rows: TaskRows, name: str) -> Any:
     except Exception as err:
         err.add_note(f"This happened in the fit of the model of {name}, on {len(rows.y)} rows.")
         raise
+
+
+# --- the task as a feature --------------------------------------------------------------------------------------------
+
+
+def with_task_column(features: Any, task: np.ndarray, handed_on: tuple[str, list[str], str] | None) -> Any:
+    """The features and behind them the task (n,), −1 unseen, as columns by name, levels and encoding."""
+    if handed_on is None:
+        return features
+    name, levels, encoding = handed_on
+    if encoding == "category":
+        # Levels like "school=3" are no numbers: an estimator that takes numbers only says so.
+        columns = {name: pd.Categorical.from_codes(task, categories=levels)}
+    elif encoding == "onehot":
+        columns = {level: (task == t).astype(np.float64) for t, level in enumerate(levels)}
+    else:
+        columns = {name: task.astype(np.float64)}
+    if not isinstance(features, pd.DataFrame):
+        if encoding != "category":
+            return np.column_stack([features, *columns.values()])
+        names = [f"x{j}" for j in range(features.shape[1])]
+        features = pd.DataFrame(features, columns=names).infer_objects()
+    added = pd.DataFrame(columns, index=features.index)
+    if all(isinstance(column, str) for column in features.columns):
+        added.columns = pd.Index([_unused(column, features.columns) for column in added.columns])
+    else:  # scikit-learn refuses tables in which some names are text
+        added.columns = pd.RangeIndex(len(added.columns)) + _first_unused_number(features.columns)
+    return pd.concat([features, added], axis=1)
+
+
+def _unused(name: str, taken: pd.Index) -> str:
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _first_unused_number(taken: pd.Index) -> int:
+    return 1 + max((int(column) for column in taken if isinstance(column, Integral)), default=-1)
 
 
 # --- asking models ---------------------------------------------------------------------------------------------------

@@ -6,11 +6,10 @@ from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 from sklearn.utils.parallel import Parallel, delayed
 
 from mttab._core.validation import Interval, StrOptions
-from mttab._task_rows import Ask, TaskRows, ask_each, fit_model, fit_model_of_group
+from mttab._task_rows import Ask, TaskRows, ask_each, fit_model, fit_model_of_group, with_task_column
 from mttab._task_wrapper import BaseTaskWrapper, TaskWrapperClassifier, TaskWrapperRegressor
 
 __all__ = [
@@ -152,7 +151,7 @@ class _TaskAsFeature(BaseTaskWrapper):
         handed_on = None if rows.task_name is None else (rows.task_name, levels, self.task_encoding)
         model = self._new_model(seed)
         try:
-            model = fit_model(model, rows, _with_task(rows.table, rows.task, handed_on))
+            model = fit_model(model, rows, with_task_column(rows.table, rows.task, handed_on))
         except (TypeError, ValueError) as err:
             if handed_on is not None and self.task_encoding == "category":
                 err.add_note(
@@ -163,42 +162,7 @@ class _TaskAsFeature(BaseTaskWrapper):
         return {"estimator_": model, "_handed_on": handed_on}
 
     def _answers(self, features: Any, task: np.ndarray, ask: Ask, ask_mean: Ask) -> np.ndarray:
-        return ask(self.estimator_, _with_task(features, task, self._handed_on))
-
-
-def _with_task(features: Any, task: np.ndarray, handed_on: tuple[str, list[str], str] | None) -> Any:
-    """The features and behind them the task (n,), −1 unseen, as columns by name, levels and encoding."""
-    if handed_on is None:
-        return features
-    name, levels, encoding = handed_on
-    if encoding == "category":
-        # Levels like "school=3" are no numbers: an estimator that takes numbers only says so.
-        columns = {name: pd.Categorical.from_codes(task, categories=levels)}
-    elif encoding == "onehot":
-        columns = {level: (task == t).astype(np.float64) for t, level in enumerate(levels)}
-    else:
-        columns = {name: task.astype(np.float64)}
-    if not isinstance(features, pd.DataFrame):
-        if encoding != "category":
-            return np.column_stack([features, *columns.values()])
-        names = [f"x{j}" for j in range(features.shape[1])]
-        features = pd.DataFrame(features, columns=names).infer_objects()
-    added = pd.DataFrame(columns, index=features.index)
-    if all(isinstance(column, str) for column in features.columns):
-        added.columns = pd.Index([_unused(column, features.columns) for column in added.columns])
-    else:  # scikit-learn refuses tables in which some names are text
-        added.columns = pd.RangeIndex(len(added.columns)) + _first_unused_number(features.columns)
-    return pd.concat([features, added], axis=1)
-
-
-def _unused(name: str, taken: pd.Index) -> str:
-    while name in taken:
-        name += "_"
-    return name
-
-
-def _first_unused_number(taken: pd.Index) -> int:
-    return 1 + max((int(column) for column in taken if isinstance(column, Integral)), default=-1)
+        return ask(self.estimator_, with_task_column(features, task, self._handed_on))
 
 
 class TaskAsFeatureRegressor(_TaskAsFeature, TaskWrapperRegressor):

@@ -8,14 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import check_is_fitted
 
 from mttab._core.task_clusters import LINKAGES, cluster_by_distance, similarity_of_errors, task_distances
-from mttab._core.tasks import TaskLabels
-from mttab._core.validation import HasMethods, Interval, StrOptions, check_same_length, check_table, check_weight
-from mttab._cross_errors import CLASSIFICATION_METRICS, REGRESSION_METRICS, Judge, cross_errors
+from mttab._core.validation import HasMethods, Interval, StrOptions
+from mttab._cross_errors import CLASSIFICATION_METRICS, REGRESSION_METRICS, Judge, ask_across
+from mttab._task_placing import PlacesTasks
 from mttab._task_rows import Ask, TaskRows, ask_each, fit_model_of_group, take_rows
-from mttab._task_wrapper import BaseTaskWrapper, TaskWrapperClassifier, TaskWrapperRegressor
+from mttab._task_wrapper import TaskWrapperClassifier, TaskWrapperRegressor
 
 __all__ = ["TaskClusterClassifier", "TaskClusterRegressor"]
 
@@ -29,9 +28,9 @@ _PAPER_PARAMETERS: dict[str, Any] = {
 DISTANCES = ("braycurtis", "canberra", "chebyshev", "cityblock", "correlation", "cosine", "euclidean", "sqeuclidean")
 
 
-class _TaskCluster(BaseTaskWrapper):
+class _TaskCluster(PlacesTasks):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **BaseTaskWrapper._parameter_constraints,
+        **PlacesTasks._parameter_constraints,
         "n_clusters": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "pilot": [None, HasMethods(["fit", "predict"])],
         "n_folds": [None, Interval(Integral, 2, None, closed="left")],
@@ -43,8 +42,52 @@ class _TaskCluster(BaseTaskWrapper):
         "n_jobs": [Integral, None],
     }
 
-    placed_tasks_: dict[Any, int]
-    _placed_group: np.ndarray
+    _published_metric: ClassVar[str]
+
+    def __init__(
+        self,
+        estimator: Any = None,
+        *,
+        task_column: Any = None,
+        n_clusters: int | str = "auto",
+        pilot: Any = None,
+        metric: Any = "auto",
+        n_folds: int | None = 5,
+        distance: str = "correlation",
+        linkage: str = "average",
+        max_clusters: int = 20,
+        min_silhouette: float = 0.5,
+        max_pilot_rows: int | None = 500,
+        unseen_task: str = "shared",
+        random_state: Any = None,
+        n_jobs: int | None = None,
+    ):
+        self.estimator = estimator
+        self.task_column = task_column
+        self.n_clusters = n_clusters
+        self.pilot = pilot
+        self.metric = metric
+        self.n_folds = n_folds
+        self.distance = distance
+        self.linkage = linkage
+        self.max_clusters = max_clusters
+        self.min_silhouette = min_silhouette
+        self.max_pilot_rows = max_pilot_rows
+        self.unseen_task = unseen_task
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+
+    @classmethod
+    def paper_parameters(cls) -> dict[str, Any]:
+        """Parameters that compare tasks, and make groups in any case, as published.
+
+        Examples
+        --------
+        >>> from mttab import TaskClusterRegressor
+        >>> TaskClusterRegressor(**TaskClusterRegressor.paper_parameters()).min_silhouette
+        -1
+        """
+        return {**_PAPER_PARAMETERS, "metric": cls._published_metric}
 
     # --- fit -------------------------------------------------------------------------------------------------------
 
@@ -59,12 +102,17 @@ class _TaskCluster(BaseTaskWrapper):
                     f"metric={self.metric!r} judges probabilities, but pilot={self.pilot!r} has no predict_proba; use "
                     "metric='zero_one', or another pilot."
                 )
-            error = cross_errors(rows, self.pilot, judge, self.n_folds, self.max_pilot_rows, draw, self.n_jobs)
+            answers = ask_across(rows, self.pilot, judge, self.n_folds, self.max_pilot_rows, draw, self.n_jobs)
+            error = answers.errors()
+            # On the rows that a model was fitted on, its own task alone looks best.
+            error_of_groups = None if self.n_folds is None else answers.errors_of_groups
         else:
-            error = np.full((1, 1), np.nan)
+            error, error_of_groups = np.full((1, 1), np.nan), None
         similarity = similarity_of_errors(error)
         distance = task_distances(similarity, self.distance) if rows.n_tasks > 1 else np.zeros((1, 1))
-        found = cluster_by_distance(distance, self.linkage, n_clusters, self.max_clusters, self.min_silhouette)
+        found = cluster_by_distance(
+            distance, self.linkage, n_clusters, self.max_clusters, self.min_silhouette, error_of_groups
+        )
         models = Parallel(n_jobs=self.n_jobs)(
             delayed(fit_model_of_group)(
                 self._new_model(seed), rows.take(found.label[rows.task] == g), f"group {g} of tasks"
@@ -78,97 +126,12 @@ class _TaskCluster(BaseTaskWrapper):
             "task_distance_": distance,
             "linkage_": found.linkage,
             "silhouette_scores_": found.silhouette,
+            "group_errors_": found.error,
             "task_labels_": found.label,
             "n_clusters_": len(models),
             "placed_tasks_": {},
             "_placed_group": np.empty(0, dtype=np.int64),
         }
-
-    # --- new tasks -------------------------------------------------------------------------------------------------
-
-    def place_task(self, X: Any, y: Any, sample_weight: Any = None, task: Any = None) -> dict[Any, int]:
-        """Place tasks that fit did not see in the group whose model is least wrong about their first rows.
-
-        No model is fitted; from then on predict asks the model of that group. A task that was placed before is placed
-        anew, on these rows alone.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_features)
-            Rows of one or several new tasks, with the task column where there is one.
-        y : array-like of shape (n,)
-            Their labels.
-        sample_weight : array-like of shape (n,), default=None
-            Weight of each row.
-        task : array-like of shape (n,), default=None
-            Task of each row, for a model fitted with ``task=``.
-
-        Returns
-        -------
-        dict
-            Task -> group; ``placed_tasks_`` has them, too.
-
-        Raises
-        ------
-        ValueError
-            If a task was in fit, whose group is settled, or the model knows no task ids.
-
-        Examples
-        --------
-        >>> from sklearn.linear_model import Ridge
-        >>> from mttab import TaskClusterRegressor
-        >>> from mttab.datasets import make_task_groups
-        >>> X, y = make_task_groups(60, group_sizes=(6, 4), random_state=0)
-        >>> known = X["task"] < 9
-        >>> model = TaskClusterRegressor(Ridge(), task_column="task", random_state=0).fit(X[known], y[known])
-        >>> model.place_task(X[~known][:10], y[~known][:10])
-        {9: 1}
-        """
-        rows, labels = self._read_new_tasks(X, y, sample_weight, task)
-        judge = Judge(self.metric, rows)
-        if judge.needs_probabilities and not hasattr(self, "predict_proba"):  # the pilots have some, the estimator none
-            judge = Judge("zero_one", rows)
-        errors = np.stack([judge.errors(judge.ask(model, rows.table), rows) for model in self.estimators_], axis=1)
-        placed = dict(zip(labels, errors.argmin(axis=1).tolist(), strict=True))
-        self.placed_tasks_ = {**self.placed_tasks_, **placed}
-        # Placed tasks are encoded as those after the ones of fit.
-        self._labels = TaskLabels([*self.tasks_.tolist(), *self.placed_tasks_])
-        self._placed_group = np.array([*self.placed_tasks_.values()], dtype=np.int64)
-        return placed
-
-    def _read_new_tasks(self, X: Any, y: Any, sample_weight: Any, task: Any) -> tuple[TaskRows, list[Any]]:
-        check_is_fitted(self)
-        if self._task_source not in ("column", "argument"):
-            raise ValueError(
-                "place_task needs a model that was fitted with task ids, by task_column or task; this one has none."
-            )
-        table = check_table(X)
-        features, ids = self._read_features(table, task)
-        labels = TaskLabels.fit(ids)
-        known = [label for label in labels.labels.tolist() if label in set(self.tasks_.tolist())]
-        if known:
-            raise ValueError(
-                f"place_task was passed rows of the task {known[0]!r}, which fit has put in a group; leave them out."
-            )
-        values = self._encode_target(y)
-        check_same_length(X=table, y=values)
-        weight = check_weight(sample_weight, len(values))
-        rows = TaskRows(
-            features=features,
-            row_idx=np.arange(len(values)),
-            task=labels.encode(ids),
-            y=values,
-            weight=None if sample_weight is None else weight,
-            task_labels=labels.labels,
-            classes=getattr(self, "classes_", None),
-            task_name=None,
-            has_ids=True,
-        )
-        without = np.bincount(rows.task, rows.mass, rows.n_tasks) == 0
-        if without.any():
-            label = labels.labels.tolist()[int(without.argmax())]
-            raise ValueError(f"sample_weight is 0 in all rows of the task {label!r}; leave them out.")
-        return rows, labels.labels.tolist()
 
     # --- predict ---------------------------------------------------------------------------------------------------
 
@@ -205,14 +168,14 @@ class TaskClusterRegressor(_TaskCluster, TaskWrapperRegressor):
         Column of ``X`` that says which task a row belongs to, by name or position; a list makes composite ids. None:
         tasks come from ``fit(..., task=)`` or from the columns of a 2-D ``y``, or there is one task only.
     n_clusters : int or "auto", default="auto"
-        Number of groups, as far as there are as many tasks. "auto" takes the one, from 2 to ``max_clusters``, with the
-        largest mean silhouette.
+        Number of groups, as far as there are as many tasks. "auto" takes the one, up to ``max_clusters``, with the
+        largest mean silhouette, of those whose error on held-out rows is not clearly above the least: see Notes.
     pilot : estimator object, default=None
         What is fitted on the rows of each task to compare tasks; small and fast is good. None is boosting of 60 rounds.
-    metric : {"root_mean_squared_error", "squared_error", "absolute_error"} or callable, \
-default="root_mean_squared_error"
-        Error of a pilot on the rows of a task, the second as published; or a function ``metric(y_true, y_pred)``, less
-        is better, not below 0, which also takes ``sample_weight`` if weights are used.
+    metric : {"auto", "root_mean_squared_error", "squared_error", "absolute_error"} or callable, default="auto"
+        Error of a pilot on the rows of a task; "auto" is the root mean squared error, and "squared_error" as published.
+        Or a function ``metric(y_true, y_pred)``, less is better, not below 0, which also takes ``sample_weight`` if
+        weights are used.
     n_folds : int or None, default=5
         Folds of the rows: a pilot is judged on rows that it was not fitted on, those of its own task included. None
         judges it on the rows it was fitted on, as published, which makes every task most like itself.
@@ -225,8 +188,8 @@ default="root_mean_squared_error"
     max_clusters : int, default=20
         Largest number of groups that "auto" tries.
     min_silhouette : float, default=0.5
-        Mean silhouette below which "auto" sees no groups and puts all tasks into one; -1 makes groups in any case, as
-        published.
+        Mean silhouette below which "auto" puts all tasks into one group, unless that is clearly worse on held-out rows;
+        -1 makes groups in any case, as published.
     max_pilot_rows : int or None, default=500
         Rows of each task, at most, on which tasks are compared.
     unseen_task : {"shared", "error"}, default="shared"
@@ -256,6 +219,9 @@ default="root_mean_squared_error"
         The tree of groups, as `scipy.cluster.hierarchy.dendrogram` takes it.
     silhouette_scores_ : dict
         Number of groups -> mean silhouette.
+    group_errors_ : dict
+        Number of groups -> error on held-out rows of the mean of the pilots of a task's group, over that of all numbers
+        tried, mean over tasks. Empty with a given number or ``n_folds=None``.
     placed_tasks_ : dict
         Task -> group, of those that `place_task` has placed.
     tasks_ : ndarray of shape (n_tasks,)
@@ -267,6 +233,11 @@ default="root_mean_squared_error"
 
     Notes
     -----
+    A silhouette has no scale, so that it overlooks groups that resemble each other where others are far away, and sees
+    none where no two tasks are alike. "auto" therefore also asks what groups are worth: how wrong the mean of the
+    pilots of a task's group is on rows of that task that none of them was fitted on. Numbers of groups by which tasks
+    are worse off than by the best number, in a paired t test at 5 %, are not taken.
+
     ``TaskClusterRegressor(**TaskClusterRegressor.paper_parameters())`` compares tasks as published. There, own errors
     on training rows are so small that the similarity of a task with itself hides which others it is like, and small
     groups are overlooked more often.
@@ -299,51 +270,7 @@ default="root_mean_squared_error"
         **_TaskCluster._parameter_constraints,
         "metric": [StrOptions(set(REGRESSION_METRICS)), callable],
     }
-
-    def __init__(
-        self,
-        estimator: Any = None,
-        *,
-        task_column: Any = None,
-        n_clusters: int | str = "auto",
-        pilot: Any = None,
-        metric: Any = "root_mean_squared_error",
-        n_folds: int | None = 5,
-        distance: str = "correlation",
-        linkage: str = "average",
-        max_clusters: int = 20,
-        min_silhouette: float = 0.5,
-        max_pilot_rows: int | None = 500,
-        unseen_task: str = "shared",
-        random_state: Any = None,
-        n_jobs: int | None = None,
-    ):
-        self.estimator = estimator
-        self.task_column = task_column
-        self.n_clusters = n_clusters
-        self.pilot = pilot
-        self.metric = metric
-        self.n_folds = n_folds
-        self.distance = distance
-        self.linkage = linkage
-        self.max_clusters = max_clusters
-        self.min_silhouette = min_silhouette
-        self.max_pilot_rows = max_pilot_rows
-        self.unseen_task = unseen_task
-        self.random_state = random_state
-        self.n_jobs = n_jobs
-
-    @staticmethod
-    def paper_parameters() -> dict[str, Any]:
-        """Parameters that compare tasks, and make groups in any case, as published.
-
-        Examples
-        --------
-        >>> from mttab import TaskClusterRegressor
-        >>> TaskClusterRegressor(**TaskClusterRegressor.paper_parameters()).min_silhouette
-        -1
-        """
-        return {**_PAPER_PARAMETERS, "metric": "squared_error"}
+    _published_metric = "squared_error"
 
 
 class TaskClusterClassifier(_TaskCluster, TaskWrapperClassifier):
@@ -356,10 +283,10 @@ class TaskClusterClassifier(_TaskCluster, TaskWrapperClassifier):
     ----------
     estimator : estimator object, default=None
         Any classifier of scikit-learn's kind, which is handed the classes as they are; None is `RMTGBClassifier`.
-    metric : {"brier", "log_loss", "zero_one"} or callable, default="brier"
-        Error of a pilot on the rows of a task, the last as published: the share of wrong classes, for pilots that have
-        no probabilities; or a function ``metric(y_true, y_pred)`` of classes, less is better, not below 0, which also
-        takes ``sample_weight`` if weights are used.
+    metric : {"auto", "brier", "log_loss", "zero_one"} or callable, default="auto"
+        Error of a pilot on the rows of a task; "auto" is the Brier score, and "zero_one" as published: the share of
+        wrong classes, for pilots that have no probabilities. Or a function ``metric(y_true, y_pred)`` of classes, less
+        is better, not below 0, which also takes ``sample_weight`` if weights are used.
     task_column, n_clusters, pilot, n_folds, distance, linkage, max_clusters, min_silhouette, max_pilot_rows, \
 unseen_task, random_state, n_jobs
         See `TaskClusterRegressor`.
@@ -369,7 +296,7 @@ unseen_task, random_state, n_jobs
     classes_ : ndarray of shape (n_classes,)
         Class labels, sorted; columns of a 2-D ``y`` share them.
     task_labels_, n_clusters_, estimators_, cross_error_, task_similarity_, task_distance_, linkage_, \
-silhouette_scores_, placed_tasks_, tasks_, n_tasks_, n_features_in_, feature_names_in_
+silhouette_scores_, group_errors_, placed_tasks_, tasks_, n_tasks_, n_features_in_, feature_names_in_
         See `TaskClusterRegressor`.
 
     References
@@ -391,48 +318,4 @@ silhouette_scores_, placed_tasks_, tasks_, n_tasks_, n_features_in_, feature_nam
         **_TaskCluster._parameter_constraints,
         "metric": [StrOptions(set(CLASSIFICATION_METRICS)), callable],
     }
-
-    def __init__(
-        self,
-        estimator: Any = None,
-        *,
-        task_column: Any = None,
-        n_clusters: int | str = "auto",
-        pilot: Any = None,
-        metric: Any = "brier",
-        n_folds: int | None = 5,
-        distance: str = "correlation",
-        linkage: str = "average",
-        max_clusters: int = 20,
-        min_silhouette: float = 0.5,
-        max_pilot_rows: int | None = 500,
-        unseen_task: str = "shared",
-        random_state: Any = None,
-        n_jobs: int | None = None,
-    ):
-        self.estimator = estimator
-        self.task_column = task_column
-        self.n_clusters = n_clusters
-        self.pilot = pilot
-        self.metric = metric
-        self.n_folds = n_folds
-        self.distance = distance
-        self.linkage = linkage
-        self.max_clusters = max_clusters
-        self.min_silhouette = min_silhouette
-        self.max_pilot_rows = max_pilot_rows
-        self.unseen_task = unseen_task
-        self.random_state = random_state
-        self.n_jobs = n_jobs
-
-    @staticmethod
-    def paper_parameters() -> dict[str, Any]:
-        """Parameters that compare tasks, and make groups in any case, as published.
-
-        Examples
-        --------
-        >>> from mttab import TaskClusterClassifier
-        >>> TaskClusterClassifier(**TaskClusterClassifier.paper_parameters()).min_silhouette
-        -1
-        """
-        return {**_PAPER_PARAMETERS, "metric": "zero_one"}
+    _published_metric = "zero_one"

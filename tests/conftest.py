@@ -1,9 +1,9 @@
 """Settings that must stand before numba and matplotlib are imported, and fixtures that several files share."""
 
 import hashlib
-import math
 import os
 import tempfile
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,11 +38,12 @@ settings.load_profile("mttab")
 
 
 @pytest.fixture
-def busy_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several threads even where no core is free for them."""
-    from mttab._core.boosting import threads
+def busy_or_not() -> Iterator[None]:
+    """Several threads for every step, even where no core is free for them."""
+    from mttab._core.boosting.threads import threads_even_if_busy
 
-    monkeypatch.setattr(threads, "SLOWEST_LAUNCH", math.inf)
+    with threads_even_if_busy():
+        yield
 
 
 @pytest.fixture

@@ -95,8 +95,12 @@ def test_synthetic_runs_every_experiment_and_does_not_refit(synthetic, tmp_path,
     # With fits that cannot work, everything must come from the file.
     for name, approach in synthetic.ROW_TASK_APPROACHES.items():
         monkeypatch.setitem(synthetic.ROW_TASK_APPROACHES, name, approach._replace(predict=failing))
-    for name, peer in synthetic.TARGET_APPROACHES.items():
-        monkeypatch.setitem(synthetic.TARGET_APPROACHES, name, peer._replace(predict=failing))
+    peers_of = synthetic.target_approaches
+    monkeypatch.setattr(
+        synthetic,
+        "target_approaches",
+        lambda budget: {name: peer._replace(predict=failing) for name, peer in peers_of(budget).items()},
+    )
     synthetic.main([*TINY, "--output", str(output)])
     again = capsys.readouterr().out
     assert "0 runs failed" in again
@@ -167,6 +171,72 @@ def test_synthetic_shows_an_approach_that_fails(synthetic, tmp_path, capsys, mon
     assert "0 runs failed" in capsys.readouterr().out
 
 
+SWEEPS = [
+    *("--experiments", "sweeps", "--draws", "2", "--n-jobs", "1", "--trials", "2"),
+    *("--base", "n_train=60", "n_test=40", "n_features=6", "n_tasks=2", "--sweeps", "degree=1,2"),
+    *("--network", "n_members=1", "max_epochs=1", "embedding_dim=4"),
+]
+
+
+def test_sweeps_have_the_rows_the_points_and_the_budget_of_the_command_line(synthetic, tmp_path):
+    output = tmp_path / "runs.jsonl"
+    names = ["LightGBM tuned per target", "R-MTGB tuned", "SharedBottom tuned"]
+    synthetic.main([*SWEEPS, "--approaches", *names, "--output", str(output)])
+    runs = [run["key"] | run["result"] for run in read_runs(output)]
+    assert [run["error"] for run in runs] == [None] * 16
+    assert {run["approach"] for run in runs} == {"LightGBM per target", *names}
+    assert {(run["problem"]["n_train"], run["problem"]["degree"], run["draw"]) for run in runs} == {
+        (60, degree, draw) for degree in (1, 2) for draw in (0, 1)
+    }
+    for run in runs:
+        assert len(run["errors"]["RMSE"]) == 2
+        assert run["settings"].get("n_trials", 1) == (1 if run["approach"] == "LightGBM per target" else 2)
+    network = next(run["settings"]["SharedBottom"] for run in runs if run["approach"] == "SharedBottom tuned")
+    assert (network["n_members"], network["max_epochs"]) == (1, 1)
+
+    tables = json.loads(output.with_suffix(".json").read_text())["tables"]
+    titles = [title for title in tables if "LightGBM tuned per target" in title]
+    means, errors = (pd.DataFrame(tables[title]["data"], tables[title]["index"]) for title in titles)
+    assert "standard error" in titles[1] and "standard error" not in titles[0]
+    rmse = {(run["approach"], run["draw"]): run["errors"]["RMSE"] for run in runs if run["problem"]["degree"] == 1}
+    ours, theirs = (
+        np.array([list(rmse[name, draw].values()) for draw in (0, 1)])
+        for name in ("R-MTGB tuned", "LightGBM tuned per target")
+    )
+    gain = (100 * (1 - ours / theirs)).mean(axis=1)
+    assert means.loc["R-MTGB tuned", 0] == pytest.approx(np.mean(gain))
+    assert errors.loc["R-MTGB tuned", 0] == pytest.approx(np.std(gain, ddof=1) / np.sqrt(2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sweeps", "size=3"], "size is none of n_tasks, correlation, degree"),
+        (["--base", "n_train"], "n_train is not of the form NAME=VALUE"),
+        (["--trials", "0"], "0 is not a whole number of at least 1"),
+    ],
+)
+def test_a_sweep_that_does_not_exist_is_refused(synthetic, capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        synthetic.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["LightGBM", "R-MTGB"])
+def test_tuned_trees_are_the_best_of_their_trials_on_their_validation_rows(script, monkeypatch, name):
+    peers, experiments = script("target_task_peers"), script("synthetic_experiments")
+    settings = {**experiments.SWEEP_BASE, "n_train": 300, "n_test": 20, "n_features": 4, "n_tasks": 2, "degree": 1}
+    problem = experiments.draw_targets(settings, 0)
+    trials = [{"learning_rate": 1e-4}, {"learning_rate": 0.2}, {"learning_rate": 1e-3}]
+    approaches = peers.make_peers(script("tuning").Budget(n_trials=3))
+    said = {}
+    for n_trials, chosen in {3: trials, 1: trials[1:2]}.items():
+        monkeypatch.setattr(peers, "draw_trials", lambda space, n, seed, chosen=chosen: chosen)
+        said[n_trials] = approaches[f"{name} tuned per target"].predict(problem)
+    for target in problem.kinds:
+        np.testing.assert_array_equal(said[3][target], said[1][target])
+
+
 # bench_neural --------------------------------------------------------------------------------------------------------
 
 NEURAL = ["--seeds", "1", "--n-jobs", "1", "--peers", "R-MTGB", "R-MTGB per target"]
@@ -209,18 +279,18 @@ def test_networks_score_every_target_together_and_alone(script, folder, tmp_path
 def test_a_tuned_network_is_the_best_of_its_trials_of_which_the_first_has_the_defaults(script, monkeypatch):
     pytest.importorskip("torch", reason="torch is not installed")
     script("bench_synthetic")
-    import network_trials
+    import tuning
     from mttab.datasets import make_multitask_regression
 
-    for name in ("MultiTabNet", *network_trials.NEIGHBOURS):
-        first, *others = network_trials.draw_trials(name, 8, seed=0)
+    for name in tuning.NETWORKS:
+        first, *others = tuning.draw_trials(tuning.network_space(name), 8, seed=0)
         assert first == {} and len(others) == 7 and len({str(settings) for settings in others}) > 4
     X, Y = make_multitask_regression(250, 6, 2, degree=1, random_state=0)
     trials = [{"learning_rate": 1e-6}, {"learning_rate": 0.02}, {"learning_rate": 1e-5}]
-    monkeypatch.setattr(network_trials, "draw_trials", lambda name, n, seed: trials[:n])
+    monkeypatch.setattr(tuning, "draw_trials", lambda space, n, seed: trials[:n])
     options = {"n_members": 1, "max_epochs": 3, "n_jobs": 1, "n_experts": 2, "expert_dim": 8}
-    assert network_trials.fit_best("MMoE", X, Y, 3, 0, **options).learning_rate == 0.02
-    assert network_trials.fit_best("MMoE", X, Y, 1, 0, **options).learning_rate == 1e-6
+    assert tuning.fit_best_network("MMoE", X, Y, 3, 0, **options).learning_rate == 0.02
+    assert tuning.fit_best_network("MMoE", X, Y, 1, 0, **options).learning_rate == 1e-6
 
 
 def test_synthetic_gives_the_gain_of_a_neighbour_over_its_single_task_network(synthetic, tmp_path, capsys, monkeypatch):
@@ -367,6 +437,79 @@ def test_training_compares_ways_of_training_with_the_default(script, tmp_path, c
     assert {(run["way"], len(run["rmse"])) for run in runs["pretext"]} == {("default", 3), ("during", 3)}
     assert all(np.isfinite(run["rmse"]).all() for table in ("steps", "pretext") for run in runs[table])
     assert "RMSE / RMSE of the default" in shown
+
+
+# bench_clustering ----------------------------------------------------------------------------------------------------
+
+
+def test_clustering_compares_with_true_groups_places_new_tasks_and_takes_times(script, tmp_path, capsys, monkeypatch):
+    bench = script("bench_clustering")
+    sizes = {"GROUP_SIZES": (3, 2), "N_TRAIN": 40, "N_TEST": 20, "N_FIRST_ROWS": (3, 10), "N_TIMED_TASKS": 10}
+    for name, value in sizes.items():
+        monkeypatch.setattr(bench, name, value)
+    output = tmp_path / "clustering.json"
+    bench.main(["--draws", "1", "--kinds", "binary", "--output", str(output)])
+    shown, results = capsys.readouterr().out, json.loads(output.read_text())
+    assert "draws 0 to 0" in shown and "new tasks placed right" in shown
+    assert {run["approach"] for run in results["compared"]} == {bench.TRUE_GROUPS, *bench.approaches("binary", 0)}
+    assert all(0 <= run["error"] < 0.7 for run in results["compared"])
+    assert {run["approach"] for run in results["compared"] if "adjusted_rand" in run} == {
+        "clusters", "clusters, as published",
+    }  # fmt: skip
+    assert [(run["rows"], run["task"]) for run in results["placed"]] == [(3, 3), (3, 6), (10, 3), (10, 6)]
+    assert all(seconds > 0 for seconds in results["seconds_to_compare"].values())
+
+    options = ["--kinds", "regression", "--approaches", "pooled", "--first-draw", "7", "--draws", "2"]
+    bench.main([*options, "--output", str(output)])
+    results = json.loads(output.read_text())
+    expected = [(draw, name) for draw in (7, 8) for name in (bench.TRUE_GROUPS, "pooled")]
+    assert [(run["draw"], run["approach"]) for run in results["compared"]] == expected
+    assert results["placed"] == [] and results["seconds_to_compare"] == {}
+
+
+# bench_scale ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_cost_model_finds_what_rounds_and_messages_cost(script):
+    bench = script("bench_scale")
+    alone = [
+        {"n_rows": n, "n_features": f, "seconds_per_round": 1e-3 + 2e-9 * n * f} for n in (1e4, 1e6) for f in (10, 40)
+    ]
+    messages = [{"n_bytes": b, "seconds": 1e-4 + 1e-9 * b} for b in bench.MESSAGE_BYTES]
+    model = bench.CostModel(alone, messages)
+    assert vars(model) == pytest.approx({"node": 1e-3, "cell": 2e-9, "latency": 1e-4, "byte": 1e-9})
+    n_bytes = 10 * bench.BINS * bench.CHANNELS * 8
+    expected = 1e-3 + 2e-9 * 1e6 / 2 * 10 + bench.LEAVES * (1e-4 + 1e-9 * n_bytes)
+    assert model.seconds(1e6, 10, 2) == pytest.approx(expected)
+    n_rows = model.least_rows(10, 2)
+    assert model.seconds(n_rows, 10, 1) == pytest.approx(model.seconds(n_rows, 10, 2))
+
+
+@pytest.mark.slow
+def test_scale_times_rounds_on_one_and_two_workers(script, tmp_path, capsys):
+    pytest.importorskip("distributed", reason="dask is not installed")
+    bench = script("bench_scale")
+    out = tmp_path / "scale.json"
+    bench.main(["--rows", "500", "1000", "--rounds", "2", "--messages", "2", "--repeats", "1", "--out", str(out)])
+    results = json.loads(out.read_text())
+    assert [(r["n_workers"], r["n_rows"], r["n_features"]) for r in results["rounds"]] == [
+        (workers, rows, features) for workers in (1, 2) for rows in (500, 1000) for features in bench.N_FEATURES
+    ]
+    assert all(r["seconds_per_round"] > 0 for r in results["rounds"])
+    assert all((r["n_messages"] > 0) == (r["n_workers"] == 2) for r in results["rounds"])
+    assert [m["n_bytes"] for m in results["messages"]] == list(bench.MESSAGE_BYTES)
+    assert "times as fast" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_scale_measures_the_memory_of_fits_on_files(script, tmp_path, capsys):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    out = tmp_path / "scale.json"
+    script("bench_scale").main(["--memory", "--memory-rows", "2000", "20000", "--out", str(out)])
+    results = json.loads(out.read_text())
+    assert [fit["n_rows"] for fit in results["memory"]] == [2000, 20000]
+    assert all(np.isfinite(fit["peak_mb"]) and fit["peak_mb"] >= 0 for fit in results["memory"])
+    assert "bytes per row" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("name", "other"), [("bench_accuracy", "target_tasks"), ("bench_neural", "row_tasks")])

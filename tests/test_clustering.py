@@ -91,7 +91,25 @@ def test_a_number_of_groups_is_obeyed(fitted):
     _, X, y = fitted
     assert [make(n_clusters=k).fit(X, y).n_clusters_ for k in (1, 2, 5, 8, 30)] == [1, 2, 5, 8, 8]
     assert make(max_clusters=2).fit(X, y).n_clusters_ == 2
-    assert make(min_silhouette=0.999).fit(X, y).n_clusters_ == 1
+
+
+def test_one_group_is_taken_for_lack_of_silhouette_unless_that_is_clearly_worse(fitted):
+    _, X, y = fitted
+    assert make(min_silhouette=0.999, n_folds=None).fit(X, y).n_clusters_ == 1
+    assert make(min_silhouette=0.999).fit(X, y).n_clusters_ == 3
+    X, y = lines(group=np.zeros(8, dtype=int))
+    assert make(min_silhouette=0.999).fit(X, y).n_clusters_ == 1 < make(min_silhouette=-1).fit(X, y).n_clusters_
+
+
+def test_tasks_that_have_nothing_in_common_are_not_one_group():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(rng.normal(size=(600, 4))).add_prefix("x").assign(task=np.repeat(np.arange(12), 50))
+    slope = rng.normal(size=(12, 4))
+    y = (X.iloc[:, :4].to_numpy() * slope[X["task"]]).sum(axis=1) + 0.3 * rng.normal(size=600)
+    model = make().fit(X, y)
+    assert model.n_clusters_ >= 8
+    assert min(model.group_errors_, key=model.group_errors_.get) >= 8
+    assert make(n_folds=None).fit(X, y).group_errors_ == make(n_clusters=2).fit(X, y).group_errors_ == {}
 
 
 def test_every_linkage_and_every_distance_finds_clear_groups(fitted):

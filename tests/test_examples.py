@@ -59,7 +59,7 @@ def test_conformal_intervals_cover_every_task_and_are_drawn(monkeypatch, capsys)
     covered = capsys.readouterr().out.split("mean width")[0]
     rows = [re.split(r" {2,}", line) for line in covered.splitlines() if re.search(r"\d\.\d\d$", line)]
     by_method = {name: [float(share) for share in shares] for name, *shares in rows}
-    assert max(by_method["quantile models"]) < 0.9
+    assert min(by_method["quantile models"]) < 0.8
     assert min(by_method["conformal, all tasks"]) < 0.8
     for name in ("conformal, per task", "conformal quantiles, per task"):
         assert min(by_method[name]) > 0.83 and max(by_method[name]) < 0.97

@@ -338,8 +338,3 @@ def test_an_encoder_survives_pickle():
     encoder = FeatureEncoder().fit(MIXED)
     copy = pickle.loads(pickle.dumps(encoder))
     np.testing.assert_array_equal(copy.transform(MIXED), encoder.transform(MIXED))
-
-
-def test_columns_of_one_name_are_told_apart_by_position():
-    X = pd.DataFrame([[1, "b"], [2, "a"]], columns=["x", "x"])
-    assert FeatureEncoder().fit(X).transform(X).tolist() == [[1, 2], [1, 0]]

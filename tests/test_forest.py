@@ -14,7 +14,7 @@ from mttab._core.boosting import forest as forest_module
 from mttab._core.boosting.binning import BinMapper
 from mttab._core.boosting.forest import PARTITION, ROW_BLOCK, SHARED, TASK, Forest, ForestBuilder, add_round
 from mttab._core.boosting.losses import CLASSIFICATION_LOSSES, REGRESSION_LOSSES
-from mttab._core.boosting.tree import allocate_trees
+from mttab._core.boosting.tree_arrays import allocate_trees
 
 N_TASKS = 4
 ROUNDS = (6, 5, 4)

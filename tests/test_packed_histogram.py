@@ -88,8 +88,9 @@ def test_any_order_of_rows_and_any_number_of_threads_give_the_same_bits(is_const
     n_channels = 2 if is_constant else 3
     expected, sums = histogram_of(rows, layout, node, packing, packed, n_channels)
     shuffled = np.random.default_rng(2).permutation(node)
-    for n_threads, is_parallel in [(1, False), (3, False), (2, True), (9, True)]:
-        out, total = histogram_of(rows, layout, shuffled, packing, packed, n_channels, n_threads, is_parallel)
+    for n_threads, is_parallel, chunk in [(1, False, 999), (3, False, 7000), (2, True, 7000), (9, True, 999)]:
+        parts = packing._replace(chunk=np.int64(min(chunk, packing.chunk)))
+        out, total = histogram_of(rows, layout, shuffled, parts, packed, n_channels, n_threads, is_parallel)
         np.testing.assert_array_equal(out, expected)
         np.testing.assert_array_equal(total, sums)
 

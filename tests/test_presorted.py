@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boosting_inputs import bin_layout, codes_of, split_options, training_rows
+from mttab import RMTGBClassifier
 from mttab._core.boosting.binning import CATEGORY
 from mttab._core.boosting.histogram import gather_statistics
 from mttab._core.boosting.presorted import (
@@ -112,3 +113,17 @@ def test_tasks_of_more_rows_are_not_presorted():
     order = np.empty((len(N_BINS), rows.n_rows), dtype=np.uint8)
     node = rows.all_rows().rows
     assert not presorted_rows(order, True, np.int64(0), np.int64(len(node)), node).is_used
+
+
+def test_rows_of_classes_without_weight_steer_no_split_of_a_small_task():
+    rng = np.random.default_rng(0)
+    n = 600
+    task, labels = np.repeat(np.arange(10), n // 10), rng.integers(0, 3, n)
+    X = np.column_stack([rng.standard_normal((n, 3)) + labels[:, None] * 0.5, task])
+    options = {"max_iter_shared": 0, "max_iter_partition": 0, "max_iter_task": 5, "sharing": "blocks"}
+    options |= {"task_column": 3, "class_weight": {0: 1, 1: 1, 2: 0}, "early_stopping": False, "random_state": 0}
+    predictions = []
+    for values in (X, np.where((labels == 2)[:, None] & (np.arange(4) < 3), np.nan, X)):
+        model = RMTGBClassifier(**options).fit(values, labels)
+        predictions.append(model.predict_proba(X[labels < 2]))
+    np.testing.assert_array_equal(*predictions)

@@ -13,17 +13,11 @@ from sklearn.model_selection import cross_validate as sk_cross_validate
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_html_repr
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from mttab import RMTGBClassifier, RMTGBRegressor
 
 ESTIMATORS = [RMTGBRegressor, RMTGBClassifier]
 SMALL = {"max_iter_shared": 8, "max_iter_partition": 4, "max_iter_task": 4, "early_stopping": False, "random_state": 0}
-
-
-@parametrize_with_checks([RMTGBRegressor(), RMTGBClassifier()])
-def test_scikit_learns_estimator_checks_pass_on_default_parameters(estimator, check):
-    check(estimator)
 
 
 def schools(estimator_class, n=240, seed=0):

@@ -74,6 +74,26 @@ def test_tasks_that_are_all_alike_are_one_group_unless_groups_are_wanted():
     assert cluster(distance, n_clusters=4).label.max() == 3
 
 
+def test_numbers_of_groups_by_which_tasks_are_clearly_worse_off_are_not_taken():
+    # Two groups that resemble each other, far from the third: two groups have the largest silhouette.
+    place = np.array([0.0, 0.1, 0.2, 1.0, 1.1, 1.2, 9.0, 9.1, 9.2])
+    distance = np.abs(place[:, None] - place)
+    assert cluster(distance).label.max() + 1 == 2
+    noise = 0.01 * np.random.default_rng(0).normal(size=(10, 9))
+
+    def error(label):  # in units of its own for each task
+        n_groups = label.max() + 1
+        return 10.0 ** np.arange(9) * (1 + noise[n_groups] + 0.3 * (n_groups < 3))
+
+    found = cluster_by_distance(distance, "average", None, 20, 0.5, error)
+    assert found.label.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert found.error[2] > 1.2 * found.error[3]
+    # Two groups where they are worse for some tasks only, by no more than chance would have it.
+    chance = np.array([0.1, -0.09, 0.0, 0.0, 0.1, -0.08, 0.0, 0.0, 0.0])
+    found = cluster_by_distance(distance, "average", None, 20, 0.5, lambda label: 1 + chance * (label.max() < 2))
+    assert found.label.max() + 1 == 2 and found.error[2] > found.error[3]
+
+
 @pytest.mark.parametrize("n_tasks", [1, 2, 3])
 def test_few_tasks_are_as_many_groups_as_asked_for(n_tasks):
     distance = 1.0 - np.eye(n_tasks)

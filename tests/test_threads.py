@@ -133,13 +133,17 @@ def test_a_fit_keeps_its_threads_while_launches_are_quick_and_stays_with_one_whe
     assert free_threads(2) == 1
 
 
-def test_a_busy_machine_changes_no_bit_of_a_model(monkeypatch):
+@pytest.mark.skipif(AVAILABLE < 2, reason="needs two threads")
+def test_a_busy_machine_changes_no_bit_of_a_model(monkeypatch, busy_or_not):
     rng = np.random.default_rng(2)
     X = rng.standard_normal((N_ROWS, 4))
     y = X[:, 0] + rng.standard_normal(len(X))
     predictions = []
-    for limit in (np.inf, -1.0):
-        monkeypatch.setattr(threads, "SLOWEST_LAUNCH", limit)
+    for is_busy in (False, True):
+        if is_busy:
+            monkeypatch.setattr(threads, "N_LAUNCHES", 1)
+            monkeypatch.setattr(threads, "SLOWEST_LAUNCH", -1.0)
+            assert free_threads(2) == 1
         predictions.append(RMTGBRegressor(max_iter_shared=4, n_jobs=2, random_state=0).fit(X, y).predict(X))
     np.testing.assert_array_equal(*predictions)
 

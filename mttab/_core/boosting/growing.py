@@ -9,7 +9,7 @@ import numpy as np
 from .binning import BinLayout
 from .leaves import add_leaf_values, add_leaf_values_parallel, renew_values, renew_values_parallel
 from .packed_histogram import NO_PACKING, Packing, choose_packing, pack_rows, pack_rows_parallel
-from .presorted import NOT_PRESORTED, sort_tasks, sort_tasks_parallel
+from .presorted import MAX_ROWS, NOT_PRESORTED, sort_tasks, sort_tasks_parallel
 from .rows import RowSample, TrainingRows
 from .small_nodes import SMALL_NODE
 from .splitting import SplitOptions
@@ -149,10 +149,14 @@ class Grower:
         return GrownTrees(trees, rows, sample.row_start, out_rows, sample.out_start)
 
     def _task_order(self) -> np.ndarray:
-        """Rows of the small tasks, sorted by every feature: uint8 (n_features, n_rows), or none."""
+        """Rows of the small tasks, sorted by every feature: uint8 (n_features, n_rows), or none.
+
+        Not with monotonic constraints, nor where rows of weight 0 would stand in the lists.
+        """
         if self._order is None:
             self._order = NOT_PRESORTED.order
-            if not self.task_layout.monotonic.any():
+            has_small_task = np.diff(self.rows.task_start).min(initial=MAX_ROWS + 1) <= MAX_ROWS
+            if has_small_task and self.rows.all_count and not self.task_layout.monotonic.any():
                 self._order = np.empty((self.rows.n_features, self.rows.n_rows), dtype=np.uint8)
                 kernel = sort_tasks_parallel if self.n_threads > 1 else sort_tasks
                 kernel(self.rows.words, self.rows.task_start, self._order)

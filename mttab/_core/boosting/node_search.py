@@ -82,6 +82,15 @@ def _fill_histogram(words, task, layout, rows, start, stop, packing, scratch, n_
 fill_histogram, fill_histogram_parallel = serial_and_parallel(_fill_histogram)
 
 
+@inner
+def _most_words(offset):  # type: ignore[no-untyped-def]
+    """Words of 32 bits for the levels of any feature (by numpy it would be a parallel loop of its own)."""
+    most = 1
+    for f in range(len(offset) - 1):
+        most = max(most, offset[f + 1] - offset[f])
+    return (most + 31) // 32
+
+
 def _search_nodes(  # type: ignore[no-untyped-def]
     words, task, layout, rows, start, stop, packing, scratch, n_threads, options, histogram, rest, candidates
 ):
@@ -97,7 +106,7 @@ def _search_nodes(  # type: ignore[no-untyped-def]
     is_tried, score, left_bin = candidates.is_tried, candidates.score, candidates.left_bin
     next_bin, missing_left, sums = candidates.next_bin, candidates.missing_left, candidates.sums
     low, high = candidates.low, candidates.high
-    n_words = (np.max(offset[1:] - offset[:-1]) + 31) // 32
+    n_words = _most_words(offset)
     for job in prange(n_threads):
         thread = np.int64(job)
         first = first_feature(thread, n_threads, n_features)

@@ -155,8 +155,10 @@ def _gather_packed(rows, start, stop, packed, packing, n_threads, out_packed, ou
         p = np.int64(job)  # a parallel loop counts in uint64
         first, last = (stop - start) * p // n_threads, (stop - start) * (p + 1) // n_threads
         _gather_part(rows, start + first, start + last, packed, packing, out_packed[first:last], sums[p])
-    for c in range(len(out_sums)):
-        out_sums[c] = np.sum(sums[:, c])
+    out_sums[:] = 0.0
+    for part in range(n_threads):  # a sum by numpy would be a parallel loop of its own
+        for c in range(len(out_sums)):
+            out_sums[c] += sums[part, c]
 
 
 gather_packed, gather_packed_parallel = serial_and_parallel(_gather_packed)

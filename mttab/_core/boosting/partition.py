@@ -15,7 +15,7 @@ from numba import prange
 from .binning import ALL_BITS, TASK_ID, byte_of
 from .jit import jit
 
-# Rows per cell of `threads.min_parallel_cells`: moving a row costs about as much as adding it to so many bins.
+# To move a row costs about as much as to add it to so many bins.
 CELLS_PER_ROW = 4
 
 
@@ -65,7 +65,8 @@ def _partition_rows_parallel(rows, start, stop, words, shift, mask, is_left, buf
     """The same by several threads: each deals a part of the rows, and copies it back when all have been counted."""
     n_rows = stop - start
     first = np.empty(n_threads + 1, dtype=np.int64)
-    n_left = np.zeros(n_threads + 1, dtype=np.int64)
+    n_left = np.empty(n_threads + 1, dtype=np.int64)
+    n_left[0] = 0
     for p in range(n_threads + 1):
         first[p] = n_rows * p // n_threads
     for p in prange(n_threads):

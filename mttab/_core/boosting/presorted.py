@@ -7,7 +7,7 @@ deals every list to both children, which are then sorted, too:
     by x1   0 5 2 7 4 1 6 3      0–3 left  by x1   0 2 1 3 | 5 7 4 6
 
 One pass over a list sees the bins in use in their order: nothing is emptied, listed or skipped as in a histogram. For
-trees with one value per leaf and without monotonic constraints.
+trees with one value per leaf, rows that all have weight, and no monotonic constraints.
 """
 
 from __future__ import annotations

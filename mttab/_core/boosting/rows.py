@@ -93,6 +93,11 @@ class TrainingRows:
         """Every row counts once."""
         return bool(np.all(self.weight == 1.0))
 
+    @cached_property
+    def all_count(self) -> bool:
+        """No row has weight 0."""
+        return bool(np.all(self.weight > 0.0))
+
     def sum_by_task(self, values: np.ndarray) -> np.ndarray:
         """Sums (n_tasks,) of a per-row array, wherever the rows are."""
         return self.peers.sum(np.bincount(self.task, weights=values, minlength=self.n_tasks))

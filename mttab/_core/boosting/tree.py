@@ -346,7 +346,7 @@ def _search_histograms(  # type: ignore[no-untyped-def]
     else:
         search_nodes(*node, np.int64(1), options, histogram, rest, candidates)
     if is_small_open and by_rows:
-        _search_rows(table, layout, rows, few, options, packing, presorted, scratch, own, tree, small, is_small_open)
+        _search_rows(table, layout, rows, few, options, packing, presorted, scratch, own, tree, small, np.bool_(True))
     elif is_small_open:
         propose(
             tree, small, best_candidate(candidates, np.int64(0), histogram, layout, options, tree.category_set[small])
