@@ -2,8 +2,7 @@
 
 A node with gradient sums G_k and hessian sums H_k scores Σ_k G_k² / (H_k + λ); the gain of a split is the score of its
 two children less its own. Features are tried in order and a later candidate must beat the best one by more than
-rounding
-noise (`TIE`), so equal partitions are always resolved the same way, whatever the order in which rows were summed.
+rounding noise (`TIE`), so equal partitions are always resolved the same way, in whatever order rows were summed.
 """
 
 from __future__ import annotations

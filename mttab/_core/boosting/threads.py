@@ -26,7 +26,8 @@ from .jit import serial_and_parallel
 MIN_PARALLEL_CELLS = 200_000
 
 # A step inside a fit, such as the histogram of a node, is shared out where it saves more than a launch takes: 2 µs
-# where threads of OpenMP or TBB still wait on cores of their own, 80 µs for numba's own pool. A cell takes 0.5 ns.
+# where threads of OpenMP or TBB still wait on cores of their own, 80 µs for numba's own pool. A cell takes 0.5 ns,
+# of which a second thread saves half.
 CELLS_PER_SECOND = 4e9
 MIN_STEP_CELLS = 10_000
 # Where the cores are taken by other programs a launch waits for its turn, and was seen to take 40 ms: thousands of them
