@@ -83,12 +83,12 @@ fill_histogram, fill_histogram_parallel = serial_and_parallel(_fill_histogram)
 
 
 @inner
-def _most_words(offset):  # type: ignore[no-untyped-def]
-    """Words of 32 bits for the levels of any feature (by numpy it would be a parallel loop of its own)."""
+def most_bins(offset):  # type: ignore[no-untyped-def]
+    """Bins of the feature that has most (by numpy it would be a parallel loop of its own in a parallel kernel)."""
     most = 1
     for f in range(len(offset) - 1):
         most = max(most, offset[f + 1] - offset[f])
-    return (most + 31) // 32
+    return most
 
 
 def _search_nodes(  # type: ignore[no-untyped-def]
@@ -106,7 +106,7 @@ def _search_nodes(  # type: ignore[no-untyped-def]
     is_tried, score, left_bin = candidates.is_tried, candidates.score, candidates.left_bin
     next_bin, missing_left, sums = candidates.next_bin, candidates.missing_left, candidates.sums
     low, high = candidates.low, candidates.high
-    n_words = _most_words(offset)
+    n_words = (most_bins(offset) + 31) // 32
     for job in prange(n_threads):
         thread = np.int64(job)
         first = first_feature(thread, n_threads, n_features)

@@ -19,7 +19,7 @@ import numba
 import numpy as np
 from numba import prange
 
-from .jit import serial_and_parallel
+from .jit import jit
 
 # Below this many (row, feature) or (row, tree) cells work stays serial: it is then over in a fraction of a millisecond,
 # and on a busy machine a parallel launch can wait longer than that for a core.
@@ -83,7 +83,7 @@ def _count_threads(out_counts):  # type: ignore[no-untyped-def]
         out_counts[thread] += 1
 
 
-_, _launch = serial_and_parallel(_count_threads)
+_launch = jit(_count_threads, parallel=True)
 
 
 def free_threads(n_threads: int) -> int:

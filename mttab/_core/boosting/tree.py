@@ -16,7 +16,7 @@ from .binning import cut_between
 from .histogram import gather_statistics
 from .jit import inner, jit, serial_and_parallel
 from .leaves import set_values, set_values_parallel
-from .node_search import allocate_candidates, best_candidate, search_nodes, search_nodes_parallel
+from .node_search import allocate_candidates, best_candidate, most_bins, search_nodes, search_nodes_parallel
 from .packed_histogram import NO_PACKING, gather_packed, gather_packed_parallel
 from .partition import CELLS_PER_ROW, mark_left, split_range
 from .presorted import deal_lists, find_split_from_lists, presorted_rows
@@ -206,17 +206,15 @@ def grow_tree(table, layout, rows, out_rows, growth, options, packing, presorted
 def _begin(table, layout, rows, options, scratch, seed, max_leaves):  # type: ignore[no-untyped-def]
     n_outputs, n_features, max_nodes = table.gradient.shape[0], len(layout.offset) - 1, 2 * max_leaves - 1
     n_channels = 1 + n_outputs if options.constant_hessian else 1 + 2 * n_outputs
-    pool, most_bins = scratch.pool, 1
+    pool = scratch.pool
     if len(rows) > SMALL_NODE and len(pool) < max_leaves:
         pool = np.empty((max_leaves, layout.offset[n_features], n_channels))
-    for f in range(n_features):
-        most_bins = max(most_bins, layout.offset[f + 1] - layout.offset[f])
     return _Growing(
         np.zeros(max_nodes, dtype=np.int64),
         np.full(max_nodes, -1),
         np.empty((max_nodes, n_channels)),
         pool,
-        np.empty(most_bins, dtype=np.uint8),
+        np.empty(most_bins(layout.offset), dtype=np.uint8),
         np.array([seed], dtype=np.uint64),
     )
 
