@@ -195,7 +195,7 @@ class Forest:
             total += self._walk(X, task, 0, 0, first, last, n_threads)
             yield total.copy()
 
-    def _masks(self, begin: int, end: int) -> LeafMasks:
+    def masks(self, begin: int, end: int) -> LeafMasks:
         """Masks of the trees ``begin:end``; the others are walked."""
         n_nodes = len(self.nodes.feature) if end > begin else 0
         masks = LeafMasks(
@@ -208,7 +208,7 @@ class Forest:
     def _walk(self, X, task, begin, end, task_begin, task_end, n_threads):  # type: ignore[no-untyped-def]
         out = np.zeros((3, X.shape[1], self.n_outputs))
         kernel = _add_trees_parallel if n_threads > 1 else _add_trees_serial
-        masks = self._masks(begin, end if X.shape[1] >= MIN_ROWS else begin)
+        masks = self.masks(begin, end if X.shape[1] >= MIN_ROWS else begin)
         kernel(X, task, self.nodes, self.trees, masks, self.mixing, begin, end, task_begin, task_end, out)
         return out
 
@@ -385,12 +385,28 @@ _add_trees_serial, _add_trees_parallel = serial_and_parallel(_add_trees)
 
 def _add_round(X, task, n_tasks, nodes, trees, is_per_task, out_score):  # type: ignore[no-untyped-def]
     """Add one tree, or of one tree per task each row's own, to ``out_score`` (n_rows, n_outputs), unweighted."""
-    for i in prange(X.shape[1]):
-        tree = task[i] if is_per_task else 0
-        if tree < len(trees.root):
-            leaf = find_leaf(nodes, np.int64(trees.root[tree]), X, task, n_tasks, np.int64(i))
-            for k in range(nodes.value.shape[1]):
-                out_score[i, trees.output[tree] + k] += nodes.value[leaf, k]
+    n_rows, n_nodes, n_trees = X.shape[1], len(nodes.feature), len(trees.root)
+    keep, leaf = np.empty(n_nodes, dtype=np.uint64), np.empty(n_nodes, dtype=np.int32)
+    size = np.zeros(n_trees, dtype=np.int32)
+    if not is_per_task:
+        make_masks(nodes, trees.root, keep, leaf, size)
+    for block in prange((n_rows + ROW_BLOCK - 1) // ROW_BLOCK):
+        first = np.int64(block) * ROW_BLOCK
+        last = min(first + ROW_BLOCK, n_rows)
+        bits, leaves = np.empty(ROW_BLOCK, dtype=np.uint64), np.full(ROW_BLOCK, np.int32(-1))
+        if not is_per_task and size[0] > 0:
+            root, n_own = np.int64(trees.root[0]), np.int64(size[0])
+            find_leaves(nodes, root, n_own, keep, leaf, X, task, n_tasks, first, last, bits, leaves)
+        else:
+            for i in range(first, last):
+                tree = np.int64(task[i]) if is_per_task else np.int64(0)
+                if tree < n_trees:
+                    leaves[i - first] = find_leaf(nodes, np.int64(trees.root[tree]), X, task, n_tasks, i)
+        for i in range(first, last):
+            tree = np.int64(task[i]) if is_per_task else np.int64(0)
+            if leaves[i - first] >= 0:
+                for k in range(nodes.value.shape[1]):
+                    out_score[i, trees.output[tree] + k] += nodes.value[leaves[i - first], k]
 
 
 _add_round_serial, _add_round_parallel = serial_and_parallel(_add_round)
