@@ -85,6 +85,7 @@ def test_looking_at_all_nodes_finds_the_leaf_that_walking_finds(fitted, n_leaves
     )
     n_nodes = np.diff(np.append(np.sort(model.forest.trees.root), len(model.forest.nodes.feature)))
     assert n_nodes[:3].tolist() == [2 * n_leaves - 1] * 3, "the trees are as large as they may be"
+    assert n_nodes[5:].max() > 3, "tasks have trees of their own"
     X[0, ::7] = model.forest.nodes.threshold[model.forest.nodes.feature == 0][0]
     X[1, ::11] = np.nan
     np.testing.assert_array_equal(*scores(model.forest, X, task))
@@ -344,6 +345,40 @@ def test_a_round_just_stored_adds_to_other_rows_what_the_forest_would():
     np.testing.assert_array_equal(score, [[1.0, 0.0]] * 3)
     add_round(per_task, X, task, 2, score, 1)
     np.testing.assert_array_equal(score[:, 0], [1.0 + 4.0, 1.0 + 8.0, 1.0])
+
+
+@pytest.mark.parametrize("n_leaves", [8, 65])
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_every_round_adds_what_walking_its_trees_gives(n_leaves, n_threads, monkeypatch):
+    """With sets of levels, gaps, unseen levels and tasks, and trees too large for a mask."""
+    stored = []
+    append = ForestBuilder.append
+
+    def recorded(self, *args):  # type: ignore[no-untyped-def]
+        stored.append(append(self, *args))
+        return stored[-1]
+
+    monkeypatch.setattr(ForestBuilder, "append", recorded)
+    X, task = raw_rows(700, 5)
+    task = np.sort(np.minimum(task, N_TASKS - 1))
+    y = np.nan_to_num(X[0] * X[1]) + np.nan_to_num(X[2] % 5) + 3.0 * (task == 2)
+    y += np.random.default_rng(6).standard_normal(700)
+    model, _ = run_boosting(
+        X, task, y, SQUARED, (3, 2, 2),
+        is_categorical=np.array([False, False, True]), n_categories=np.array([0, 0, 40]), task_is_category=True,
+        max_leaf_nodes=n_leaves, min_samples_leaf=2.0,
+    )  # fmt: skip
+    X, task = raw_rows(2 * ROW_BLOCK + 1, 7)
+    rows_of_tasks = np.ones((N_TASKS + 1, 1))
+    for nodes, trees in stored:
+        alone = trees._replace(group=trees.group * (trees.block == TASK))
+        forest = Forest(nodes, alone, np.zeros(1), rows_of_tasks, model.forest.n_rounds)
+        score = np.zeros((X.shape[1], 1))
+        add_round((nodes, trees), X, task, N_TASKS, score, n_threads)
+        np.testing.assert_allclose(score, naive.forest_score(forest, X, task), rtol=1e-12, atol=1e-14)
+    assert any(np.any((nodes.category_start >= 0) & (nodes.feature == 2)) for nodes, _ in stored)
+    assert any(np.any(nodes.feature == 3) for nodes, _ in stored)
+    assert max(np.sum(nodes.feature < 0) for nodes, _ in stored[:3]) == n_leaves
 
 
 @pytest.mark.parametrize("subsample", [1.0, 0.5])

@@ -164,7 +164,15 @@ class Forest:
         X : float64 (n_features, n_rows), categories as codes; task : int32 (n_rows,), n_tasks for unseen ones
         """
         first, last = self._task_start[:-1], self._task_start[1:]
-        return self._walk(X, task, 0, self._n_common, first, last, n_threads)
+        if X.shape[1] < MIN_ROWS:
+            return self._walk(X, task, 0, self._n_common, first, last, n_threads)
+        out = self._walk(X, task, 0, self._n_common, first, first, n_threads)
+        if len(self.trees.root) > self._n_common:
+            order, block_task, block_start = _blocks_of_tasks(task, len(first))
+            masks = self.masks(self._n_common, len(self.trees.root))
+            kernel = _add_task_trees_parallel if n_threads > 1 else _add_task_trees_serial
+            kernel(X, order, block_task, block_start, self.nodes, self.trees, masks, first, last, out)
+        return out
 
     def score(self, X: np.ndarray, task: np.ndarray, n_threads: int = 1) -> np.ndarray:
         """Score (n_rows, n_outputs) before the link."""
@@ -195,7 +203,7 @@ class Forest:
             total += self._walk(X, task, 0, 0, first, last, n_threads)
             yield total.copy()
 
-    def _masks(self, begin: int, end: int) -> LeafMasks:
+    def masks(self, begin: int, end: int) -> LeafMasks:
         """Masks of the trees ``begin:end``; the others are walked."""
         n_nodes = len(self.nodes.feature) if end > begin else 0
         masks = LeafMasks(
@@ -208,7 +216,7 @@ class Forest:
     def _walk(self, X, task, begin, end, task_begin, task_end, n_threads):  # type: ignore[no-untyped-def]
         out = np.zeros((3, X.shape[1], self.n_outputs))
         kernel = _add_trees_parallel if n_threads > 1 else _add_trees_serial
-        masks = self._masks(begin, end if X.shape[1] >= MIN_ROWS else begin)
+        masks = self.masks(begin, end if X.shape[1] >= MIN_ROWS else begin)
         kernel(X, task, self.nodes, self.trees, masks, self.mixing, begin, end, task_begin, task_end, out)
         return out
 
@@ -383,14 +391,67 @@ def _add_trees(X, task, nodes, trees, masks, mixing, begin, end, task_begin, tas
 _add_trees_serial, _add_trees_parallel = serial_and_parallel(_add_trees)
 
 
+def _blocks_of_tasks(task: np.ndarray, n_tasks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of known tasks in task order, in blocks of rows of one task: the order, and task and start of each block."""
+    order = np.argsort(task, kind="stable")
+    counts = np.bincount(task, minlength=n_tasks)[:n_tasks]
+    n_blocks = -(-counts // ROW_BLOCK)
+    block_task = np.repeat(np.arange(n_tasks), n_blocks)
+    place = np.arange(len(block_task)) - np.repeat(np.cumsum(n_blocks) - n_blocks, n_blocks)
+    start = np.repeat(np.cumsum(counts) - counts, n_blocks) + ROW_BLOCK * place
+    return order, block_task, np.append(start, counts.sum())
+
+
+def _add_task_trees(X, order, block_task, block_start, nodes, trees, masks, task_begin, task_end, out):  # type: ignore[no-untyped-def]
+    """Add the contributions of each row's own task trees, many rows of a task at a time, see `_blocks_of_tasks`."""
+    for block in prange(len(block_task)):
+        t, first = block_task[block], block_start[block]
+        n_rows = block_start[block + 1] - first
+        own, ids = np.empty((X.shape[0], ROW_BLOCK)), np.zeros(ROW_BLOCK, dtype=np.int32)  # no tree asks for the task
+        for f in range(X.shape[0]):
+            for j in range(n_rows):
+                own[f, j] = X[f, order[first + j]]
+        bits, leaves = np.empty(ROW_BLOCK, dtype=np.uint64), np.empty(ROW_BLOCK, dtype=np.int32)
+        begin, end = np.int64(0), np.int64(n_rows)
+        for tree in range(task_begin[t], task_end[t]):
+            root, size = np.int64(trees.root[tree]), np.int64(masks.size[tree])
+            if size > 0:
+                find_leaves(nodes, root, size, masks.keep, masks.leaf, own, ids, 1, begin, end, bits, leaves)
+            else:
+                for j in range(n_rows):
+                    leaves[j] = find_leaf(nodes, root, own, ids, 1, np.int64(j))
+            for j in range(n_rows):
+                for k in range(nodes.value.shape[1]):
+                    out[TASK, order[first + j], trees.output[tree] + k] += nodes.value[leaves[j], k]
+
+
+_add_task_trees_serial, _add_task_trees_parallel = serial_and_parallel(_add_task_trees)
+
+
 def _add_round(X, task, n_tasks, nodes, trees, is_per_task, out_score):  # type: ignore[no-untyped-def]
     """Add one tree, or of one tree per task each row's own, to ``out_score`` (n_rows, n_outputs), unweighted."""
-    for i in prange(X.shape[1]):
-        tree = task[i] if is_per_task else 0
-        if tree < len(trees.root):
-            leaf = find_leaf(nodes, np.int64(trees.root[tree]), X, task, n_tasks, np.int64(i))
-            for k in range(nodes.value.shape[1]):
-                out_score[i, trees.output[tree] + k] += nodes.value[leaf, k]
+    n_rows, n_nodes, n_trees = X.shape[1], len(nodes.feature), len(trees.root)
+    keep, leaf = np.empty(n_nodes, dtype=np.uint64), np.empty(n_nodes, dtype=np.int32)
+    size = np.zeros(n_trees, dtype=np.int32)
+    if not is_per_task:
+        make_masks(nodes, trees.root, keep, leaf, size)
+    for block in prange((n_rows + ROW_BLOCK - 1) // ROW_BLOCK):
+        first = np.int64(block) * ROW_BLOCK
+        last = min(first + ROW_BLOCK, n_rows)
+        bits, leaves = np.empty(ROW_BLOCK, dtype=np.uint64), np.full(ROW_BLOCK, np.int32(-1))
+        if not is_per_task and size[0] > 0:
+            root, n_own = np.int64(trees.root[0]), np.int64(size[0])
+            find_leaves(nodes, root, n_own, keep, leaf, X, task, n_tasks, first, last, bits, leaves)
+        else:
+            for i in range(first, last):
+                tree = np.int64(task[i]) if is_per_task else np.int64(0)
+                if tree < n_trees:
+                    leaves[i - first] = find_leaf(nodes, np.int64(trees.root[tree]), X, task, n_tasks, i)
+        for i in range(first, last):
+            tree = np.int64(task[i]) if is_per_task else np.int64(0)
+            if leaves[i - first] >= 0:
+                for k in range(nodes.value.shape[1]):
+                    out_score[i, trees.output[tree] + k] += nodes.value[leaves[i - first], k]
 
 
 _add_round_serial, _add_round_parallel = serial_and_parallel(_add_round)

@@ -40,6 +40,13 @@ class LeafMasks(NamedTuple):
 
 
 @jit
+def _has_level(words, start, level):  # type: ignore[no-untyped-def]
+    """Whether a level is in the set whose first word is ``words[start]``."""
+    place = np.int64(level)
+    return (words[start + (place >> 5)] >> np.uint32(place & 31)) & np.uint32(1) != 0
+
+
+@jit
 def is_left(nodes, node, X, task, n_tasks, i):  # type: ignore[no-untyped-def]
     """Whether row ``i`` goes left at an inner node."""
     f = nodes.feature[node]
@@ -52,8 +59,7 @@ def is_left(nodes, node, X, task, n_tasks, i):  # type: ignore[no-untyped-def]
         return x <= nodes.threshold[node]
     if x < 0 or x >= nodes.n_levels[node]:
         return nodes.missing_left[node]
-    level = np.int64(x)
-    return (nodes.category_words[start + (level >> 5)] >> np.uint32(level & 31)) & np.uint32(1) != 0
+    return _has_level(nodes.category_words, start, x)
 
 
 @jit
@@ -100,9 +106,19 @@ def find_leaves(nodes, root, size, keep, leaf, X, task, n_tasks, begin, end, mas
         if f < 0:
             continue
         others = keep[node]
-        if f >= X.shape[0] or nodes.category_start[node] >= 0:
-            for j in range(end - begin):
-                if not is_left(nodes, node, X, task, n_tasks, begin + j):
+        start, n_levels, missing_left = nodes.category_start[node], nodes.n_levels[node], nodes.missing_left[node]
+        if f >= X.shape[0]:
+            ids, n_known = task[begin:end], min(n_levels, n_tasks)
+            for j in range(len(ids)):
+                known = 0 <= ids[j] < n_known
+                if not (_has_level(nodes.category_words, start, ids[j]) if known else missing_left):
+                    masks[j] &= others
+            continue
+        if start >= 0:
+            levels = X[f, begin:end]
+            for j in range(len(levels)):
+                known = 0 <= levels[j] < n_levels  # false for NaN
+                if not (_has_level(nodes.category_words, start, levels[j]) if known else missing_left):
                     masks[j] &= others
             continue
         x, threshold = X[f, begin:end], nodes.threshold[node]

@@ -20,9 +20,10 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from sklearn.metrics import silhouette_score
 
-from .forest import TASK, Forest, ForestBuilder, find_leaf
+from .forest import ROW_BLOCK, TASK, Forest, ForestBuilder
 from .growing import Grower
 from .jit import serial_and_parallel
+from .leaf_masks import find_leaves
 from .losses import Loss
 from .rows import Scores, TrainingRows
 
@@ -109,26 +110,31 @@ def _first_by_content(rows: TrainingRows, n_each: int) -> np.ndarray:
     return order[place - first[task] < n_each]
 
 
-def _walk_every_task(X, nodes, root, output, first, out):  # type: ignore[no-untyped-def]
+def _add_every_task(X, nodes, root, output, first, masks, out):  # type: ignore[no-untyped-def]
     """out (n_tasks, n_rows, K) += the trees ``first[j]:first[j + 1]`` of every task j on all rows."""
+    n_rows = X.shape[1]
     for j in prange(len(first) - 1):
-        task = np.zeros(X.shape[1], dtype=np.int32)  # the trees of one task never ask for it
-        for tree in range(first[j], first[j + 1]):
-            for i in range(X.shape[1]):
-                out[j, i, output[tree]] += nodes.value[
-                    find_leaf(nodes, np.int64(root[tree]), X, task, np.int64(1), i), 0
-                ]
+        task = np.zeros(n_rows, dtype=np.int32)  # the trees of one task never ask for it
+        bits, leaves = np.empty(ROW_BLOCK, dtype=np.uint64), np.empty(ROW_BLOCK, dtype=np.int32)
+        for begin in range(0, n_rows, ROW_BLOCK):
+            end = min(begin + ROW_BLOCK, n_rows)
+            for tree in range(first[j], first[j + 1]):
+                at, size = np.int64(root[tree]), np.int64(masks.size[tree])
+                find_leaves(nodes, at, size, masks.keep, masks.leaf, X, task, np.int64(1), begin, end, bits, leaves)
+                for i in range(begin, end):
+                    out[j, i, output[tree]] += nodes.value[leaves[i - begin], 0]
 
 
-_walk_every_task_serial, _walk_every_task_parallel = serial_and_parallel(_walk_every_task)
+_add_every_task_serial, _add_every_task_parallel = serial_and_parallel(_add_every_task)
 
 
 def _predict_by_every_task(forest: Forest, X: np.ndarray, n_tasks: int, n_threads: int) -> np.ndarray:
     """Score (n_tasks, n_rows, n_outputs) of every row by the trees of every task."""
     out = np.zeros((n_tasks, X.shape[1], forest.n_outputs))
     first = np.searchsorted(forest.trees.group, np.arange(n_tasks + 1)).astype(np.int64)
-    kernel = _walk_every_task_parallel if n_threads > 1 else _walk_every_task_serial
-    kernel(X, forest.nodes, forest.trees.root, forest.trees.output, first, out)
+    kernel = _add_every_task_parallel if n_threads > 1 else _add_every_task_serial
+    masks = forest.masks(0, len(forest.trees.root))  # of all trees: they have few leaves
+    kernel(X, forest.nodes, forest.trees.root, forest.trees.output, first, masks, out)
     return out
 
 
