@@ -69,8 +69,9 @@ def draw(booster: lightgbm.Booster, path: Path) -> None:
     axis = lightgbm.plot_importance(booster, title=f"Features of the model of {REGION!r}", **options)
     axis.set_xlabel("splits")
     axis.set_ylabel("")
+    axis.figure.set_layout_engine("constrained")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.figure.savefig(path, dpi=150, bbox_inches="tight")
+    axis.figure.savefig(path, dpi=150)
 
 
 def main() -> None:

@@ -69,8 +69,8 @@ class TaskAdaptation:
         encoding = self._encoding
         if encoding.row_tasks is None:
             raise ValueError(
-                "add_task is for tasks of rows, but the tasks of this network are the columns of y, for each of which "
-                "all of it was trained; refit with the new column."
+                "add_task is for models whose rows have tasks, but the tasks of this network are the columns of y, for "
+                "which all of it was trained; refit with the new column, or with task_column or task."
             )
         names = getattr(self, "feature_names_in_", None)
         features, ids = features_without_task(X, self._fitted_task_column, self.n_features_in_, names)

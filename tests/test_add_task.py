@@ -236,7 +236,7 @@ def test_composite_ids_and_ids_passed_as_an_argument(rows):
 BAD = {
     "known": (lambda X, y: (X, y, 3), "task=3 is a task of this model already.*refit on all rows"),
     "known as a float": (lambda X, y: (X, y, 3.0), "task=3 is a task of this model already"),
-    "missing": (lambda X, y: (X, y, None), "task has no value"),
+    "missing": (lambda X, y: (X, y, None), "task=None is no label; pass the one of the new task"),
     "several": (lambda X, y: (X, y, [9, 10]), "no single label; .*once for each"),
     "other rows": (
         lambda X, y: (X, y, 10),

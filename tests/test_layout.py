@@ -21,8 +21,10 @@ SUPPORT = {"datasets", "metrics", "model_selection", "plotting"}
 SIDEWAYS = {
     "boosting": {"_boosting_base"},
     "_boosting_base": {
-        *("_boosting_adapt", "_boosting_explain", "_boosting_fit", "_boosting_sources", "_callbacks", "persistence")
+        *("_boosting_adapt", "_boosting_explain", "_boosting_fit", "_boosting_predict", "_boosting_sources"),
+        *("_callbacks", "persistence"),
     },
+    "_boosting_predict": {"_boosting_fit"},
     "_boosting_pieces": {"_boosting_fit"},
     "_boosting_sources": {"_boosting_fit", "_boosting_pieces", "_callbacks"},
     "_boosting_adapt": {"_boosting_fit"},

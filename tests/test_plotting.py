@@ -175,14 +175,12 @@ def test_labels_are_thinned_to_the_axes_they_are_given():
     assert few < 15 < len(shown_ticks(small, "y"))
 
 
-def test_long_and_composite_labels_are_shortened():
-    display = TaskGainDisplay.from_scores(
-        {("north", 1): 0.5, "a name that nobody would want to read in full": 1.0},
-        {("north", 1): 1.0, "a name that nobody would want to read in full": 1.0},
-        greater_is_better=False,
-    )
+def test_long_and_composite_labels_are_shortened_and_stay_apart():
+    scores = {("north", 1): 0.4, "the primary school no. 17": 0.8, "the primary school no. 18": 1.0}
+    display = TaskGainDisplay.from_scores(scores, dict.fromkeys(scores, 1.0), greater_is_better=False)
     display.figure_.canvas.draw()
-    assert [t.get_text() for t in shown_ticks(display.ax_, "y")] == ["north / 1", "a name that nobody …"]
+    shown = [t.get_text() for t in shown_ticks(display.ax_, "y")]
+    assert shown == ["north / 1", "the primary…l no. 17", "the primary…l no. 18"]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -316,6 +314,12 @@ def test_similarity_is_drawn_in_the_order_of_scipys_dendrogram():
         for places, heights in zip(tree["icoord"], tree["dcoord"], strict=True)
     ]
     assert forks == sorted(expected)
+
+
+@pytest.mark.parametrize(("similarity", "colours"), [(0.4, (0.0, 0.4)), (0.0, (0.0, 1.0)), (-0.4, (-0.4, 0.4))])
+def test_the_only_similarity_there_is_has_a_place_on_the_scale(similarity, colours):
+    display = TaskSimilarityDisplay.from_matrix([[1.0, similarity], [similarity, 1.0]])
+    assert display.image_.get_clim() == colours
 
 
 def test_a_similarity_found_by_a_fit_is_read_with_its_tasks():

@@ -326,7 +326,7 @@ def test_options_set_after_fit_do_not_disturb_the_weights(network, tmp_path):
     assert_same(again.predict(X), network.predict(X))
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "mps:99", "xpu:99", "hpu"])
+@pytest.mark.parametrize("device", ["cuda:99", "mps:99", "xpu:99", "hpu", "meta"])
 def test_a_network_trained_on_a_device_that_is_absent_is_loaded_on_the_cpu(device, network, tmp_path):
     X, Y = make_labels()
     model = pickle.loads(pickle.dumps(network)).set_params(device=device)
@@ -342,7 +342,7 @@ def test_a_network_trained_on_a_device_that_is_absent_is_loaded_on_the_cpu(devic
         load(tmp_path / "model.mttab", device=device)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU to compare the CPU with")
 @pytest.mark.parametrize("precision", ["float32", "auto"])
 def test_a_network_trained_on_a_gpu_comes_back_there_and_on_the_cpu(precision, tmp_path):
     X, Y = make_labels()

@@ -128,7 +128,11 @@ def parse(data: bytes, name: str, unpack: Callable[[Record], Any]) -> tuple[dict
     except (ImportError, MemoryError):  # an extra is missing, not a part of the file
         raise
     except Exception as err:
-        raise ModelFileError(f"{name!r} holds no model that can be restored: {err or type(err)}") from err
+        why = str(err) or type(err).__name__
+        raise ModelFileError(
+            f"{name!r} holds no model that can be restored ({why}); read it with the version of mttab that wrote it, "
+            "or a newer one, or save the model anew."
+        ) from err
 
 
 def unseal(data: bytes, name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:

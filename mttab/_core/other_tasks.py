@@ -99,6 +99,8 @@ def new_task_label(task: Any, known: TaskLabels, ids: Any, task_column: Any) -> 
         raise ValueError(
             f"task={task!r} is no single label; pass the label of the one new task, and call add_task once for each."
         )
+    if not is_composite and pd.isna(task):
+        raise ValueError(f"task={task!r} is no label; pass the one of the new task.")
     one: Any = pd.DataFrame([list(task)], dtype=object) if is_composite else pd.Series([task])
     label = normalise_task_ids(one).tolist()[0]
     if known.encode(one)[0] >= 0:

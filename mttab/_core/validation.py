@@ -260,7 +260,10 @@ def check_weight(sample_weight: Any, n_rows: int, *, name: str = "sample_weight"
     if isinstance(sample_weight, Real):
         sample_weight = np.full(n_rows, float(sample_weight))
     try:
-        weight = np.asarray(sample_weight, dtype=np.float64)
+        if isinstance(sample_weight, pd.Series):  # asarray cannot read the missing values of every pandas type
+            weight = sample_weight.to_numpy(dtype=np.float64, na_value=np.nan)
+        else:
+            weight = np.asarray(sample_weight, dtype=np.float64)
     except (TypeError, ValueError) as err:
         raise ValueError(f"{name} holds values that are not numbers ({err}); pass one number per row.") from err
     if weight.ndim != 1:

@@ -63,9 +63,12 @@ def thickness(n_tasks: int) -> float:
 
 
 def short(label: Any) -> str:
-    """A task's label as text that leaves room for the picture."""
+    """A task's label as text that leaves room for the picture; its end stays, by which labels often differ."""
     text = " / ".join(map(str, label)) if isinstance(label, tuple) else str(label)
-    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
+    if len(text) <= MAX_CHARACTERS:
+        return text
+    n_last = MAX_CHARACTERS // 2 - 2
+    return text[: MAX_CHARACTERS - 1 - n_last] + "…" + text[-n_last:]
 
 
 def label_ticks(axis: Any, labels: Sequence[Any]) -> None:

@@ -105,6 +105,7 @@ class CorrelationDisplay:
         for name, look in self._looks().items():
             self.points_[name] = self.ax_.scatter(self.table["requested"], self.table[name], label=name, **look)
         self.ax_.set(xlim=limits, ylim=limits, aspect="equal", xlabel="requested correlation")
+        self.ax_.locator_params(nbins=6)
         legend = self.ax_.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
         for handle in legend.legend_handles:
             handle.set(alpha=1.0, sizes=[25.0])

@@ -156,6 +156,8 @@ class TaskSimilarityDisplay:
         known = shown[np.isfinite(shown)]
         low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
         is_signed = low < 0.0 and not self.is_distance
+        if low == high:  # one number, as of two tasks: its place between 0 and itself says more than one within itself
+            low, high = min(low, 0.0), max(high, 0.0 if low else 1.0)
         if is_signed:
             high = max(-low, high)
             low = -high

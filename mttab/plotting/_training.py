@@ -120,7 +120,7 @@ class TrainingCurveDisplay:
         for name, n_rounds in (self.blocks or {}).items():
             if n_rounds:
                 shade = BLOCK_SHADES.get(name, "#FFFFFF")
-                label = f"{name} trees: {n_rounds} rounds"
+                label = f"{name} trees: {n_rounds} round{'s' if n_rounds > 1 else ''}"
                 ax.axvspan(
                     start, start + n_rounds, facecolor=shade, edgecolor=GREY, linewidth=0.4, zorder=0, label=label
                 )

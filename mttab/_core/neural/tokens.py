@@ -122,6 +122,8 @@ class FeatureTokens(nn.Module):
         -------
         Tensor of shape (n, n_numeric + n_categorical, width)
         """
+        if self.n_numeric == 0:  # some onnxruntimes (1.20 to 1.22) refuse an empty product
+            return self.table[codes]
         tokens = torch.baddbmm(self.bias, self.channels(numeric, missing), self.weight).transpose(0, 1)
         if codes.shape[1] == 0:
             return tokens
