@@ -190,23 +190,23 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
         factors = self._class_factors(long, inputs.classes), self._task_factors(long, labels)
         long = long.weighted(labels, *factors)
         encoder = previous.encoder if previous else self._fit_encoder(inputs, long)
-        values = encoder.transform(inputs.features)
+        values = encoder.read(inputs.features)
         has_validation = any(part is not None for part in (held_out, is_held, explicit.get("X_val"), chosen))
         how_to_bin = has_validation, seed, n_threads
         mapper = previous.mapper if previous else self._fit_mapper(encoder, values, long, *how_to_bin)
         scaling = previous.scaling if previous else self._fit_scaling(long, labels, loss)
-        rows, order = training_rows(mapper, values, long, labels, scaling, n_threads)
+        rows, X = training_rows(mapper, values, long, labels, scaling, n_threads)
         validation = None
         if held_out is not None:
             held_out = held_out.weighted(labels, *factors)
             validation = validation_rows(values[:, held_out.row_idx], held_out, labels, scaling)
         elif is_held is not None:
             is_held = is_held[:, rows.position]
-            validation = rows.judged(values[:, order], is_held[0])
+            validation = rows.judged(X, is_held[0])
         elif explicit:
             validation = self._explicit_validation(explicit, inputs, encoder, labels, scaling, factors)
         options = self._boosting_options(loss, labels, is_stopped, has_validation, tasks, rows)
-        start = _scores_under(previous.model, values[:, order], rows, validation, n_threads) if previous else None
+        start = _scores_under(previous.model, X[:, :], rows, validation, n_threads) if previous else None
         if previous:
             base = previous.model.forest.base
         else:
@@ -226,13 +226,13 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
             sharing = chosen.sharing
             if sharing.agreement is not None and len(sharing.agreement) < labels.n_tasks:  # whole tasks were held out
                 grower = make_grower(rows, False)
-                agreement = task_agreement(rows, values[:, order], loss, grower, make_builder(), base)
+                agreement = task_agreement(rows, X, loss, grower, make_builder(), base)
                 group = None if sharing.group is None else cluster_tasks(agreement, sharing.n_groups)
                 sharing = replace(sharing, group=group, agreement=agreement)
             options = with_rounds(sharing.apply(options), chosen.model.forest.n_rounds)
         else:
             sharing = self._decide_sharing(
-                rows, values[:, order], validation, loss, make_grower, make_builder, options, base,
+                rows, X, validation, loss, make_grower, make_builder, options, base,
                 inputs.task_is_category, seed,
             )  # fmt: skip
             options = sharing.apply(options)
@@ -251,7 +251,6 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
             self.verbose, "round", lambda model: self._attributes_of(as_fitted(model), inputs, seed)
         )
         if is_held is not None:
-            X = values[:, order]
             return as_fitted(
                 boost_averaged(rows, X, is_held, loss, make_own_grower, make_builder, options, base, seed, progress)
             )

@@ -12,7 +12,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-from mttab._core.boosting.binning import MAX_BINS, BinMapper, pack_words
+from mttab._core.boosting.binning import MAX_BINS, BinMapper
 from mttab._core.boosting.forest import BLOCKS, ForestBuilder
 from mttab._core.boosting.growing import Grower
 from mttab._core.boosting.losses import Loss
@@ -22,7 +22,7 @@ from mttab._core.boosting.sharing import STRUCTURES, Sharing, choose_sharing
 from mttab._core.boosting.similarity import MAX_TASKS, cluster_tasks, task_agreement
 from mttab._core.boosting.splitting import MIN_HESSIAN, SplitOptions
 from mttab._core.boosting.tree import GrowthOptions
-from mttab._core.features import FeatureEncoder, resolve_categorical_features
+from mttab._core.features import FeatureEncoder, LargeTable, resolve_categorical_features
 from mttab._core.frames import pandas_if_table
 from mttab._core.holdout import splitter_holdout, stratified_holdout
 from mttab._core.long_table import (
@@ -216,16 +216,13 @@ class FitSteps:
     def _fit_mapper(
         self,
         encoder: FeatureEncoder,
-        values: np.ndarray,
+        values: np.ndarray | LargeTable,
         long: LongTable,
         has_validation: bool,
         seed: int,
         n_threads: int,
     ) -> BinMapper:
         mass = np.bincount(long.row_idx, weights=long.weight, minlength=values.shape[1])
-        used = mass > 0
-        if not used.all():
-            values, mass = values[:, used], mass[used]
         max_bins = self.max_bins
         if max_bins == "auto":
             max_bins = int(np.clip(np.sqrt(len(long.y)), AUTO_MIN_BINS, MAX_BINS)) if has_validation else MAX_BINS
@@ -261,7 +258,7 @@ class FitSteps:
     def _decide_sharing(
         self,
         rows: TrainingRows,
-        X: np.ndarray,
+        X: Any,
         validation: ValidationRows | None,
         loss: Loss,
         make_grower: Callable[[TrainingRows, bool], Grower],
@@ -271,7 +268,7 @@ class FitSteps:
         named_as_category: bool,
         seed: int,
     ) -> Sharing:
-        """What ``sharing`` and ``n_task_groups`` come to on these rows; X (n_features, n_rows) are their raw values."""
+        """What ``sharing`` and ``n_task_groups`` come to on these rows; ``X[:, some]`` gives raw values of them."""
         name, n_groups = self.sharing, None if self.n_task_groups == "auto" else int(self.n_task_groups)
         if name == "auto":
             is_restricted = 0 in (self.max_iter_shared, self.max_iter_partition, self.max_iter_task)
@@ -433,20 +430,43 @@ class FitSteps:
 
 
 def training_rows(
-    mapper: BinMapper, values: np.ndarray, long: LongTable, labels: TaskLabels, scaling: TargetScaling, n_threads: int
-) -> tuple[TrainingRows, np.ndarray]:
-    """Binned training rows in task order, and the column of ``values`` that each of them comes from."""
+    mapper: BinMapper,
+    values: np.ndarray | LargeTable,
+    long: LongTable,
+    labels: TaskLabels,
+    scaling: TargetScaling,
+    n_threads: int,
+) -> tuple[TrainingRows, OrderedRows]:
+    """Binned training rows in task order, and their raw values."""
+    words = mapper.words(values, n_threads)
     task = long.encode_tasks(labels)
     mass = np.bincount(task, weights=long.user_weight, minlength=labels.n_tasks)
-    position = np.argsort(task, kind="stable")
-    order = long.row_idx[position]
-    task = task[position]
-    words = pack_words(mapper.transform(values, n_threads))
-    if not np.array_equal(order, np.arange(words.shape[1])):
+    if np.all(task[1:] >= task[:-1]):  # nothing to sort: of many rows nothing is copied either
+        position, order = np.arange(len(task)), long.row_idx
+        # To a kernel an array that is read-only, or strided, is another type.
+        y, weight = (np.require(column, np.float64, ["C", "W"]) for column in (long.y, long.weight))
+    else:
+        position = np.argsort(task, kind="stable")
+        order, task, y, weight = long.row_idx[position], task[position], long.y[position], long.weight[position]
+    if np.array_equal(order, position):
+        position = order
+    if not (len(order) == words.shape[1] and np.all(order[1:] > order[:-1])):
         words = np.ascontiguousarray(words[:, order])
-    y = (long.y[position] - scaling.center[task]) / scaling.scale[task]
+    if scaling.center.any() or np.any(scaling.scale != 1.0):
+        y = (y - scaling.center[task]) / scaling.scale[task]
     start = np.searchsorted(task, np.arange(labels.n_tasks + 1)).astype(np.int64)
-    return TrainingRows(words, len(values), task, start, y, long.weight[position], position, mass), order
+    rows = TrainingRows(words, len(values), task, start, y, weight, position, mass)
+    return rows, OrderedRows(values, order)
+
+
+class OrderedRows:
+    """Raw values (n_features, n_rows) of training rows, made for those that are asked for: ``X[:, rows]``."""
+
+    def __init__(self, values: np.ndarray | LargeTable, order: np.ndarray):
+        self._values, self._order = values, order
+
+    def __getitem__(self, place: tuple[Any, Any]) -> np.ndarray:
+        return self._values[:, self._order[place[1]]]
 
 
 def validation_rows(

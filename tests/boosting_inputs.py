@@ -11,7 +11,6 @@ from mttab._core.boosting.forest import ForestBuilder
 from mttab._core.boosting.growing import Grower
 from mttab._core.boosting.losses import Loss
 from mttab._core.boosting.node_search import fill_histogram
-from mttab._core.boosting.packed_histogram import NO_PACKING
 from mttab._core.boosting.rmtgb import BlockOptions, BoostedModel, BoostingOptions, boost
 from mttab._core.boosting.rows import TrainingRows
 from mttab._core.boosting.small_nodes import SMALL_NODE
@@ -90,7 +89,7 @@ def float_histogram(rows, layout, node, start, stop, statistics, fill=fill_histo
     """Histogram of ``node[start:stop]`` from its gathered ``statistics``."""
     out = np.full((layout.offset[-1], statistics.shape[1]), np.nan)
     place = rows.words, rows.task.view(np.uint32), layout, node, np.int64(start), np.int64(stop)
-    fill(*place, NO_PACKING, make_scratch(statistics, n_threads=n_threads), np.int64(n_threads), out)
+    fill(*place, None, make_scratch(statistics, n_threads=n_threads), np.int64(n_threads), out)
     return out
 
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from mttab._core.features import FeatureEncoder, resolve_categorical_features
+from mttab._core import features as features_module
+from mttab._core.features import FeatureEncoder, LargeTable, resolve_categorical_features
 
 NAN = np.nan
 LEVELS = st.one_of(st.none(), st.integers(-3, 3), st.booleans(), st.sampled_from(["a", "b", "", "1"]), st.just(0.5))
@@ -338,3 +339,57 @@ def test_an_encoder_survives_pickle():
     encoder = FeatureEncoder().fit(MIXED)
     copy = pickle.loads(pickle.dumps(encoder))
     np.testing.assert_array_equal(copy.transform(MIXED), encoder.transform(MIXED))
+
+
+# --- large tables ---
+
+
+@pytest.fixture
+def every_table_is_large(monkeypatch):
+    monkeypatch.setattr(features_module, "HELD_CELLS", 0)
+    monkeypatch.setattr(features_module, "PIECE_CELLS", 7)
+
+
+SEVERAL = pd.concat([MIXED] * 4)
+NUMBERS = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float32)
+
+
+@pytest.mark.usefixtures("every_table_is_large")
+@pytest.mark.parametrize(
+    "table",
+    [
+        NUMBERS,
+        np.asfortranarray(NUMBERS),
+        NUMBERS[::2],
+        NUMBERS.tolist(),
+        pd.DataFrame(NUMBERS),
+        pd.concat([MIXED] * 4),
+    ],
+    ids=["rows", "columns", "strided", "list", "frame", "mixed frame"],
+)
+def test_a_large_table_is_never_held_as_floats_and_gives_the_same_values(table):
+    encoder = FeatureEncoder().fit(table)
+    whole, read = encoder.transform(table), encoder.read(table)
+    assert isinstance(read, LargeTable) and read.shape == whole.shape and len(read) == len(whole)
+    n_rows = whole.shape[1]
+    for rows in (slice(None), np.array([2, 0, 0]), np.arange(n_rows) % 3 == 1, np.zeros(n_rows, dtype=bool)):
+        np.testing.assert_array_equal(read[:, rows], whole[:, rows])
+        for j in range(len(whole)):
+            np.testing.assert_array_equal(read[j, rows], whole[j, rows])
+    pieces = list(read.pieces())
+    assert len(pieces) > 1 and max(values.size for _, values in pieces) <= max(7, len(whole))
+    np.testing.assert_array_equal(np.concatenate([values for _, values in pieces], axis=1), whole)
+    assert [rows.start for rows, _ in pieces[1:]] == [rows.stop for rows, _ in pieces[:-1]]
+
+
+@pytest.mark.usefixtures("every_table_is_large")
+@pytest.mark.parametrize("ask", [lambda read: list(read.pieces()), lambda read: read[1, np.array([9, 2])]])
+def test_infinity_in_a_large_table_is_named_by_its_row(ask):
+    table = NUMBERS.copy()
+    table[9, 1] = np.inf
+    with pytest.raises(ValueError, match="column 'x1' of X holds inf in row 9; use NaN"):
+        ask(FeatureEncoder().fit(table).read(table))
+
+
+def test_a_small_table_is_held():
+    assert isinstance(FeatureEncoder().fit(NUMBERS).read(NUMBERS), np.ndarray)

@@ -60,7 +60,7 @@ PLAIN = (
 )
 ORDER = {
     "boosting": (
-        *("jit", "threads", "quantile", "losses"),
+        *("linking", "jit", "threads", "quantile", "losses"),
         *("binning", "histogram", "packed_histogram", "splitting", "small_nodes", "presorted"),
         *("partition", "node_search"),
         *("leaves", "tree_arrays", "tree", "leaf_masks", "forest"),

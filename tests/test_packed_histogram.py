@@ -44,7 +44,7 @@ def packed_inputs(n, is_constant, seed, spread=1.0):  # type: ignore[no-untyped-
         p = 1.0 / (1.0 + np.exp(-rng.normal(-2.0, 1.0, (1, n))))
         gradient, hessian = p - (rng.random((1, n)) < p), p * (1.0 - p)
     packing = choose_packing(gradient, hessian, is_constant)
-    assert packing.is_used
+    assert packing is not None
     packed = np.empty(n, dtype=np.int64)
     pack_rows(gradient, hessian, packing, packed)
     return rows, layout, gradient, hessian, packing, packed
@@ -136,7 +136,7 @@ def test_no_field_runs_over_into_its_neighbour_at_the_extremes(is_constant):
     ],
 )
 def test_what_units_cannot_resolve_is_left_to_floats(gradient, hessian):
-    assert not choose_packing(gradient[None], hessian[None], False).is_used
+    assert choose_packing(gradient[None], hessian[None], False) is None
 
 
 @pytest.mark.parametrize("is_constant", [True, False])

@@ -78,9 +78,7 @@ def test_the_split_is_that_of_the_rows_and_so_are_those_of_both_children(
         gather_statistics(own, 0, len(own), gradient, hessian, weight, is_constant, statistics, sums)
         features, sets = np.arange(len(N_BINS)), np.zeros((2, 8), dtype=np.uint32)
         place = np.int64(start), np.int64(stop)
-        fast = find_split_from_lists(
-            table, layout, presorted, *place, sums, options, -np.inf, np.inf, features, sets[0]
-        )
+        fast = find_split_from_lists(table, layout, presorted, *place, sums, options, features, sets[0])
         slow = find_split_from_rows(
             rows.words, table.task, layout, own, statistics, sums, options, -np.inf, np.inf, features, sets[1]
         )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 
 from mttab import RMTGBClassifier, RMTGBRegressor
+from mttab._core import features
 
 ESTIMATORS = [RMTGBRegressor, RMTGBClassifier]
 SMALL = {
@@ -400,3 +401,30 @@ def test_the_container_of_x_and_y_changes_nothing(estimator_class):
     halves = X.astype({"a": np.float32, "b": np.float32, "c": np.float32})
     single, double = clone(model).fit(halves, y), clone(model).fit(halves.astype(float), y)
     np.testing.assert_array_equal(predicted_numbers(single, halves), predicted_numbers(double, halves))
+
+
+@pytest.mark.parametrize("estimator_class", ESTIMATORS)
+@pytest.mark.parametrize("options", [{}, {"n_averaged": 1, "refit": False}, {"early_stopping": False}])
+def test_a_table_that_is_read_piece_by_piece_gives_the_same_model(estimator_class, options, monkeypatch):
+    X, y = table(estimator_class)
+    options = {**SMALL, "early_stopping": True, **options}
+    weight = np.where(np.arange(len(X)) % 7 == 0, 0.0, 1.0)
+    held = estimator_class(**options).fit(X, y, sample_weight=weight)
+    monkeypatch.setattr(features, "HELD_CELLS", 0)
+    monkeypatch.setattr(features, "PIECE_CELLS", 100)
+    read = estimator_class(**options).fit(X, y, sample_weight=weight)
+    np.testing.assert_array_equal(predicted_numbers(read, X), predicted_numbers(held, X))
+    np.testing.assert_array_equal(read.theta_, held.theta_)
+
+
+def test_rows_that_need_no_sorting_are_not_written_to_and_may_be_read_only_or_strided():
+    X, y = table(RMTGBRegressor)
+    X, weight = X.sort_values("task", kind="stable"), np.linspace(0.5, 1.5, len(X))
+    expected = RMTGBRegressor(**SMALL).fit(X, y, sample_weight=weight).predict(X)
+    wide = np.stack([y, weight], axis=1)
+    wide.flags.writeable = False
+    model = RMTGBRegressor(**SMALL).fit(X, wide[:, 0], sample_weight=wide[:, 1])
+    np.testing.assert_array_equal(model.predict(X), expected)
+    before = y.copy(), weight.copy()
+    RMTGBRegressor(target_scaling="task", **SMALL).fit(X, y, sample_weight=weight)
+    np.testing.assert_array_equal((y, weight), before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -20,6 +20,8 @@ _DATE_OBJECTS = {"datetime64", "datetime", "date", "timedelta64", "timedelta", "
 _BLOCK_ROWS = 256
 # Cells of a table that is read, and checked, as a whole.
 _SMALL_TABLE = 100_000
+# Cells of a table that a fit holds as floats as a whole; of a larger one it reads so many at a time.
+HELD_CELLS, PIECE_CELLS = 2**22, 2**20
 
 
 class FeatureEncoder:
@@ -101,7 +103,12 @@ class FeatureEncoder:
         )
         return self
 
-    def transform(self, features: Any, *, name: str = "X") -> np.ndarray:
+    def read(self, features: Any) -> np.ndarray | LargeTable:
+        """What `transform` gives, of a large table as something that reads it when it is asked for: ``X[:, rows]``."""
+        X = check_table(features)
+        return self.transform(X) if X.size <= HELD_CELLS else LargeTable(self, X)
+
+    def transform(self, features: Any, *, name: str = "X", first_row: int = 0) -> np.ndarray:
         """Values of each feature.
 
         Numbers above 2⁵³ are rounded to the nearest float64.
@@ -112,6 +119,8 @@ class FeatureEncoder:
             As in `fit`; column types may differ.
         name : str, default="X"
             What the user calls the table, for error messages.
+        first_row : int, default=0
+            Number of the first row, for error messages.
 
         Returns
         -------
@@ -137,8 +146,16 @@ class FeatureEncoder:
         if is_small and not np.isinf(out).any():
             return out
         for j in np.flatnonzero(~self.is_categorical).tolist():
-            _refuse_infinite(out[j], name=self._where(j, name))
+            _refuse_infinite(out[j], name=self._where(j, name), first_row=first_row)
         return out
+
+    def column(self, features: pd.DataFrame | np.ndarray, j: int, rows: slice | np.ndarray) -> np.ndarray:
+        """Values float64 of one feature of some rows, as `transform` has them."""
+        column = features.iloc[rows, j] if isinstance(features, pd.DataFrame) else features[rows, j]
+        values = self._read(column, j, "X")
+        if not self.is_categorical[j] and np.isinf(values).any():
+            _refuse_infinite(self._read(_column(features, j), j, "X"), name=self._where(j))
+        return values
 
     def _read(self, column: Any, j: int, table: str) -> np.ndarray:
         levels, level_codes = self.categories[j], self.level_codes[j]
@@ -152,6 +169,33 @@ class FeatureEncoder:
 
     def _where(self, j: int, table: str = "X") -> str:
         return f"column {self.names[j]!r} of {table}"
+
+
+class LargeTable:
+    """Values (n_features, n) of a table, read from it for the rows that are asked for and never held as a whole."""
+
+    def __init__(self, encoder: FeatureEncoder, table: pd.DataFrame | np.ndarray):
+        self._encoder, self._table = encoder, table
+        self.shape = table.shape[1], table.shape[0]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, place: tuple[Any, Any]) -> np.ndarray:
+        """``X[:, rows]``, or ``X[j, rows]`` of one feature; rows are a slice, numbers or a mask."""
+        feature, rows = place
+        if feature != slice(None):
+            return self._encoder.column(self._table, feature, rows)
+        table = self._table.iloc[rows] if isinstance(self._table, pd.DataFrame) else self._table[rows]
+        return self._encoder.transform(table) if len(table) else np.empty((self.shape[0], 0))
+
+    def pieces(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Ranges of rows and their values, one after the other."""
+        n_rows, step = self.shape[1], max(1, PIECE_CELLS // self.shape[0])
+        for first in range(0, n_rows, step):
+            rows = slice(first, min(first + step, n_rows))
+            table = self._table.iloc[rows] if isinstance(self._table, pd.DataFrame) else self._table[rows]
+            yield rows, self._encoder.transform(table, first_row=first)
 
 
 def resolve_categorical_features(
@@ -296,13 +340,13 @@ def _as_floats(values: np.ndarray, *, name: str) -> np.ndarray:
         ) from err
 
 
-def _refuse_infinite(values: np.ndarray, *, name: str) -> None:
+def _refuse_infinite(values: np.ndarray, *, name: str, first_row: int = 0) -> None:
     infinite = np.isinf(values)
     if infinite.any():
         row = int(infinite.argmax())
         raise ValueError(
             "Input X contains infinity or a value too large for dtype('float64'): "
-            f"{name} holds {values[row]} in row {row}; use NaN where a value is missing."
+            f"{name} holds {values[row]} in row {first_row + row}; use NaN where a value is missing."
         )
 
 

@@ -73,7 +73,7 @@ class LongTable:
     @property
     def weight(self) -> np.ndarray:
         """Weight (n,) of each entry in fit: the user's times the factors of its class and task."""
-        return self.user_weight * self.factor
+        return self.user_weight if isinstance(self.factor, float) else self.user_weight * self.factor
 
     def take(self, keep: np.ndarray) -> LongTable:
         task_ids = None if self.task_ids is None else self.task_ids[keep]
@@ -83,11 +83,11 @@ class LongTable:
         self, labels: TaskLabels, class_factors: np.ndarray | None, task_factors: np.ndarray | None
     ) -> LongTable:
         """The same entries with a factor for each class and each task."""
-        factor = np.ones(len(self.y))
+        factor: np.ndarray | float = 1.0
         if class_factors is not None:
-            factor *= class_factors[self.y.astype(np.int64)]
+            factor = class_factors[self.y.astype(np.int64)]
         if task_factors is not None:
-            factor *= task_factors[self.encode_tasks(labels)]
+            factor = factor * task_factors[self.encode_tasks(labels)]
         return replace(self, factor=factor)
 
     def encode_tasks(self, labels: TaskLabels) -> np.ndarray:

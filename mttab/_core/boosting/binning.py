@@ -6,7 +6,7 @@ feature has one bin per code. In both the bin after the last value bin means *mi
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange
@@ -85,25 +85,33 @@ class BinMapper:
 
     def fit(
         self,
-        X: np.ndarray,
+        X: Any,
         is_categorical: np.ndarray,
         n_categories: np.ndarray,
         weight: np.ndarray,
         seed: int,
         n_threads: int = 1,
     ) -> BinMapper:
-        """Learn the edges from ``X`` (n_features, n_rows); ``weight`` (n_rows,) counts how often a row is there."""
-        n_features, n_rows = X.shape
+        """Learn the edges from ``X``.
+
+        X : float64 (n_features, n_rows), or what gives the values of one feature for ``X[f, rows]``
+        weight : (n_rows,), how often a row is there; rows of weight 0 are not
+        """
+        n_features = X.shape[0]
         self.is_categorical = np.asarray(is_categorical, dtype=bool)
-        if n_rows > SAMPLE_SIZE:
-            rows = np.sort(np.random.default_rng(seed).choice(n_rows, SAMPLE_SIZE, replace=False))
+        rows: slice | np.ndarray = slice(None)
+        if not weight.all():
+            rows = np.flatnonzero(weight)
             weight = weight[rows]
+        if len(weight) > SAMPLE_SIZE:
+            drawn = np.sort(np.random.default_rng(seed).choice(len(weight), SAMPLE_SIZE, replace=False))
+            rows, weight = drawn if isinstance(rows, slice) else rows[drawn], weight[drawn]
 
         def bins_of(f: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             if self.is_categorical[f]:
                 codes = np.arange(n_categories[f], dtype=np.float64)
                 return np.empty(0), codes, codes
-            return quantile_bins(X[f, rows] if n_rows > SAMPLE_SIZE else X[f], weight, self.max_bins)
+            return quantile_bins(X[f, rows], weight, self.max_bins)
 
         bins = map_in_threads(bins_of, range(n_features), n_threads)
         self.edges, self.lows, self.highs = ([own[i] for own in bins] for i in range(3))
@@ -134,6 +142,15 @@ class BinMapper:
         for f, lows in enumerate(self.lows):
             X[f] = np.append(lows, np.nan)[codes[f]]
         return X
+
+    def words(self, X: Any, n_threads: int = 1) -> np.ndarray:
+        """Words of `pack_words` of ``X``, as it is in `transform`, or of what has its values in ``pieces()``."""
+        if isinstance(X, np.ndarray):
+            return pack_words(self.transform(X, n_threads))
+        words = np.empty(((X.shape[0] + 3) // 4, X.shape[1]), dtype=np.uint32)
+        for rows, values in X.pieces():
+            words[:, rows] = pack_words(self.transform(values, n_threads))
+        return words
 
     def transform(self, X: np.ndarray, n_threads: int = 1) -> np.ndarray:
         """Codes uint8 (n_features, n_rows) of ``X`` float64 (n_features, n_rows); NaN and unknown codes are missing."""

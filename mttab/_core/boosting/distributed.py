@@ -20,14 +20,14 @@ from .histogram import gather_statistics, subtract_histogram
 from .leaves import sum_rows
 from .losses import Huber, Loss
 from .node_search import fill_histogram, fill_histogram_parallel
-from .packed_histogram import NO_PACKING, largest_and_mean, packing_for
+from .packed_histogram import largest_and_mean, packing_for
 from .partition import mark_left, split_range
 from .rows import Peers, RowSample, TrainingRows
 from .small_nodes import SMALL_NODE
 from .splitting import SplitOptions, bounded_value, find_node_split
 from .threads import team_of
 from .tree import GrowthOptions, bound_children, draw_features, propose
-from .tree_arrays import TreeArrays, allocate_trees, best_open_leaf, open_node, tree_at
+from .tree_arrays import TreeArrays, allocate_trees, best_open_leaf, only_tree, open_node
 
 
 class DistributedGrower(Grower):
@@ -47,7 +47,7 @@ class DistributedGrower(Grower):
         trees = allocate_trees(1, n_leaves, len(gradient), n_set_words(self.layout))
         rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
         rounded = self._rounded(gradient, hessian, weight, len(rows))
-        growth = _Growth(self, gradient, hessian, weight, rounded, rows, out_rows, tree_at(trees, 0), seed)
+        growth = _Growth(self, gradient, hessian, weight, rounded, rows, out_rows, only_tree(trees), seed)
         trees.n_nodes[0] = growth.grow()
         start, out_start = np.array([0, len(rows)]), np.array([0, len(out_rows)])
         return SpreadTrees(trees, rows, start, out_rows, out_start, self.rows.peers)
@@ -68,7 +68,7 @@ class DistributedGrower(Grower):
             return None
         size_g, size_h = ((float(of_all[:, c].max()), float(of_all[:, c + 1].sum() / n_rows)) for c in (0, 2))
         packing = packing_for(n_rows, size_g, size_h, constant)
-        if not packing.is_used:
+        if packing is None:
             return None
         coarse = np.rint(gradient * (1.0 / packing.unit_g)) * packing.unit_g
         return coarse, hessian if constant else np.rint(hessian * (1.0 / packing.unit_h)) * packing.unit_h
@@ -91,7 +91,7 @@ class SpreadTrees(GrownTrees):
 
     def renew_values(self, residual: np.ndarray, weight: np.ndarray, quantile: float, n_threads: int) -> None:
         """Leaf values become weighted quantiles of the residuals (n_rows,) of all processes."""
-        tree = tree_at(self.trees, 0)
+        tree = only_tree(self.trees)
         leaves = np.flatnonzero(tree.left[: int(self.trees.n_nodes[0])] < 0)
         by_start = leaves[np.argsort(tree.start[leaves], kind="stable")]
         leaf_of_row = np.repeat(by_start, (tree.stop - tree.start)[by_start])
@@ -142,7 +142,7 @@ class _Growth:
         if self.growth.max_leaf_nodes > 1 and self.n_features > 0 and self.growth.max_depth > 0:
             self.propose(0)
         while n_leaves < self.growth.max_leaf_nodes:
-            node = int(best_open_leaf(tree, n_nodes))
+            node = int(best_open_leaf(tree.left, tree.gain, n_nodes))
             if node < 0:
                 break
             left, right = n_nodes, n_nodes + 1
@@ -171,7 +171,7 @@ class _Growth:
         if self.team is not None and (stop - start) * self.n_features >= self.team.min_cells:
             fill, n_threads = fill_histogram_parallel, self.team.n_threads
         place = self.words, self.task, self.layout, self.rows, start, stop
-        fill(*place, NO_PACKING, self.scratch, n_threads, histogram)
+        fill(*place, None, self.scratch, n_threads, histogram)
         both = self.peers.sum(np.concatenate([sums, histogram.ravel()]))
         return both[: self.n_channels].copy(), both[self.n_channels :].reshape(n_bins, self.n_channels).copy()
 
@@ -202,7 +202,8 @@ class _Growth:
         open_node(tree, left, start, middle, out_start, out_middle, *bounds)
         open_node(tree, right, middle, stop, out_middle, out_stop, *bounds)
         monotonic = self.layout.monotonic[f]
-        bound_children(tree, node, left, right, monotonic, self.sums[left], self.sums[right], self.options)
+        sums = self.sums[left], self.sums[right]
+        bound_children(tree.low, tree.high, node, left, right, monotonic, *sums, self.options)
         tree.weight[left], tree.weight[right] = self.sums[left][0], self.sums[right][0]
 
     def mark_left(self, node: int, last_left: int) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 
 from .binning import BinLayout
 from .leaves import add_leaf_values, add_leaf_values_parallel, renew_values, renew_values_parallel
-from .packed_histogram import NO_PACKING, Packing, choose_packing, pack_rows, pack_rows_parallel
-from .presorted import MAX_ROWS, NOT_PRESORTED, sort_tasks, sort_tasks_parallel
+from .node_search import Candidates, new_candidates
+from .packed_histogram import Packing, choose_packing, pack_rows, pack_rows_parallel
+from .presorted import MAX_ROWS, NO_ORDER, sort_tasks, sort_tasks_parallel
 from .rows import RowSample, TrainingRows
 from .small_nodes import SMALL_NODE
 from .splitting import SplitOptions
@@ -22,7 +23,7 @@ from .tree import (
     grow_trees,
     grow_trees_parallel,
 )
-from .tree_arrays import TreeArrays, allocate_trees, tree_at
+from .tree_arrays import TreeArrays, allocate_trees, only_tree
 
 # Size of the trees of tasks left alone, by which θ starts.
 ALONE_LEAVES = 8
@@ -80,6 +81,7 @@ class Grower:
         self.n_threads = n_threads
         self.task_ids = rows.task.view(np.uint32)
         self._scratch: dict[tuple[int, bool], Scratch] = {}
+        self._candidates: dict[int, Candidates] = {}
         self._order: np.ndarray | None = None
         # Task trees see one task only: its id is no feature to them.
         n_features = rows.n_features
@@ -104,11 +106,12 @@ class Grower:
             self.shared_growth,
             self.shared_split,
             packing,
-            NOT_PRESORTED,
+            None,
+            self._candidates_for(_n_channels(gradient, self.shared_split)),
             scratch,
             np.uint64(seed),
             team_of(self.n_threads),
-            tree_at(trees, 0),
+            only_tree(trees),
         )
         return GrownTrees(trees, rows, np.array([0, len(rows)]), out_rows, np.array([0, len(out_rows)]))
 
@@ -138,7 +141,7 @@ class Grower:
             sample.row_start,
             out_rows,
             sample.out_start,
-            self._task_order() if len(gradient) == 1 else NOT_PRESORTED.order,
+            self._task_order() if len(gradient) == 1 else NO_ORDER,
             weight is self.rows.weight and self.rows.is_unweighted,
             growth,
             split,
@@ -154,7 +157,7 @@ class Grower:
         Not with monotonic constraints, nor where rows of weight 0 would stand in the lists.
         """
         if self._order is None:
-            self._order = NOT_PRESORTED.order
+            self._order = NO_ORDER
             has_small_task = np.diff(self.rows.task_start).min(initial=MAX_ROWS + 1) <= MAX_ROWS
             if has_small_task and self.rows.all_count and not self.task_layout.monotonic.any():
                 self._order = np.empty((self.rows.n_features, self.rows.n_rows), dtype=np.uint8)
@@ -164,17 +167,17 @@ class Grower:
 
     def _pack(
         self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray, n_in_root: int
-    ) -> tuple[Packing, Scratch]:
+    ) -> tuple[Packing | None, Scratch]:
         """Packed derivatives where every row counts once, leaves hold one output and the root makes histograms.
 
         Not with monotonic constraints: bounds on leaf values come from the sums of histograms, which are to be exact.
         """
-        packing = NO_PACKING
+        packing = None
         counts_once = weight is self.rows.weight and self.rows.is_unweighted
         if n_in_root > SMALL_NODE and len(gradient) == 1 and counts_once and not self.layout.monotonic.any():
             packing = choose_packing(gradient, hessian, self.shared_split.constant_hessian)
-        scratch = self._scratch_for(_n_channels(gradient, self.shared_split), packing.is_used)
-        if packing.is_used:
+        scratch = self._scratch_for(_n_channels(gradient, self.shared_split), packing is not None)
+        if packing is not None:
             kernel = pack_rows_parallel if self.n_threads > 1 else pack_rows
             kernel(gradient, hessian, packing, scratch.packed)
         return packing, scratch
@@ -193,6 +196,14 @@ class Grower:
                 pool=np.empty((n_leaves if is_packed else 0, n_bins, n_channels)),
             )
         return self._scratch[n_channels, is_packed]
+
+    def _candidates_for(self, n_channels: int) -> Candidates | None:
+        """Room for the splits that shared trees search histograms for; None where all rows together are few."""
+        if self.rows.n_rows <= SMALL_NODE:
+            return None
+        if n_channels not in self._candidates:
+            self._candidates[n_channels] = new_candidates(len(self.layout.offset) - 1, n_channels)
+        return self._candidates[n_channels]
 
     def _allocate(self, n_trees: int, max_leaf_nodes: int, n_outputs: int, layout: BinLayout) -> TreeArrays:
         n_leaves = min(max_leaf_nodes, max(self.rows.n_rows, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import itertools
 import os
@@ -14,6 +15,8 @@ from typing import Any
 
 import numba
 import numba.core.bytecode
+
+from .linking import linked
 
 try:
     import fcntl
@@ -52,7 +55,7 @@ _SOURCES = _digest_of_sources()
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Any:
-    """Compile ``function`` on first call and keep the machine code on disk.
+    """Compile ``function`` on first call from Python and keep the machine code on disk; other kernels may call it, too.
 
     numba notices an edit of the function's own file, not of the files that its callees stand in, so the name under
     which it is cached carries a digest of all kernel sources.
@@ -60,7 +63,20 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
     Where numba finds no folder that it may write to (a read-only package folder and no home), it refuses at decoration
     time; the function is then compiled once per process instead.
     """
-    function = renamed(function, f"_{_SOURCES}")
+    kernel = _cached(renamed(function, f"_{_SOURCES}"), options)
+    if not options:
+        # What kernels call is not the machine code, see `linking`.
+        kernel.linked = inner(function)
+        kernel.get_call_template, kernel.get_overload = kernel.linked.get_call_template, kernel.linked.get_overload
+    return kernel
+
+
+def inner(function: Callable[..., Any]) -> Any:
+    """Compile a ``function`` that only other kernels call."""
+    return linked(function, **_OPTIONS)
+
+
+def _cached(function: Callable[..., Any], options: dict[str, Any]) -> Any:
     try:
         kernel = numba.njit(cache=True, **_OPTIONS, **options)(function)
     except RuntimeError:
@@ -68,16 +84,11 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
     compile_or_load = kernel.compile
 
     def compile_alone(signature: Any) -> Any:
-        with _only_process(Path(kernel._cache.cache_path)):
+        with _only_process(Path(kernel._cache.cache_path)), _garbage_kept():
             return compile_or_load(signature)
 
     kernel.compile = compile_alone
     return kernel
-
-
-def inner(function: Callable[..., Any]) -> Any:
-    """`jit` for a function that only other kernels call: without the code that would read Python's objects for it."""
-    return jit(function, no_cpython_wrapper=True)
 
 
 _in_process = threading.RLock()
@@ -117,6 +128,19 @@ def _only_process(folder: Path) -> Iterator[None]:
                 yield
             finally:
                 _open_files.pop()
+
+
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """No search for garbage meanwhile: compiling makes millions of objects, next to none of them garbage."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def renamed(function: Callable[..., Any], suffix: str) -> Callable[..., Any]:

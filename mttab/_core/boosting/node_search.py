@@ -35,12 +35,11 @@ class Candidates(NamedTuple):
     high: np.ndarray
 
 
-@inner
-def allocate_candidates(n_features, n_channels):  # type: ignore[no-untyped-def]
+def new_candidates(n_features, n_channels):  # type: ignore[no-untyped-def]
     """Room for the candidates of two nodes."""
     shape = (2, n_features)
     return Candidates(
-        np.zeros(shape, dtype=np.bool_),
+        np.empty(shape, dtype=np.bool_),
         np.empty(shape),
         np.empty(shape, dtype=np.int64),
         np.empty(shape, dtype=np.int64),
@@ -49,6 +48,9 @@ def allocate_candidates(n_features, n_channels):  # type: ignore[no-untyped-def]
         np.empty(2),
         np.empty(2),
     )
+
+
+allocate_candidates = inner(new_candidates)  # the same for kernels
 
 
 @inner
@@ -60,7 +62,7 @@ def first_feature(thread, n_threads, n_features):  # type: ignore[no-untyped-def
 @inner
 def _fill(words, task, layout, rows, start, stop, packing, scratch, thread, first, last, out_histogram):  # type: ignore[no-untyped-def]
     """Histogram of a node, packed or as floats, whose derivatives have been gathered."""
-    if packing.is_used:
+    if packing is not None:  # known where this is compiled, so that only one of the two is
         fill_packed(
             words, task, layout, rows, start, stop, scratch.gathered, packing, first, last, scratch.sums[thread],
             out_histogram,
@@ -116,7 +118,7 @@ def _search_nodes(  # type: ignore[no-untyped-def]
         for f in range(first, last):
             a, b = offset[f], offset[f + 1]
             if len(rest) > 0:
-                if packing.is_used:
+                if packing is not None:
                     subtract_exactly(rest[a:b], histogram[a:b], rest[a:b])
                 else:
                     subtract_histogram(rest[a:b], histogram[a:b], rest[a:b])

@@ -38,13 +38,11 @@ MIN_MEAN_UNITS = 32
 class Packing(NamedTuple):
     """How derivatives become fields of an int64.
 
-    is_used : bool, False says that trees are grown on floats
     shift_g, shift_h : int64, lowest bits of the fields; equal where the hessian has none
     unit_g, unit_h : float64, powers of two
     chunk : int64, number of rows whose sums fit the fields
     """
 
-    is_used: bool
     shift_g: np.int64
     shift_h: np.int64
     unit_g: float
@@ -52,24 +50,21 @@ class Packing(NamedTuple):
     chunk: np.int64
 
 
-NO_PACKING = Packing(False, np.int64(0), np.int64(0), 1.0, 1.0, np.int64(1))
-
-
-def choose_packing(gradient: np.ndarray, hessian: np.ndarray, constant_hessian: bool) -> Packing:
-    """Fields for derivatives (1, n_rows) that count each row once, or `NO_PACKING`."""
+def choose_packing(gradient: np.ndarray, hessian: np.ndarray, constant_hessian: bool) -> Packing | None:
+    """Fields for derivatives (1, n_rows) that count each row once; None says that trees are grown on floats."""
     n_rows = gradient.shape[1]
     if n_rows < MIN_PACKED_ROWS:
-        return NO_PACKING
+        return None
     size_h = (1.0, 1.0) if constant_hessian else largest_and_mean(hessian[0])
     return packing_for(n_rows, largest_and_mean(gradient[0]), size_h, constant_hessian)
 
 
 def packing_for(
     n_rows: int, size_g: tuple[float, float], size_h: tuple[float, float], constant_hessian: bool
-) -> Packing:
+) -> Packing | None:
     """The same for derivatives of which the largest and the mean absolute value are known."""
     if n_rows < MIN_PACKED_ROWS:
-        return NO_PACKING
+        return None
     chunk = min(CHUNK_TWO_FIELDS if constant_hessian else CHUNK_THREE_FIELDS, 1 << n_rows.bit_length())
     row_bits = chunk.bit_length()  # the count, up to and including `chunk`
     shift_h = row_bits
@@ -78,8 +73,8 @@ def packing_for(
     unit_g = _unit(*size_g, 63 - shift_g - row_bits)
     unit_h = 1.0 if constant_hessian else _unit(*size_h, h_bits - row_bits)
     if unit_g == 0.0 or unit_h == 0.0:
-        return NO_PACKING
-    return Packing(True, np.int64(shift_g), np.int64(shift_h), unit_g, unit_h, np.int64(chunk))
+        return None
+    return Packing(np.int64(shift_g), np.int64(shift_h), unit_g, unit_h, np.int64(chunk))
 
 
 def _unit(largest: float, mean: float, n_bits: int) -> float:
@@ -189,7 +184,7 @@ def _add_chunk_of_two(words, shift, rows, node_start, start, stop, packed, cells
 
 @inner
 def _empty_cells(cells, packing, out_sums):  # type: ignore[no-untyped-def]
-    """Add the fields of ``cells`` (1024,) to ``out_sums`` float64 (3, 1024) and set them to 0."""
+    """Add the fields of ``cells`` (256,) to ``out_sums`` float64 (3, 256) and set them to 0."""
     mask_c = (np.int64(1) << packing.shift_h) - 1
     mask_h = (np.int64(1) << (packing.shift_g - packing.shift_h)) - 1
     for b in range(len(cells)):
@@ -254,15 +249,17 @@ def fill_packed(words, task, layout, rows, start, stop, packed, packing, first, 
             else:
                 _add_chunk_of_two(words[f >> 2], np.uint32(8 * (f & 3)), rows, start, begin, end, packed, cells)
             if not in_one_go:
-                _empty_cells(cells.reshape(1024), packing, sums)
+                for k in range(4):
+                    _empty_cells(cells[k], packing, sums[:, 256 * k : 256 * (k + 1)])
             begin = end
         for own in range(f, min(f + n_here, n_in_words)):
             out = out_histogram[offset[own] : offset[own + 1]]
             if in_one_go:
                 _write_cells(cells[own - f], packing, out)
             else:
-                for c in range(out.shape[1]):
-                    out[:, c] = sums[c, 256 * (own - f) : 256 * (own - f) + len(out)]
+                for b in range(len(out)):
+                    for c in range(out.shape[1]):
+                        out[b, c] = sums[c, 256 * (own - f) + b]
         cells[:, :] = 0
         f += n_here
 

@@ -31,7 +31,7 @@ class Presorted(NamedTuple):
     is_used : bool; is_plain : bool, every row counts once, in its hessian, too
     first_row : int64, number of the task's first row
     order : uint8 (n_features, n), rows less ``first_row``, in node ranges, dealt as the tree grows
-    goes_left, buffer : uint8 (256,), scratch; flat, bottom : float64 (257,), scratch
+    goes_left, buffer : uint8 (256,), scratch; expected, bottom : float64 (257,), scratch
     """
 
     is_used: bool
@@ -40,14 +40,12 @@ class Presorted(NamedTuple):
     order: np.ndarray
     goes_left: np.ndarray
     buffer: np.ndarray
-    flat: np.ndarray
+    expected: np.ndarray
     bottom: np.ndarray
 
 
-_NOTHING = np.empty(0, dtype=np.uint8), np.empty(0)
-NOT_PRESORTED = Presorted(
-    False, False, np.int64(0), np.empty((0, 0), np.uint8), _NOTHING[0], _NOTHING[0], _NOTHING[1], _NOTHING[1]
-)
+# In place of what `sort_tasks` writes, where no task is sorted.
+NO_ORDER = np.empty((0, 0), dtype=np.uint8)
 
 
 def _sort_tasks(words, task_start, out_order):  # type: ignore[no-untyped-def]
@@ -88,7 +86,9 @@ def presorted_rows(task_order, is_plain, first_row, last_row, rows):  # type: ig
     order = np.empty((n_features if is_used else 0, n_used), dtype=np.uint8)
     goes_left, buffer = np.empty(256, dtype=np.uint8), np.empty(256, dtype=np.uint8)
     if is_used and n_used == n_rows:
-        order[:, :] = task_order[:, first_row:last_row]
+        for f in range(n_features):
+            for j in range(n_rows):
+                order[f, j] = task_order[f, first_row + j]
     elif is_used:
         is_in = goes_left
         is_in[:] = 0
@@ -100,7 +100,8 @@ def presorted_rows(task_order, is_plain, first_row, last_row, rows):  # type: ig
                 i = task_order[f, first_row + j]
                 buffer[n_kept] = i
                 n_kept += np.uint64(is_in[i])
-            order[f] = buffer[:n_used]
+            for j in range(n_used):
+                order[f, j] = buffer[j]
     return Presorted(is_used, is_plain, np.int64(first_row), order, goes_left, buffer, np.empty(257), np.empty(257))
 
 
@@ -134,7 +135,7 @@ def _tabulate(presorted, sums, options):  # type: ignore[no-untyped-def]
     both = sums[0] + 2.0 * options.l2
     for w in range(np.int64(sums[0]) + 1):
         below = w + options.l2
-        presorted.flat[w], presorted.bottom[w] = sums[1] / both * below, below * (both - below)
+        presorted.expected[w], presorted.bottom[w] = sums[1] / both * below, below * (both - below)
 
 
 @inner
@@ -175,10 +176,10 @@ def _scan_list(presorted, order, column, shift, missing, gradient, hessian, weig
             # Unsigned: numba then leaves out its test for a negative index.
             for j in range(min(first, last)):
                 g += own_gradient[np.uint64(order[np.uint64(j)])]
-            flat, bottoms = presorted.flat[n_before + 1 :], presorted.bottom[n_before + 1 :]
+            expected, bottoms = presorted.expected[n_before + 1 :], presorted.bottom[n_before + 1 :]
             for j in range(first, last):
                 g += own_gradient[np.uint64(order[np.uint64(j)])]
-                d, q = g - flat[np.uint64(j)], bottoms[np.uint64(j)]
+                d, q = g - expected[np.uint64(j)], bottoms[np.uint64(j)]
                 if d * d * bottom > bar * q and _is_cut(order, j, n_values, first_row, column, shift):
                     n_left = n_before + j + 1
                     if min(n_left, sums[0] - n_left) >= options.min_hessian:
@@ -224,8 +225,9 @@ def _is_cut(order, j, n_values, first_row, column, shift):  # type: ignore[no-un
 
 
 @jit
-def find_split_from_lists(table, layout, presorted, start, stop, sums, options, low, high, features, out_set):  # type: ignore[no-untyped-def]
+def find_split_from_lists(table, layout, presorted, start, stop, sums, options, features, out_set):  # type: ignore[no-untyped-def]
     """`splitting.find_node_split` for the rows that stand in ``start:stop`` of every list."""
+    low, high = -np.inf, np.inf  # there are no monotonic constraints
     own = sums_score(sums, np.int64(1), options, options.l2, low, high)
     best, feature, left_bin, next_bin, missing_left = own, -1, np.int64(0), np.int64(0), False
     gradient, hessian, weight, first_row = table.gradient[0], table.hessian[0], table.weight, presorted.first_row

@@ -124,10 +124,11 @@ class _Run:
         self.total_weight, self.validation_weight = rows.totals(rows.weight.sum(), held_out)
         self.task_mass = self.task_weight if rows.task_mass is None else rows.task_mass
         self.gradient = np.empty((loss.n_outputs, rows.n_rows))
-        self.hessian = np.ones((loss.n_outputs, rows.n_rows))  # not written where the hessian is constant
+        # Neither written nor read where the hessian is constant.
+        self.hessian = np.ones((loss.n_outputs, 1 if loss.constant_hessian else rows.n_rows))
         self.residual = np.empty(0)
         self.last_mixing: tuple[np.ndarray, np.ndarray] | None = None
-        self.buffer = np.empty(rows.n_rows)
+        self.buffer = self.gradient[0]  # between rounds, when losses are asked for, nobody needs the gradient
         self.unit_of_loss: float | None = None
         if start is None:
             n_groups = options.n_groups

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -98,7 +99,7 @@ class Sharing:
 
 def choose_sharing(
     rows: TrainingRows,
-    X: np.ndarray,
+    X: Any,
     loss: Loss,
     make_grower: Callable[[TrainingRows, bool], Grower],
     make_builder: Callable[[], ForestBuilder],
@@ -111,7 +112,7 @@ def choose_sharing(
 ) -> Sharing:
     """Run the race on folds of the training rows.
 
-    X : float64 (n_features, n_rows), raw values of the rows
+    X : float64 (n_features, n_rows), raw values of the rows, or what gives them for ``X[:, mask]``
     make_grower : grower for given rows, with or without the task id as a category
     agreement : (n_tasks, n_tasks) or None where there are too many tasks; group : (n_tasks,) or None, from that
     may_separate : False where the validation rows are of other tasks, so that they cannot tell how many rounds to take

@@ -14,6 +14,8 @@ their models serve each other is that of Emami et al. 2026 (arXiv 2602.14231), w
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import prange
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -40,13 +42,13 @@ MAX_RATIO = 0.7
 
 
 def task_agreement(
-    rows: TrainingRows, X: np.ndarray, loss: Loss, grower: Grower, builder: ForestBuilder, base: np.ndarray
+    rows: TrainingRows, X: Any, loss: Loss, grower: Grower, builder: ForestBuilder, base: np.ndarray
 ) -> np.ndarray:
     """Agreement (n_tasks, n_tasks) of the task of a row with that of a column, −1 to 1, not symmetric.
 
     The diagonal is on rows that the models were grown on, and so too good.
 
-    X : float64 (n_features, n_rows), raw values of the training rows; base : float64 (n_outputs,)
+    X : ``X[:, some]`` gives raw values of training rows, float64 (n_features, n_some); base : float64 (n_outputs,)
     """
     score = _level_of_each_task(rows, loss, base)
     gradient, hessian = np.empty((loss.n_outputs, rows.n_rows)), np.ones((loss.n_outputs, rows.n_rows))

@@ -12,8 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba.cpython.unsafe.numbers import trailing_zeros
 
-from .binning import ALL_BITS, CATEGORY, TASK_ID, byte_of
-from .histogram import add_to_bins
+from .binning import CATEGORY, TASK_ID, byte_of
 from .jit import jit
 from .splitting import scan_categorical, scan_numeric, sums_score
 
@@ -80,12 +79,13 @@ def find_split_from_rows(words, task, layout, rows, statistics, sums, options, l
     for f in features:
         n_bins = layout.offset[f + 1] - layout.offset[f]
         if layout.is_categorical[f]:
-            part = np.empty((n_bins, n_channels))
-            if layout.is_categorical[f] == TASK_ID:
-                add_to_bins(task, byte_of(np.int64(0))[0], ALL_BITS, rows, np.int64(0), len(rows), statistics, part)
-            else:
-                shift, mask = byte_of(f)
-                add_to_bins(words[f >> 2], shift, mask, rows, np.int64(0), len(rows), statistics, part)
+            part, is_task = np.zeros((n_bins, n_channels)), layout.is_categorical[f] == TASK_ID
+            shift, mask = byte_of(f)
+            for j in range(len(rows)):
+                i = rows[j]
+                level = task[i] if is_task else (words[f >> 2, i] >> shift) & mask
+                for c in range(n_channels):
+                    part[level, c] += statistics[j, c]
             min_rows = options.categorical_min_rows if layout.is_categorical[f] == CATEGORY else 0.0
             score, is_left = scan_categorical(part, sums, options, min_rows, low, high, best, out_set)
             b, following = 0, 0

@@ -213,7 +213,10 @@ def scan_categorical(histogram, sums, options, min_rows, low, high, best, out_se
     if n_used + has_rest < 2:
         return best, False
     levels = levels[:n_used]
-    levels = levels[stable_order(_level_keys(histogram, levels, sums, n_outputs, options))]
+    order = stable_order(_level_keys(histogram, levels, sums, n_outputs, options))
+    for j in range(n_used):
+        order[j] = levels[order[j]]
+    levels = order
     l2 = options.l2 + options.categorical_prior * _mean_hessian(sums, n_outputs, options)
     left = np.empty(n_channels)
     right = np.empty(n_channels)
@@ -250,7 +253,9 @@ def scan_categorical(histogram, sums, options, min_rows, low, high, best, out_se
 @jit
 def stable_order(keys):  # type: ignore[no-untyped-def]
     """Indices int64 (n,) that sort ``keys``, equal ones in their order: a merge sort that compiles in no time."""
-    order, merged = np.arange(len(keys)), np.empty(len(keys), dtype=np.int64)
+    order, merged = np.empty(len(keys), dtype=np.int64), np.empty(len(keys), dtype=np.int64)
+    for j in range(len(keys)):
+        order[j] = j
     width = 1
     while width < len(keys):
         for low in range(0, len(keys), 2 * width):
@@ -296,7 +301,8 @@ def _level_keys(histogram, levels, sums, n_outputs, options):  # type: ignore[no
             spread += candidate[j] * histogram[b, 1 + k]
         if spread > widest * (1.0 + 1e-9):  # outputs that mirror each other differ by rounding only
             widest = spread
-            keys[:] = candidate
+            for j in range(len(levels)):  # assigned as a whole, an array brings two seconds of compiling messages
+                keys[j] = candidate[j]
     # Equal levels (same labels, same weights) must not be told apart by the rounding of their sums.
     largest = 0.0
     for j in range(len(levels)):

@@ -17,7 +17,7 @@ from .histogram import gather_statistics
 from .jit import inner, jit, serial_and_parallel
 from .leaves import set_values, set_values_parallel
 from .node_search import allocate_candidates, best_candidate, most_bins, search_nodes, search_nodes_parallel
-from .packed_histogram import NO_PACKING, gather_packed, gather_packed_parallel
+from .packed_histogram import gather_packed, gather_packed_parallel
 from .partition import CELLS_PER_ROW, mark_left, split_range
 from .presorted import deal_lists, find_split_from_lists, presorted_rows
 from .small_nodes import SMALL_NODE, find_split_from_rows
@@ -82,13 +82,19 @@ def next_random(state):  # type: ignore[no-untyped-def]
 @jit
 def draw_features(n_features, n_tried, state):  # type: ignore[no-untyped-def]
     """``n_tried`` of the feature indices, ascending, drawn without replacement (Floyd's selection)."""
+    features, is_drawn = np.empty(n_features, dtype=np.int64), np.empty(n_features, dtype=np.bool_)
+    for f in range(n_features):
+        features[f], is_drawn[f] = f, False
     if n_tried >= n_features:
-        return np.arange(n_features)
-    is_drawn = np.zeros(n_features, dtype=np.bool_)
+        return features
     for top in range(n_features - n_tried, n_features):
         candidate = np.int64(next_random(state) % np.uint64(top + 1))
         is_drawn[top if is_drawn[candidate] else candidate] = True
-    return np.flatnonzero(is_drawn)
+    n_drawn = 0
+    for f in range(n_features):
+        features[n_drawn] = f
+        n_drawn += is_drawn[f]
+    return features[:n_tried]
 
 
 class Table(NamedTuple):
@@ -122,40 +128,37 @@ class _Growing(NamedTuple):
 
 
 @jit
-def grow_tree(table, layout, rows, out_rows, growth, options, packing, presorted, scratch, seed, team, tree):  # type: ignore[no-untyped-def]
+def grow_tree(  # type: ignore[no-untyped-def]
+    table, layout, rows, out_rows, growth, options, packing, presorted, candidates, scratch, seed, team, tree
+):  # fmt: skip
     """Grow one tree leaf by leaf, the leaf with the largest gain first.
 
     table : Table; layout : BinLayout; rows, out_rows : uint32, rows that count and rows left out, reordered here
-    growth, options, packing, presorted : GrowthOptions, SplitOptions, Packing, Presorted
-    scratch : Scratch; seed : uint64
-    team : Team, or None for one thread: numba then leaves out what needs several, which takes long to compile
+    growth, options : GrowthOptions, SplitOptions; scratch : Scratch; seed : uint64
+    packing : Packing, or None where derivatives are floats; presorted : Presorted, or None of rows in no order
+    candidates : Candidates, scratch, or None where no node has more than `SMALL_NODE` rows
+    team : Team, or None for one thread
     tree : TreeArrays of this tree, written here
+
+    What None leaves out is not compiled, and compiling takes long.
 
     Returns the number of nodes.
     """
     max_leaves = min(growth.max_leaf_nodes, max(len(rows), 1))
-    n_features = len(layout.offset) - 1
     own = _begin(table, layout, rows, options, scratch, seed, max_leaves)
-    candidates = allocate_candidates(n_features if len(rows) > SMALL_NODE else 0, own.sums.shape[1])
     # numba compiles a callee once more for each literal that it is given, so none of these is one.
     root, one, yes, no = np.int64(0), np.int64(1), np.bool_(True), np.bool_(False)
     open_node(tree, root, root, len(rows), root, len(out_rows), -np.inf, np.inf)
     _gather(table, rows, root, len(rows), options, packing, scratch, team, own.sums[0])
     tree.weight[0] = own.sums[0, 0]
-    n_nodes, n_leaves, n_slots = one, one, one
-    own.slot[0] = 0
-    if max_leaves > 1 and n_features > 0 and growth.max_depth > 0:
-        if len(rows) <= SMALL_NODE:
-            features = draw_features(n_features, growth.n_features_tried, own.state)
-            _search_rows(table, layout, rows, features, options, packing, presorted, scratch, own, tree, root, yes)
-        else:
-            _search_histograms(
-                table, layout, rows, growth, options, packing, presorted, scratch, team, own, candidates, tree,
-                root, -one, yes, no,
-            )  # fmt: skip
-
+    n_nodes, n_leaves = one, one
+    if max_leaves > 1 and len(layout.offset) > 1 and growth.max_depth > 0:
+        _search(
+            table, layout, rows, growth, options, packing, presorted, candidates, scratch, team, own, tree,
+            root, -one, yes, no,
+        )  # fmt: skip
     while n_leaves < max_leaves:
-        node = best_open_leaf(tree, n_nodes)
+        node = best_open_leaf(tree.left, tree.gain, n_nodes)
         if node < 0:
             break
         left, right = n_nodes, n_nodes + 1
@@ -163,37 +166,23 @@ def grow_tree(table, layout, rows, out_rows, growth, options, packing, presorted
         n_leaves += 1
         _split(table, layout, rows, out_rows, scratch, team, own, tree, node, left, right)
         # Only the smaller child's rows are read; the other one's sums and histogram are what the parent has left.
-        n_left, n_right = tree.stop[left] - tree.start[left], tree.stop[right] - tree.start[right]
-        small, large = (left, right) if n_left <= n_right else (right, left)
+        is_left_small = tree.stop[left] - tree.start[left] <= tree.stop[right] - tree.start[right]
+        small, large = (left, right) if is_left_small else (right, left)
+        own.slot[small], own.slot[large] = n_leaves - 1, own.slot[node]
         _gather(table, rows, tree.start[small], tree.stop[small], options, packing, scratch, team, own.sums[small])
-        own.sums[large] = own.sums[node] - own.sums[small]
+        for c in range(own.sums.shape[1]):
+            own.sums[large, c] = own.sums[node, c] - own.sums[small, c]
         tree.weight[left], tree.weight[right] = own.sums[left, 0], own.sums[right, 0]
-        monotonic = layout.monotonic[tree.feature[node]]
-        bound_children(tree, node, left, right, monotonic, own.sums[left], own.sums[right], options)
-        if n_leaves == max_leaves or own.depth[left] >= growth.max_depth:
-            continue
-        least = 2.0 * options.min_samples_leaf * (1.0 - 1e-9)
-        is_small_open, is_large_open = own.sums[small, 0] >= least, own.sums[large, 0] >= least
-        if not (is_small_open or is_large_open):
-            continue
-        if max(n_left, n_right) <= SMALL_NODE:
-            if presorted.is_used:
-                deal_lists(presorted, rows, tree.start[left], tree.stop[left], tree.stop[right])
-            for child, is_open in ((small, is_small_open), (large, is_large_open)):
-                if is_open:
-                    features = draw_features(n_features, growth.n_features_tried, own.state)
-                    _search_rows(
-                        table, layout, rows, features, options, packing, presorted, scratch, own, tree, child,
-                        child == small,
-                    )  # fmt: skip
-        else:
-            own.slot[small], own.slot[large] = n_slots, own.slot[node]
-            n_slots += 1
-            _search_histograms(
-                table, layout, rows, growth, options, packing, presorted, scratch, team, own, candidates, tree,
-                small, large, is_small_open, is_large_open,
+        bound_children(
+            tree.low, tree.high, node, left, right, layout.monotonic[tree.feature[node]],
+            own.sums[left], own.sums[right], options,
+        )  # fmt: skip
+        if n_leaves < max_leaves and own.depth[left] < growth.max_depth:
+            least = 2.0 * options.min_samples_leaf * (1.0 - 1e-9)
+            _search(
+                table, layout, rows, growth, options, packing, presorted, candidates, scratch, team, own, tree,
+                small, large, own.sums[small, 0] >= least, own.sums[large, 0] >= least,
             )  # fmt: skip
-
     for node in range(n_nodes):
         if tree.left[node] < 0:
             tree.feature[node] = -1
@@ -209,13 +198,16 @@ def _begin(table, layout, rows, options, scratch, seed, max_leaves):  # type: ig
     pool = scratch.pool
     if len(rows) > SMALL_NODE and len(pool) < max_leaves:
         pool = np.empty((max_leaves, layout.offset[n_features], n_channels))
+    depth, state = np.empty(max_nodes, dtype=np.int64), np.empty(1, dtype=np.uint64)
+    slot = np.empty(max_nodes, dtype=np.int64)
+    depth[0], slot[0], state[0] = 0, 0, seed
     return _Growing(
-        np.zeros(max_nodes, dtype=np.int64),
-        np.full(max_nodes, -1),
+        depth,
+        slot,
         np.empty((max_nodes, n_channels)),
         pool,
         np.empty(most_bins(layout.offset), dtype=np.uint8),
-        np.array([seed], dtype=np.uint64),
+        state,
     )
 
 
@@ -254,11 +246,14 @@ def _split(table, layout, rows, out_rows, scratch, team, own, tree, node, left, 
 
 
 @jit
-def bound_children(tree, node, left, right, monotonic, left_sums, right_sums, options):  # type: ignore[no-untyped-def]
-    """Bounds of two children: the middle of their values parts them, so that no later split can break the order."""
+def bound_children(lows, highs, node, left, right, monotonic, left_sums, right_sums, options):  # type: ignore[no-untyped-def]
+    """Bounds of two children: the middle of their values parts them, so that no later split can break the order.
+
+    lows, highs : float64 (max_nodes,), bounds of all nodes
+    """
     if monotonic == 0:
         return
-    low, high = tree.low[node], tree.high[node]
+    low, high = lows[node], highs[node]
     h_left = left_sums[0] if options.constant_hessian else left_sums[2]
     h_right = right_sums[0] if options.constant_hessian else right_sums[2]
     middle = 0.5 * (
@@ -266,15 +261,15 @@ def bound_children(tree, node, left, right, monotonic, left_sums, right_sums, op
         + bounded_value(right_sums[1], h_right, options.l2, low, high)
     )
     if monotonic > 0:
-        tree.high[left] = tree.low[right] = middle
+        highs[left] = lows[right] = middle
     else:
-        tree.low[left] = tree.high[right] = middle
+        lows[left] = highs[right] = middle
 
 
 @inner
 def _gather(table, rows, start, stop, options, packing, scratch, team, out_sums):  # type: ignore[no-untyped-def]
     """Bring a node's derivatives into the order of its rows and sum them, packed or as floats."""
-    if packing.is_used:
+    if packing is not None:
         one = np.int64(1)
         if team is None:
             gather_packed(rows, start, stop, scratch.packed, packing, one, scratch.gathered, out_sums)
@@ -292,65 +287,105 @@ def _gather(table, rows, start, stop, options, packing, scratch, team, out_sums)
 
 
 @inner
+def _search(  # type: ignore[no-untyped-def]
+    table, layout, rows, growth, options, packing, presorted, candidates, scratch, team, own, tree, small, large,
+    is_small_open, is_large_open,
+):  # fmt: skip
+    """Write the best splits of two siblings, or of the root (with ``large`` −1), into those that are open."""
+    if not (is_small_open or is_large_open):
+        return
+    if candidates is not None:
+        widest = small if large < 0 else large
+        if tree.stop[widest] - tree.start[widest] > SMALL_NODE:
+            _search_histograms(
+                table, layout, rows, growth, options, packing, presorted, candidates, scratch, team, own, tree,
+                small, large, is_small_open, is_large_open,
+            )  # fmt: skip
+            return
+    if presorted is not None:
+        if presorted.is_used and large >= 0:
+            left, right = min(small, large), max(small, large)
+            deal_lists(presorted, rows, tree.start[left], tree.stop[left], tree.stop[right])
+    for child, is_open in ((small, is_small_open), (large, is_large_open)):
+        if is_open:
+            features = draw_features(len(layout.offset) - 1, growth.n_features_tried, own.state)
+            _search_rows(
+                table, layout, rows, features, options, packing, presorted, scratch, own, tree, child, child == small
+            )
+
+
+@inner
 def _search_rows(table, layout, rows, features, options, packing, presorted, scratch, own, tree, node, is_gathered):  # type: ignore[no-untyped-def]
     """Write the best split of a node of few rows into it; it becomes one when the node is chosen.
 
     features : int64, ascending, those to try; is_gathered : whether the node's rows are those gathered last
     """
     start, stop = tree.start[node], tree.stop[node]
-    if packing.is_used or not is_gathered:
+    if packing is not None or not is_gathered:
         gather_statistics(
             rows, start, stop, table.gradient, table.hessian, table.weight, options.constant_hessian,
             scratch.statistics, own.sums[node],
         )  # fmt: skip
     sums, low, high, out_set = own.sums[node], tree.low[node], tree.high[node], tree.category_set[node]
-    if presorted.is_used:
-        found = find_split_from_lists(
-            table, layout, presorted, start, stop, sums, options, low, high, features, out_set
-        )
-    else:
-        found = find_split_from_rows(
-            table.words, table.task, layout, rows[start:stop], scratch.statistics, sums, options, low, high, features,
-            out_set,
-        )  # fmt: skip
+    if presorted is not None:
+        if presorted.is_used:
+            found = find_split_from_lists(table, layout, presorted, start, stop, sums, options, features, out_set)
+            propose(tree, node, found)
+            return
+    found = find_split_from_rows(
+        table.words, table.task, layout, rows[start:stop], scratch.statistics, sums, options, low, high, features,
+        out_set,
+    )  # fmt: skip
     propose(tree, node, found)
 
 
 @inner
 def _search_histograms(  # type: ignore[no-untyped-def]
-    table, layout, rows, growth, options, packing, presorted, scratch, team, own, candidates, tree, small, large,
+    table, layout, rows, growth, options, packing, presorted, candidates, scratch, team, own, tree, small, large,
     is_small_open, is_large_open,
 ):  # fmt: skip
-    """The same for two siblings, or the root (with ``large`` −1), from their histograms."""
+    """The same from histograms, but for a smaller child of few rows."""
     n_features = len(layout.offset) - 1
     by_rows = tree.stop[small] - tree.start[small] <= SMALL_NODE
     few = draw_features(n_features, growth.n_features_tried if is_small_open else 0, own.state)
     many = draw_features(n_features, growth.n_features_tried if is_large_open else 0, own.state)
-    for k in range(2):
-        node, is_open = (small, is_small_open and not by_rows) if k == 0 else (large, is_large_open)
-        candidates.is_tried[k] = False
-        if is_open:
-            candidates.is_tried[k][few if k == 0 else many] = True
-            candidates.sums[k] = own.sums[node]
-            candidates.low[k], candidates.high[k] = tree.low[node], tree.high[node]
-    histogram = own.pool[own.slot[small]]
-    rest = own.pool[own.slot[large]] if large >= 0 else histogram[:0]
-    start, stop = tree.start[small], tree.stop[small]
-    node = table.words, table.task, layout, rows, start, stop, packing, scratch
-    if team is None:
-        search_nodes(*node, np.int64(1), options, histogram, rest, candidates)
-    elif (stop - start + EMPTY_NODE) * n_features >= team.min_cells:
-        search_nodes_parallel(*node, team.n_threads, options, histogram, rest, candidates)
-    else:
-        search_nodes(*node, np.int64(1), options, histogram, rest, candidates)
+    if is_large_open or not by_rows:
+        _wish(candidates, np.int64(0), few, is_small_open and not by_rows, own, tree, small)
+        _wish(candidates, np.int64(1), many, is_large_open, own, tree, large)
+        histogram = own.pool[own.slot[small]]
+        rest = own.pool[own.slot[large]] if large >= 0 else histogram[:0]
+        start, stop = tree.start[small], tree.stop[small]
+        node = table.words, table.task, layout, rows, start, stop, packing, scratch
+        if team is None:
+            search_nodes(*node, np.int64(1), options, histogram, rest, candidates)
+        elif (stop - start + EMPTY_NODE) * n_features >= team.min_cells:
+            search_nodes_parallel(*node, team.n_threads, options, histogram, rest, candidates)
+        else:
+            search_nodes(*node, np.int64(1), options, histogram, rest, candidates)
+        if is_small_open and not by_rows:
+            _choose(candidates, np.int64(0), histogram, layout, options, tree, small)
+        if is_large_open:
+            _choose(candidates, np.int64(1), rest, layout, options, tree, large)
     if is_small_open and by_rows:
         _search_rows(table, layout, rows, few, options, packing, presorted, scratch, own, tree, small, np.bool_(True))
-    elif is_small_open:
-        propose(
-            tree, small, best_candidate(candidates, np.int64(0), histogram, layout, options, tree.category_set[small])
-        )
-    if is_large_open:
-        propose(tree, large, best_candidate(candidates, np.int64(1), rest, layout, options, tree.category_set[large]))
+
+
+@inner
+def _wish(candidates, k, features, is_open, own, tree, node):  # type: ignore[no-untyped-def]
+    """Say what is to be looked for of a node: the best split by each of the features, if it is open."""
+    for f in range(candidates.is_tried.shape[1]):
+        candidates.is_tried[k, f] = False
+    if is_open:
+        for f in features:
+            candidates.is_tried[k, f] = True
+        for c in range(own.sums.shape[1]):
+            candidates.sums[k, c] = own.sums[node, c]
+        candidates.low[k], candidates.high[k] = tree.low[node], tree.high[node]
+
+
+@inner
+def _choose(candidates, k, histogram, layout, options, tree, node):  # type: ignore[no-untyped-def]
+    propose(tree, node, best_candidate(candidates, k, histogram, layout, options, tree.category_set[node]))
 
 
 @jit
@@ -384,7 +419,7 @@ def _grow_trees(  # type: ignore[no-untyped-def]
     seeds : uint64 (n_trees,); trees : TreeArrays with n_trees entries. Node ranges count from each tree's own start.
     """
     # numba loses what a parallel loop writes to a field of a named tuple, so the array is named before the loop.
-    n_nodes = trees.n_nodes
+    n_nodes, n_features = trees.n_nodes, len(layout.offset) - 1
     for t in prange(len(seeds)):
         own_rows, own_out_rows = rows[row_start[t] : row_start[t + 1]], out_rows[out_start[t] : out_start[t + 1]]
         # What is in and what is left out are a task's rows, one after the other.
@@ -396,8 +431,9 @@ def _grow_trees(  # type: ignore[no-untyped-def]
             own_out_rows,
             growth,
             options,
-            NO_PACKING,
+            None,
             presorted_rows(task_order, is_unweighted and options.constant_hessian, first_row, last_row, own_rows),
+            allocate_candidates(n_features if len(own_rows) > SMALL_NODE else 0, scratch.statistics.shape[1]),
             scratch_of_rows(scratch, row_start[t], row_start[t + 1], out_start[t], out_start[t + 1]),
             seeds[t],
             None,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .jit import jit
+from .jit import inner, jit
 
 
 class TreeArrays(NamedTuple):
@@ -69,7 +69,12 @@ def allocate_trees(n_trees: int, max_leaf_nodes: int, n_outputs: int, n_words: i
     )
 
 
-@jit
+def only_tree(trees: TreeArrays) -> TreeArrays:
+    """Views on the one tree of a stack of one, for Python."""
+    return TreeArrays._make([*(array[0] for array in trees[:-1]), trees.n_nodes])
+
+
+@inner
 def tree_at(trees, t):  # type: ignore[no-untyped-def]
     """Views on tree ``t`` of a stack of trees."""
     return TreeArrays(
@@ -105,10 +110,10 @@ def open_node(tree, node, start, stop, out_start, out_stop, low, high):  # type:
 
 
 @jit
-def best_open_leaf(tree, n_nodes):  # type: ignore[no-untyped-def]
+def best_open_leaf(left, gain, n_nodes):  # type: ignore[no-untyped-def]
     """Leaf with the largest gain, −1 if none pays; of equal gains (to rounding) the oldest."""
     best, found = -1, 0.0
     for node in range(n_nodes):
-        if tree.left[node] < 0 and tree.gain[node] > found * (1.0 + 1e-10):
-            best, found = node, tree.gain[node]
+        if left[node] < 0 and gain[node] > found * (1.0 + 1e-10):
+            best, found = node, gain[node]
     return best
