@@ -9,6 +9,7 @@ the rounds on two workers, which it has not seen. Workers have one thread each a
 
 import argparse
 import json
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -104,33 +105,33 @@ def measure_rounds(client: Any, n_rows: int, n_features: int, n_rounds: int, rep
     }
 
 
-def _exchange(meeting: Any, rank: int, n_ranks: int, n_values: int, n_messages: int) -> float:
+def _exchange(place: Any, rank: int, n_ranks: int, n_values: int, n_messages: int) -> float:
     from distributed import secede
 
-    from mttab._dask_workers import MeetingPeers
+    from mttab._dask_meeting import MeetingPeers
 
     secede()
-    peers, values = MeetingPeers(meeting, rank, n_ranks), np.ones(n_values)
-    peers.sum(values)
-    start = time.perf_counter()
-    for _ in range(n_messages):
+    values = np.ones(n_values)
+    with MeetingPeers(place, rank, n_ranks) as peers:
         peers.sum(values)
-    return (time.perf_counter() - start) / n_messages
+        start = time.perf_counter()
+        for _ in range(n_messages):
+            peers.sum(values)
+        return (time.perf_counter() - start) / n_messages
 
 
 def measure_messages(client: Any, n_messages: int, repeats: int) -> list[dict[str, Any]]:
     """Seconds of one sum over all workers, by its size."""
-    from mttab._dask_workers import Meeting
+    from mttab._dask_meeting import open_meeting
 
     workers = list(client.nthreads())
     found = []
     for n_bytes in MESSAGE_BYTES:
         best = np.inf
         for _ in range(repeats):
-            actor = client.submit(Meeting, len(workers), actor=True, workers=[workers[0]], pure=False)
-            meeting = actor.result()
+            place = client.submit(open_meeting, secrets.token_bytes(32), workers=[workers[0]], pure=False).result()
             futures = [
-                client.submit(_exchange, meeting, r, len(workers), n_bytes // 8, n_messages, workers=[w], pure=False)
+                client.submit(_exchange, place, r, len(workers), n_bytes // 8, n_messages, workers=[w], pure=False)
                 for r, w in enumerate(workers)
             ]
             best = min(best, max(client.gather(futures)))
