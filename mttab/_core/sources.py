@@ -55,6 +55,11 @@ class ArrowSource(Source):
             raise ValueError(f"X={str(path)!r} is no file or folder; pass the path of a Parquet or Arrow file.")
         suffixes = {p.suffix for p in Path(path).rglob("*")} if Path(path).is_dir() else {Path(path).suffix}
         self.dataset = pyarrow.dataset.dataset(path, format="ipc" if suffixes & _ARROW_SUFFIXES else "parquet")
+        # With its threads Arrow reads ahead as fast as it can, and of Parquet it keeps the bytes of the whole file.
+        is_parquet = self.dataset.format.default_extname == "parquet"
+        options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False) if is_parquet else None
+        self.reading: dict[str, Any] = {"use_threads": False, "batch_readahead": 0, "fragment_readahead": 0}
+        self.reading |= {"batch_size": PIECE_ROWS, "fragment_scan_options": options}
         names = self.dataset.schema.names
         wanted = {"y": y} if sample_weight is None else {"y": y, "sample_weight": sample_weight}
         for argument, given in wanted.items():
@@ -70,9 +75,7 @@ class ArrowSource(Source):
         self.y, self.weight, self.n_rows = y, sample_weight, self.dataset.count_rows()
 
     def pieces(self) -> Iterator[Piece]:
-        # Little is read ahead: what lies in memory besides the bins are a few of these pieces.
-        batches = self.dataset.to_batches(batch_size=PIECE_ROWS, batch_readahead=1, fragment_readahead=1)
-        for batch in batches:
+        for batch in self.dataset.to_batches(**self.reading):
             frame = batch.to_pandas()
             weight = None if self.weight is None else frame[self.weight].to_numpy(dtype=np.float64)
             taken = self.y if isinstance(self.y, list) else [self.y]
