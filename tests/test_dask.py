@@ -4,6 +4,7 @@ import ast
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ pytest.importorskip("distributed", reason="the extra dask is not installed")
 import dask
 import dask.array as da
 import dask.dataframe as dd
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Security
 
 from mttab._dask_pieces import make_pieces
 from mttab.dask import DaskRMTGBClassifier, DaskRMTGBRegressor
@@ -39,11 +40,11 @@ SMALL = {
 }
 
 
-def make_client():
+def make_client(**security):
     # Without stealing a part is computed where its rows have been put, however busy the machine is.
     with dask.config.set({"distributed.scheduler.work-stealing": False}):
         options = {"processes": True, "threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}
-        return Client(LocalCluster(n_workers=2, **options), timeout=60)
+        return Client(LocalCluster(n_workers=2, **options, **security), timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +128,24 @@ def test_a_fit_is_that_of_one_machine_and_predicts_without_dask(client, table, l
     for fitted in (model, plain):
         done = subprocess.run([sys.executable, "-c", read], input=pickle.dumps(fitted), capture_output=True)
         assert done.stdout.split() == [b"5", b"False"], done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is nothing to make certificates with")
+def test_sums_are_encrypted_where_the_cluster_is(table, local, tmp_path):
+    made = [tmp_path / "key.pem", tmp_path / "certificate.pem"]
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=workers".split()
+    subprocess.run([*command, "-keyout", made[0], "-out", made[1]], check=True, capture_output=True)
+    files = {f"tls_{who}_{what}": str(made[what == "cert"]) for who in ("client", "worker", "scheduler")
+             for what in ("key", "cert")}  # fmt: skip
+    security = Security(tls_ca_file=str(made[1]), require_encryption=True, **files)
+    client = make_client(security=security)
+    try:
+        assert all(worker.startswith("tls://") for worker in client.nthreads())
+        assert_same(fit_on_both(DaskRMTGBRegressor(**SMALL), client, *table), local, table[0])
+    finally:
+        client.close()
+        client.cluster.close(timeout=20)
 
 
 @pytest.mark.slow
