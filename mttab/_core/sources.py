@@ -55,11 +55,6 @@ class ArrowSource(Source):
             raise ValueError(f"X={str(path)!r} is no file or folder; pass the path of a Parquet or Arrow file.")
         suffixes = {p.suffix for p in Path(path).rglob("*")} if Path(path).is_dir() else {Path(path).suffix}
         self.dataset = pyarrow.dataset.dataset(path, format="ipc" if suffixes & _ARROW_SUFFIXES else "parquet")
-        # With its threads Arrow reads ahead as fast as it can, and of Parquet it keeps the bytes of the whole file.
-        is_parquet = self.dataset.format.default_extname == "parquet"
-        options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False) if is_parquet else None
-        self.reading: dict[str, Any] = {"use_threads": False, "batch_readahead": 0, "fragment_readahead": 0}
-        self.reading |= {"batch_size": PIECE_ROWS, "fragment_scan_options": options}
         names = self.dataset.schema.names
         wanted = {"y": y} if sample_weight is None else {"y": y, "sample_weight": sample_weight}
         for argument, given in wanted.items():
@@ -75,12 +70,28 @@ class ArrowSource(Source):
         self.y, self.weight, self.n_rows = y, sample_weight, self.dataset.count_rows()
 
     def pieces(self) -> Iterator[Piece]:
-        for batch in self.dataset.to_batches(**self.reading):
+        for batch in self._batches():
             frame = batch.to_pandas()
             weight = None if self.weight is None else frame[self.weight].to_numpy(dtype=np.float64)
             taken = self.y if isinstance(self.y, list) else [self.y]
             taken = taken if self.weight is None else [*taken, self.weight]
             yield Piece(frame.drop(columns=taken), frame[self.y], weight)
+
+    def _batches(self) -> Iterator[Any]:
+        """Some rows at a time, by readers that read no further: a scan of the dataset decodes what it can ahead."""
+        import pyarrow.ipc
+        import pyarrow.parquet
+
+        for path in self.dataset.files:
+            if self.dataset.format.default_extname == "parquet":
+                with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
+                    yield from file.iter_batches(PIECE_ROWS)
+                continue
+            with pyarrow.memory_map(path) as mapped, pyarrow.ipc.open_file(mapped) as file:
+                for i in range(file.num_record_batches):
+                    batch = file.get_batch(i)
+                    for start in range(0, batch.num_rows, PIECE_ROWS):
+                        yield batch.slice(start, PIECE_ROWS)
 
 
 class MappedSource(Source):
