@@ -56,9 +56,8 @@ def fit_source(model: Any, source: Source, explicit: dict[str, Any], hooks: FitH
         rows = bin_source(model, problem, source, counts.task_rows, Path(folder))
         loss = model._make_loss(problem.classes)
         scaling = spread_scaling(model, rows.y, rows.task, rows.weight, problem.labels.n_tasks, loss)
-        strata = rows.task.astype(np.int64)
-        if problem.classes is not None:
-            strata = strata * len(problem.classes) + rows.y.astype(np.int64)
+        is_drawn = has_validation and explicit["X_val"] is None and model.validation_fraction is not None
+        strata = _strata(rows, problem.classes) if is_drawn else None
         rows.y -= scaling.center[rows.task]
         rows.y /= scaling.scale[rows.task]
 
@@ -70,7 +69,7 @@ def fit_source(model: Any, source: Source, explicit: dict[str, Any], hooks: FitH
         options: dict[str, Any] = {"seed": seed, "n_threads": n_threads, "follow": follow}
         validation = own_validation(model, problem, rows, None, explicit, scaling)
         is_held = None
-        if has_validation and validation is None and model.validation_fraction is not None:
+        if strata is not None:
             is_held = _held_out(model, rows, strata, seed, model._n_averaged(rows.n_rows, explicit))
         del strata
         if is_held is None:
@@ -98,7 +97,7 @@ def bin_source(model: Any, problem: Problem, source: Source, task_rows: dict[Any
     start = np.concatenate([[0], np.cumsum(counts)])
     words = _room(((n_features + 3) // 4, n), folder)
     task = np.repeat(np.arange(labels.n_tasks, dtype=np.int32), counts)
-    y, weight, position = np.empty(n), np.empty(n), np.empty(n, dtype=np.int64)
+    y, weight, position = np.empty(n), np.empty(n), np.empty(n, dtype=np.uint32)  # rows are numbered so in all trees
     following, first = start[:-1].copy(), 0
     for piece in source.pieces():
         part = encode(model, problem, piece, first)
@@ -129,6 +128,12 @@ def _free_memory() -> float:
         return float(os.sysconf("SC_AVPHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):  # not Linux: bins are the least of what a fit needs
         return np.inf
+
+
+def _strata(rows: TrainingRows, classes: np.ndarray | None) -> np.ndarray:
+    """Task and class of every row as one number, int64 (n_rows,)."""
+    task = rows.task.astype(np.int64)
+    return task if classes is None else task * len(classes) + rows.y.astype(np.int64)
 
 
 def _held_out(model: Any, rows: TrainingRows, strata: np.ndarray, seed: int, n_models: int) -> np.ndarray | None:

@@ -1,89 +1,22 @@
-"""What runs on the workers of a Dask cluster during a fit, and where they meet to add up their sums."""
+"""What runs on the workers of a Dask cluster during a fit."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from mttab._boosting_fit import Fitted
 from mttab._boosting_pieces import BinnedRows, Problem, boost_rows, encode
 from mttab._core.boosting.distributed import common_digest, own_part, without_trees
 from mttab._core.boosting.forest import BLOCKS
-from mttab._core.boosting.rows import Peers
+from mttab._core.boosting.rows import ALONE, Peers
 from mttab._core.boosting.threads import free_threads, parallel_region, resolve_n_threads
 from mttab._core.progress import Messages, Progress, messages_shown
 from mttab._core.sources import Piece
-
-# A process that waits longer than this for the others gives up: nobody is left who could tell it that the fit is over.
-PATIENCE_SECONDS = 3600.0
-
-
-class Meeting:
-    """Where the processes of a fit add up arrays; an actor on one of the workers.
-
-    Every process sends its n-th array and gets the sum of all n-th arrays, added in the order of their ranks, so that
-    all of them hold the same bytes.
-    """
-
-    def __init__(self, n_ranks: int):
-        self.n_ranks = n_ranks
-        self.joined: set[int] = set()
-        self.why_ended: str | None = None
-        self.open: dict[int, tuple[dict[int, np.ndarray], asyncio.Future]] = {}
-
-    async def join(self, rank: int) -> None:
-        """Called once by every process: a second time means that its worker was started anew in between."""
-        if rank in self.joined:
-            await self.end(f"part {rank} of the fit was started twice, because its worker was lost and came back")
-        self._raise_if_ended()
-        self.joined.add(rank)
-
-    async def sum(self, rank: int, step: int, values: np.ndarray) -> np.ndarray:
-        self._raise_if_ended()
-        parts, total = self.open.setdefault(step, ({}, asyncio.get_running_loop().create_future()))
-        parts[rank] = values
-        if len({part.shape for part in parts.values()}) > 1:
-            await self.end("the workers have come to different trees; are they machines of one kind?")
-        elif len(parts) == self.n_ranks:
-            del self.open[step]
-            added = np.array(parts[0])
-            for r in range(1, self.n_ranks):
-                added += parts[r]
-            total.set_result(added)
-        return await asyncio.shield(total)
-
-    async def end(self, why: str) -> None:
-        """Send everybody home."""
-        self.why_ended = self.why_ended or why
-        for _, total in self.open.values():
-            if not total.done():
-                total.set_exception(RuntimeError(self.why_ended))
-                total.exception()  # looked at, in case that nobody waits
-        self.open.clear()
-
-    def _raise_if_ended(self) -> None:
-        if self.why_ended is not None:
-            raise RuntimeError(self.why_ended)
-
-
-class MeetingPeers(Peers):
-    """`Peers` that meet at an actor; counts what it sends."""
-
-    def __init__(self, meeting: Any, rank: int, n_ranks: int):
-        self.meeting, self.rank, self.n_ranks = meeting, rank, n_ranks
-        self.n_messages = self.n_bytes = 0
-
-    def sum(self, values: np.ndarray) -> np.ndarray:
-        if self.n_ranks == 1:
-            return values
-        self.n_messages += 1
-        self.n_bytes += values.nbytes
-        values = np.ascontiguousarray(values, dtype=np.float64)
-        # A copy, because an array that came over the network is not for writing.
-        return np.array(self.meeting.sum(self.rank, self.n_messages, values).result(timeout=PATIENCE_SECONDS))
+from mttab._dask_meeting import MeetingPeers, Place
 
 
 class Rounds(Progress):
@@ -135,7 +68,7 @@ def bin_rows(
 def boost_on_worker(
     model: Any,
     problem: Problem,
-    meeting: Any,
+    place: Place | None,
     rank: int,
     n_ranks: int,
     parts: Sequence[BinnedRows | None],
@@ -144,29 +77,43 @@ def boost_on_worker(
     explicit: dict[str, Any],
     callback: Callable[..., Any] | None,
 ) -> dict[str, Any]:
-    """One rank's share of the fit: its part of the forest and what everybody knows."""
+    """One rank's share of the fit: its part of the forest and what everybody knows.
+
+    place : where the ranks meet; None where there is only one
+    parts : this rank's rows, from all workers that had some
+    """
     from distributed import get_worker, secede
 
     n_threads_here = get_worker().state.nthreads
-    if n_ranks > 1:
-        secede()  # another fit may need this thread while this one waits for the others
-        meeting.join(rank).result(timeout=PATIENCE_SECONDS)
-    peers = MeetingPeers(meeting, rank, n_ranks)
     rows = BinnedRows.joined([part for part in parts if part is not None])
     n_jobs = n_threads_here if model.n_jobs is None else model.n_jobs
     n_threads = resolve_n_threads(n_jobs, len(rows) * problem.columns.n_columns)
-    with parallel_region(n_threads), messages_shown(model.verbose if rank == 0 else False):
-        fitted = boost_rows(
-            model, problem, rows, seed=seed, n_threads=free_threads(n_threads), peers=peers, is_own_task=owner == rank,
-            explicit=explicit, progress=Rounds(callback, model.verbose, rank == 0),
-        )  # fmt: skip
+
+    def boost(peers: Peers) -> Fitted:
+        with parallel_region(n_threads), messages_shown(model.verbose if rank == 0 else False):
+            return boost_rows(
+                model, problem, rows, seed=seed, n_threads=free_threads(n_threads), peers=peers,
+                is_own_task=owner == rank, explicit=explicit, progress=Rounds(callback, model.verbose, rank == 0),
+            )  # fmt: skip
+
+    if place is None:
+        return _answer(boost(ALONE), owner == rank, True, len(rows), 0, 0)
+    secede()  # another fit may need this thread while this one waits for the others
+    with MeetingPeers(place, rank, n_ranks) as peers:
+        fitted = boost(peers)
+        return _answer(fitted, owner == rank, rank == 0, len(rows), peers.n_messages, peers.n_bytes)
+
+
+def _answer(
+    fitted: Fitted, is_own_task: np.ndarray, is_first: bool, n_rows: int, n_messages: int, n_bytes: int
+) -> dict[str, Any]:
     forest = fitted.model.forest
     bare = replace(fitted, model=replace(fitted.model, forest=without_trees(forest)))
     return {
-        "fitted": bare if rank == 0 else None,
-        "part": own_part(forest, owner == rank, has_common=rank == 0),
+        "fitted": bare if is_first else None,
+        "part": own_part(forest, is_own_task, has_common=is_first),
         "digest": (common_digest(forest), fitted.model.train_loss),
-        "n_messages": peers.n_messages,
-        "n_bytes": peers.n_bytes,
-        "n_rows": len(rows),
+        "n_messages": n_messages,
+        "n_bytes": n_bytes,
+        "n_rows": n_rows,
     }

@@ -31,6 +31,7 @@ from mttab._core.validation import fit_context
 from mttab._network_export import NetworkExport
 from mttab._network_fit import Encoding, Layout, NetworkFitSteps, Rows
 from mttab._network_predict import NetworkPredictions
+from mttab._network_ranks import check_same_arguments
 from mttab._network_saving import NetworkSaving
 from mttab._network_sources import fit_source
 
@@ -141,6 +142,7 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
         explicit = {"X_val": X_val, "y_val": y_val, "task_val": task_val, "sample_weight_val": sample_weight_val}
         previous = self if self.warm_start and hasattr(self, "_networks") else None
         place = Place.resolve(self.device, self.precision)
+        check_same_arguments(self, {"X": X, "y": y, "sample_weight": sample_weight, "task": task, **explicit})
         seed = previous._seed if previous else place.draw_seed(self.random_state)
         metadata = {"sample_weight": sample_weight, "task": task}
         hooks = self._begin_callbacks(self.n_members, in_order=False, X=X, y=y, metadata=metadata)
@@ -220,6 +222,7 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
         """
         previous: Any = self if hasattr(self, "_networks") else None
         place = Place.resolve(self.device, self.precision)
+        check_same_arguments(self, {"X": X, "y": y, "sample_weight": sample_weight, "task": task})
         seed = previous._seed if previous else place.draw_seed(self.random_state)
         encoding, rows, _, _ = self._read_training(X, y, sample_weight, task, previous, classes)
         starts: list[Any] = previous._networks if previous else [None] * self.n_members

@@ -9,6 +9,7 @@ import numpy as np
 
 from mttab._core.neural.device import is_available, seeded
 from mttab._core.neural.members import Place
+from mttab._core.neural.ranks import is_first
 from mttab._core.neural.storing import add_blank_tasks, dtype_of, n_added_tasks, pack_network, unpack_network
 from mttab._core.records import require
 from mttab._core.tasks import TaskLabels
@@ -21,6 +22,9 @@ class NetworkSaving(Saving):
     if TYPE_CHECKING:  # parameters and fitted attributes of the estimators
 
         def __getattr__(self, name: str) -> Any: ...
+
+    def _writes_files(self) -> bool:
+        return is_first()
 
     def _pack_fitted(self, fitted: dict[str, Any]) -> dict[str, Any]:
         if "_networks" not in fitted:

@@ -24,6 +24,7 @@ from mttab._core.sources import Source
 from mttab._core.tasks import factorize_labels
 from mttab._core.validation import check_cell_weight, check_table, split_task_column
 from mttab._network_fit import Encoding, Rows
+from mttab._network_ranks import check_same_rows
 
 # Rows that scales and quantiles are learned from.
 SAMPLE_ROWS = 200_000
@@ -217,6 +218,7 @@ def fit_source(
         training, held = encode_source(
             net, encoding, source, sample.largest_weight, share, Path(folder), dtype, np.random.default_rng([seed, 1])
         )
+        check_same_rows(training)
         if explicit_rows is not None:
             held = net._encoded_rows(encoding, explicit_rows)
         jobs = [

@@ -7,30 +7,21 @@ before the first round, so that trees of a task need no words at all.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.utils import check_random_state
 
-from mttab._boosting_pieces import Problem, finish, merge_columns, merge_labels, read_columns, read_labels
-from mttab._core.boosting.distributed import merged_forest
-from mttab._core.boosting.forest import ForestBuilder
-from mttab._core.sources import Piece
+from mttab._boosting_pieces import finish
 from mttab._core.validation import fit_context
-from mttab._dask_workers import Meeting, bin_rows, boost_on_worker
+from mttab._dask_checks import check_travels, check_workers, find_client, refuse_options
+from mttab._dask_fit import ClusterFit
+from mttab._dask_pieces import collection_kind, make_pieces
 from mttab.boosting import RMTGBClassifier, RMTGBRegressor
 
 __all__ = ["DaskRMTGBClassifier", "DaskRMTGBRegressor"]
-
-# Seconds between two looks at whether all workers are still there, and until the scheduler has noticed that one is not.
-LOOK_EVERY, GRACE = 0.5, 5.0
-# Of the workers that hold nearly as many rows of a task as the one with the most, the least busy one gets it.
-NEARLY = 0.8
 
 
 class _DaskFit:
@@ -88,19 +79,19 @@ class _DaskFit:
         """
         explicit = {"X_val": X_val, "y_val": y_val, "task_val": task_val, "sample_weight_val": sample_weight_val}
         model = self.to_local(unfitted=True)
-        _refuse_options(model, explicit)
+        refuse_options(model, explicit)
         if getattr(self, "_skl_callbacks", None):
             raise ValueError("set_callbacks was called, but rounds run on the workers; pass callback= to fit instead.")
         if model.sharing == "auto":
             model.sharing = "blocks"
-        client = _find_client(client)
-        _check_workers(client)
-        _check_travels(client, model, callback)
+        client = find_client(client)
+        check_workers(client)
+        check_travels(client, model, callback)
         seed = int(check_random_state(model.random_state).randint(2**31 - 1))
         model.random_state = seed
-        fit = _ClusterFit(client, model, seed, explicit, callback)
-        problem, fitted = fit.run(_make_pieces(X, y, sample_weight, task))
-        self.communication_ = fit.communication
+        fit = ClusterFit(client, model, seed, explicit, callback)
+        problem, fitted, communication = fit.run(make_pieces(X, y, sample_weight, task))
+        self.communication_ = communication
         finish(self, problem, fitted, seed)
         return self
 
@@ -148,7 +139,7 @@ class _DaskFit:
         return self._on_partitions("predict", X, task)
 
     def _on_partitions(self, method: str, X: Any, task: Any) -> Any:
-        kind = _collection_kind(X)
+        kind = collection_kind(X)
         if kind is None:
             return getattr(super(), method)(X, task=task)
         if task is not None:
@@ -173,8 +164,8 @@ class DaskRMTGBRegressor(_DaskFit, RMTGBRegressor):
     to the rounding of sums. These options differ:
 
     - ``early_stopping="auto"`` stops early only with ``X_val``; without it, no rows are held out, and True needs
-      ``validation_fraction=None``, which watches the training loss. ``validation`` and ``warm_start`` are refused, and
-      ``refit`` and ``n_averaged`` have nothing to do.
+      ``validation_fraction=None``, which watches the training loss. ``refit``, which is for rows held out, is as with
+      ``X_val`` on one machine. ``n_averaged="auto"`` is one model; more, ``validation`` and ``warm_start`` are refused.
     - ``sharing="auto"`` is "blocks", also with ``X_val``: tasks are not compared on a cluster. "groups", and
       ``n_task_groups`` above 2, which compare rows of all tasks with each other, are refused.
     - ``verbose`` writes to the log of one of the workers.
@@ -184,7 +175,8 @@ class DaskRMTGBRegressor(_DaskFit, RMTGBRegressor):
     ----------
     communication_ : dict
         What the workers of the last fit told each other: "n_workers", and lists with an entry per worker, "n_rows",
-        "n_messages" and "n_bytes", the size of the arrays that it sent (as many bytes came back).
+        "n_messages" and "n_bytes", the number and size of the arrays that it had added up with those of the others (as
+        many bytes came back). There are none where one worker had all rows.
 
     See Also
     --------
@@ -197,7 +189,9 @@ class DaskRMTGBRegressor(_DaskFit, RMTGBRegressor):
     rows, above which one machine takes a sample), otherwise quantiles with an error below 1/8192 of a worker's rows. A
     task's rows are moved to one worker, one byte per cell, if they are on several and there are trees per task.
 
-    Losing a worker ends the fit with an error: the rows that it held are to be read again by the next call.
+    What is added up goes through sockets between the workers, at a port that the operating system chooses, encrypted
+    where the cluster is (addresses that begin with ``tls``). Losing a worker ends the fit with an error: the rows that
+    it held are to be read again by the next call.
 
     Examples
     --------
@@ -272,360 +266,3 @@ class _Predict:
     def made(self, values: np.ndarray, index: Any) -> pd.Series | pd.DataFrame:
         """The values as pandas has them."""
         return pd.Series(values, index, name=self.method) if values.ndim == 1 else pd.DataFrame(values, index)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Before the fit
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-def _refuse_options(model: Any, explicit: dict[str, Any]) -> None:
-    """Options that a cluster does not have."""
-    if model.warm_start:
-        raise ValueError("warm_start=True is not available on a cluster; fit anew, or go on with to_local().")
-    if model.sharing == "groups" or (model.n_task_groups != "auto" and model.n_task_groups > 2):
-        raise ValueError(
-            f"sharing={model.sharing!r} with n_task_groups={model.n_task_groups!r} compares rows of all tasks with "
-            'each other, which a cluster does not do; use sharing="blocks", "category", "pooled" or "separate".'
-        )
-    if model.validation is not None:
-        raise ValueError(
-            "validation was passed, but a splitter cannot see rows that are on a cluster; pass X_val and y_val."
-        )
-    if model.early_stopping is True and explicit["X_val"] is None and model.validation_fraction is not None:
-        raise ValueError(
-            f"early_stopping=True with validation_fraction={model.validation_fraction!r} would hold out rows, which is "
-            "not done on a cluster; pass X_val and y_val, or validation_fraction=None to watch the training loss."
-        )
-    if any(value is not None and _collection_kind(value) is not None for value in explicit.values()):
-        raise ValueError("X_val holds a Dask collection, but validation rows are sent to all workers; call .compute().")
-
-
-def _find_client(client: Any) -> Any:
-    try:
-        from distributed import default_client
-    except ImportError as err:
-        raise ImportError('mttab.dask needs Dask: pip install "mttab[dask]".') from err
-    if client is not None:
-        return client
-    try:
-        return default_client()
-    except ValueError as err:
-        raise ValueError(
-            "client=None means the Dask client made last, but there is none; make one first, for example by "
-            "client = distributed.Client()."
-        ) from err
-
-
-def _make_describe() -> Callable[[], dict[str, Any]]:
-    """Function that says what a process has installed; nested, so that it travels as source to where mttab is not."""
-
-    def describe() -> dict[str, Any]:
-        import importlib
-        import platform
-
-        versions = {"Python": ".".join(platform.python_version_tuple()[:2])}
-        for name in ("numpy", "scipy", "pandas", "sklearn", "numba", "mttab"):
-            try:
-                versions[name] = str(getattr(importlib.import_module(name), "__version__", "unknown"))
-            except Exception as err:
-                return {"missing": name, "why": f"{type(err).__name__}: {err}"}
-        try:
-            importlib.import_module("mttab._dask_workers")
-            sources = importlib.import_module("mttab._core.boosting.jit")._SOURCES
-        except Exception as err:
-            return {"missing": "mttab", "why": f"{type(err).__name__}: {err}"}
-        versions["the kernels of mttab"] = sources
-        return {"versions": versions}
-
-    return describe
-
-
-def _check_workers(client: Any) -> None:
-    """Raise unless every worker has what a fit needs, in the versions of the client."""
-    describe = _make_describe()
-    try:
-        found = client.run(describe)
-    except OSError as err:
-        raise RuntimeError(f"A worker was lost before the fit began ({err}); call fit again.") from err
-    if not found:
-        raise RuntimeError("The Dask cluster has no workers; wait for one with client.wait_for_workers(1).")
-    here = describe()["versions"]
-    for address, there in sorted(found.items()):
-        if "missing" in there:
-            raise RuntimeError(
-                f"The worker {address} cannot import {there['missing']} ({there['why']}); install mttab with its "
-                "dependencies on every worker."
-            )
-        for name, version in here.items():
-            if there["versions"][name] != version:
-                raise RuntimeError(
-                    f"The worker {address} has {name} {there['versions'][name]}, but the client has {version}; install "
-                    "the same version on both."
-                )
-
-
-def _check_travels(client: Any, model: Any, callback: Any) -> None:
-    """Raise if something that the workers need cannot be sent to them."""
-    from distributed.protocol.pickle import dumps
-
-    for name, value in {"callback": callback, **model.get_params(deep=False)}.items():
-        try:
-            dumps(value)
-        except Exception as err:
-            raise ValueError(
-                f"{name}={value!r} cannot be sent to the workers ({type(err).__name__}: {err}); pass something that "
-                "pickle can send, such as a function that holds no open file, lock or client."
-            ) from err
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Collections
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-def _collection_kind(X: Any) -> str | None:
-    """Either "frame", "array" or None for what is no Dask collection."""
-    from dask.base import is_dask_collection
-
-    if not is_dask_collection(X):
-        return None
-    return "frame" if hasattr(X, "partitions") and hasattr(X, "map_partitions") else "array"
-
-
-def _make_pieces(X: Any, y: Any, sample_weight: Any, task: Any) -> list[Any]:
-    """One delayed `Piece` per partition."""
-    from dask import delayed
-
-    parts: dict[str, list[Any] | None] = {}
-    for name, values in {"X": X, "y": y, "weight": sample_weight, "task": task}.items():
-        argument = {"weight": "sample_weight"}.get(name, name)
-        if values is None and name in ("weight", "task"):
-            parts[name] = None
-            continue
-        kind = None if values is None else _collection_kind(values)
-        if kind is None:
-            raise ValueError(
-                f"{argument} is a {type(values).__name__}, but a fit on a cluster takes Dask collections; use "
-                "dask.dataframe.from_pandas or dask.array.from_array, or the estimator without Dask."
-            )
-        if kind == "array":
-            if values.ndim == 2:
-                values = values.rechunk({1: -1})
-            parts[name] = list(values.to_delayed().ravel())
-        else:
-            parts[name] = list(values.to_delayed())
-    n_parts = len(parts["X"] or [])
-    for name, of_name in parts.items():
-        if of_name is not None and len(of_name) != n_parts:
-            raise ValueError(
-                f"{name} has {len(of_name)} partitions, but X has {n_parts}; make them from one collection, or "
-                "repartition them alike."
-            )
-    make = delayed(Piece, pure=False)
-    return [make(*(None if of_name is None else of_name[i] for of_name in parts.values())) for i in range(n_parts)]
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The fit
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-class _ClusterFit:
-    """One fit: where the rows are, and what has been asked of whom."""
-
-    def __init__(self, client: Any, model: Any, seed: int, explicit: dict[str, Any], callback: Any):
-        self.client, self.model, self.seed = client, model, seed
-        self.explicit, self.callback = explicit, callback
-        self.communication: dict[str, Any] = {}
-        self.workers: list[str] = []
-        self.meeting: Any = None
-        self.futures: list[Any] = []
-
-    def run(self, pieces: Sequence[Any]) -> tuple[Problem, Any]:
-        """Problem and fitted state."""
-        with self.released():
-            held = self.place(pieces)
-            self.workers = list(held)
-            counts = self.on_workers(read_labels, {w: [list(held[w].values())] for w in self.workers})
-            problem = merge_labels(self.model, counts)
-            summaries = self.on_workers(read_columns, {w: [problem, list(held[w].values())] for w in self.workers})
-            problem = merge_columns(self.model, problem, summaries, self.explicit["X_val"] is not None)
-            first = self.first_rows(held, counts)
-            owner, ranks, has_moves = self.owners(problem, counts)
-            binned = {
-                w: self.submit(
-                    bin_rows, w, problem, list(held[w].values()), first[w],
-                    owner if has_moves else (ranks.index(w) if w in ranks else 0), len(ranks),
-                )
-                for w in self.workers
-            }  # fmt: skip
-            self.wait(list(binned.values()))
-            parts = {
-                r: [self.submit(_item, w, binned[w], r, with_model=False) for w in self.workers]
-                for r in range(len(ranks))
-            }
-            answers = self.boost(problem, ranks, parts, owner)
-        if any(answer["digest"] != answers[0]["digest"] for answer in answers):
-            raise RuntimeError(
-                "The workers have come to different models, which must not happen; are their processors of one kind?"
-            )
-        self.communication = {
-            "n_workers": len(ranks),
-            **{name: [answer[name] for answer in answers] for name in ("n_rows", "n_messages", "n_bytes")},
-        }
-        fitted = answers[0]["fitted"]
-        builder = ForestBuilder(problem.mapper, problem.labels.n_tasks)  # type: ignore[arg-type]
-        forest = merged_forest(builder, fitted.model.forest, [answer["part"] for answer in answers])
-        return problem, replace(fitted, model=replace(fitted.model, forest=forest))
-
-    # --- where the rows are ----------------------------------------------------------------------------------------
-
-    def place(self, pieces: Sequence[Any]) -> dict[str, dict[int, Any]]:
-        """Compute the partitions; worker -> number of the partition -> its future, workers by their first partition."""
-        futures = self.client.compute(list(pieces))
-        self.futures += futures
-        self.wait(futures)
-        held: dict[str, dict[int, Any]] = {}
-        where = self.client.who_has(futures)
-        for i, future in enumerate(futures):
-            addresses = where.get(future.key) or next((where[key] for key in where if str(key) == str(future.key)), ())
-            if not addresses:
-                raise RuntimeError(f"Partition {i} of X was lost before the fit began; call fit again.")
-            held.setdefault(min(addresses), {})[i] = future
-        return held
-
-    def first_rows(self, held: dict[str, dict[int, Any]], counts: Sequence[Any]) -> dict[str, list[int]]:
-        """Rows that stand before each partition in the table."""
-        n_rows = {
-            i: n for w, count in zip(held, counts, strict=True) for i, n in zip(held[w], count.n_rows, strict=True)
-        }
-        first, before = {}, 0
-        for i in sorted(n_rows):
-            first[i], before = before, before + n_rows[i]
-        return {w: [first[i] for i in held[w]] for w in held}
-
-    def owners(self, problem: Problem, counts: Sequence[Any]) -> tuple[np.ndarray, list[str], bool]:
-        """Rank (n_tasks,) that answers for each task, the workers of the ranks, and whether rows move to them.
-
-        Rows may stay where they are if no tree is of one task: then any worker may answer for it.
-        """
-        labels = problem.labels.labels.tolist()
-        mass = np.array([[count.task_mass.get(label, 0.0) for label in labels] for count in counts])
-        has_rows = np.array([sum(count.n_rows) > 0 for count in counts])
-        if len(labels) == 1:
-            mass = has_rows[:, None].astype(float)
-        model = self.model
-        is_alone = len(labels) == 1 or (
-            model.max_iter_task == 0 and (model.max_iter_partition == 0 or model.sharing in ("pooled", "category"))
-        )
-        owner, load = np.empty(len(labels), dtype=np.int64), np.zeros(len(counts))
-        for t in np.argsort(-mass.sum(axis=0), kind="stable"):
-            near = np.flatnonzero(mass[:, t] >= NEARLY * mass[:, t].max())
-            owner[t] = near[np.argmin(load[near])]
-            load[owner[t]] += mass[:, t].sum()
-        used = np.flatnonzero(has_rows) if is_alone else np.unique(owner)
-        rank = np.full(len(counts), 0)
-        rank[used] = np.arange(len(used))
-        return rank[owner], [self.workers[w] for w in used], not is_alone
-
-    # --- the rounds ------------------------------------------------------------------------------------------------
-
-    def boost(self, problem: Problem, ranks: list[str], parts: dict[int, list[Any]], owner: np.ndarray) -> list[Any]:
-        """Run `boost_on_worker` on all workers at once."""
-        n_ranks = len(ranks)
-        if n_ranks > 1:
-            actor = self.client.submit(Meeting, n_ranks, actor=True, workers=[ranks[0]], pure=False)
-            self.futures.append(actor)
-            self.wait([actor])
-            self.meeting = actor.result()
-        running = [
-            self.submit(
-                boost_on_worker, w, problem, self.meeting, r, n_ranks, parts[r], owner, self.seed, self.explicit,
-                self.callback,
-            )
-            for r, w in enumerate(ranks)
-        ]  # fmt: skip
-        self.wait(running)
-        return self.client.gather(running)
-
-    def on_workers(self, function: Callable[..., Any], arguments: dict[str, list[Any]]) -> list[Any]:
-        """Results of a function on every worker."""
-        futures = [self.submit(function, w, *args) for w, args in arguments.items()]
-        self.wait(futures)
-        return self.client.gather(futures)
-
-    def submit(self, function: Callable[..., Any], worker: str, *args: Any, with_model: bool = True) -> Any:
-        args = (self.model, *args) if with_model else args
-        future = self.client.submit(function, *args, workers=[worker], allow_other_workers=False, pure=False, retries=0)
-        self.futures.append(future)
-        return future
-
-    def wait(self, futures: Sequence[Any]) -> None:
-        """Until all are done. Raises what one of them has raised, or that a worker is gone."""
-        from distributed import wait
-
-        while True:
-            failed = next((future for future in futures if future.status in ("error", "lost", "cancelled")), None)
-            if failed is not None:
-                self.give_up(failed)
-            self.check_workers()
-            try:
-                wait(futures, timeout=LOOK_EVERY)
-            except TimeoutError:
-                continue
-            except Exception:
-                self.check_workers()
-                raise
-            if all(future.status == "finished" for future in futures):
-                return
-
-    def give_up(self, failed: Any) -> None:
-        """Raise the error of a future, or the loss of a worker if that is behind it."""
-        error = failed.exception() if failed.status == "error" else None
-        if (
-            error is None
-            or isinstance(error, (OSError, RuntimeError))
-            or type(error).__module__.startswith("distributed")
-        ):
-            until = time.monotonic() + GRACE
-            while time.monotonic() < until:
-                self.check_workers()
-                time.sleep(LOOK_EVERY)
-        self.dismiss(f"another worker failed: {error!r}")
-        raise error if error is not None else RuntimeError("The cluster has dropped a part of the fit; call fit again.")
-
-    def check_workers(self) -> None:
-        here = self.client.nthreads()
-        gone = [worker for worker in self.workers if worker not in here]
-        if gone:
-            self.dismiss(f"the worker {gone[0]} was lost")
-            raise RuntimeError(
-                f"The worker {gone[0]} was lost while the fit ran, and with it the rows that it held; no model was "
-                "made. See that worker's log for the cause (often memory), and call fit again."
-            )
-
-    def dismiss(self, why: str) -> None:
-        """End the meeting, so that no worker waits for the others any more."""
-        if self.meeting is not None:
-            try:
-                self.meeting.end(why).result(timeout=GRACE)
-            except Exception:  # it was on the worker that is gone
-                self.meeting = None
-
-    @contextmanager
-    def released(self) -> Iterator[None]:
-        """Let go of everything on the workers at the end."""
-        try:
-            yield
-        except BaseException:
-            self.dismiss("the fit was given up")
-            self.client.cancel(self.futures, force=True)
-            raise
-        finally:
-            self.futures.clear()
-            self.meeting = None
-
-
-def _item(parts: Sequence[Any], place: int) -> Any:
-    return parts[place]

@@ -38,6 +38,9 @@ class Saving:
         Reading it executes nothing, so it may come from anywhere. The loaded model predicts the same, bit by bit, and
         can go on where this one could (``warm_start``, ``partial_fit``).
 
+        Of processes that train a network together (``torchrun``), the first one writes; the others return at once, so
+        that what reads the file is to be in the first process or to wait for it.
+
         Parameters
         ----------
         path : str or path-like
@@ -70,10 +73,16 @@ class Saving:
                 f"{name} is a class of your own, which a file without code cannot bring back; save the estimator of "
                 "mttab that it is made of, or pickle it."
             )
+        if not self._writes_files():
+            return
         try:
             write(path, {"class": name, "versions": _versions()}, self, _pack)
         except NotStorableError as err:
             raise TypeError(_why_not(name, err)) from None
+
+    def _writes_files(self) -> bool:
+        """Whether this process is the one that writes, where several hold the same model."""
+        return True
 
     def _pack_fitted(self, fitted: dict[str, Any]) -> dict[str, Any]:
         """Fitted attributes as what a file can hold."""

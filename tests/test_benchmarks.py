@@ -472,15 +472,22 @@ def test_clustering_compares_with_true_groups_places_new_tasks_and_takes_times(s
 
 def test_the_cost_model_finds_what_rounds_and_messages_cost(script):
     bench = script("bench_scale")
-    alone = [
-        {"n_rows": n, "n_features": f, "seconds_per_round": 1e-3 + 2e-9 * n * f} for n in (1e4, 1e6) for f in (10, 40)
-    ]
+
+    def rounds(node, cell, **where):
+        sizes = [(n, f) for n in (1e4, 1e6) for f in (10, 40)]
+        return [{"n_rows": n, "n_features": f, "seconds_per_round": node + cell * n * f, **where} for n, f in sizes]
+
+    own = rounds(3e-3, 2e-9, where="apart") + rounds(2e-3, 5e-9, where="together")
     messages = [{"n_bytes": b, "seconds": 1e-4 + 1e-9 * b} for b in bench.MESSAGE_BYTES]
-    model = bench.CostModel(alone, messages)
-    assert vars(model) == pytest.approx({"node": 1e-3, "cell": 2e-9, "latency": 1e-4, "byte": 1e-9})
+    model = bench.CostModel(rounds(1e-3, 2e-9), own, messages)
+    assert (model.node, model.node_of_many, model.cell) == pytest.approx((1e-3, 3e-3, 2e-9))
+    assert (model.latency, model.byte) == pytest.approx((1e-4, 1e-9))
     n_bytes = 10 * bench.BINS * bench.CHANNELS * 8
-    expected = 1e-3 + 2e-9 * 1e6 / 2 * 10 + bench.LEAVES * (1e-4 + 1e-9 * n_bytes)
-    assert model.seconds(1e6, 10, 2) == pytest.approx(expected)
+    of_messages = bench.LEAVES * (1e-4 + 1e-9 * n_bytes)
+    assert model.seconds(1e6, 10, 1) == pytest.approx(1e-3 + 2e-9 * 1e6 * 10)
+    assert model.seconds(1e6, 10, 2) == pytest.approx(3e-3 + 2e-9 * 1e6 / 2 * 10 + of_messages)
+    assert model.seconds(1e6, 10, 2, is_together=True) == pytest.approx(2e-3 + 5e-9 * 1e6 / 2 * 10 + of_messages)
+    assert model.seconds_of_messages(10, 8) == pytest.approx(4 * of_messages)
     n_rows = model.least_rows(10, 2)
     assert model.seconds(n_rows, 10, 1) == pytest.approx(model.seconds(n_rows, 10, 2))
 
@@ -498,6 +505,7 @@ def test_scale_times_rounds_on_one_and_two_workers(script, tmp_path, capsys):
     assert all(r["seconds_per_round"] > 0 for r in results["rounds"])
     assert all((r["n_messages"] > 0) == (r["n_workers"] == 2) for r in results["rounds"])
     assert [m["n_bytes"] for m in results["messages"]] == list(bench.MESSAGE_BYTES)
+    assert [(r["where"], r["n_rows"]) for r in results["own"][::4]] == [("apart", 250), ("apart", 500)]
     assert "times as fast" in capsys.readouterr().out
 
 
@@ -507,9 +515,10 @@ def test_scale_measures_the_memory_of_fits_on_files(script, tmp_path, capsys):
     out = tmp_path / "scale.json"
     script("bench_scale").main(["--memory", "--memory-rows", "2000", "20000", "--out", str(out)])
     results = json.loads(out.read_text())
-    assert [fit["n_rows"] for fit in results["memory"]] == [2000, 20000]
-    assert all(np.isfinite(fit["peak_mb"]) and fit["peak_mb"] >= 0 for fit in results["memory"])
-    assert "bytes per row" in capsys.readouterr().out
+    assert [fit["n_rows"] for fit in results["memory"]] == [2000, 2000, 20000, 20000]
+    assert [line["kind"] for line in results["lines"]] == ["trees", "network"]
+    assert all(-50 < fit["peak_mb"] < 1000 for fit in results["memory"])  # above what a fit on 1000 rows needs
+    assert "bytes_per_row" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("name", "other"), [("bench_accuracy", "target_tasks"), ("bench_neural", "row_tasks")])

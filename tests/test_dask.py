@@ -4,6 +4,7 @@ import ast
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,6 @@ import threading
 import time
 
 import numpy as np
-import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
@@ -24,9 +24,10 @@ pytest.importorskip("distributed", reason="the extra dask is not installed")
 import dask
 import dask.array as da
 import dask.dataframe as dd
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Security
 
-from mttab.dask import DaskRMTGBClassifier, DaskRMTGBRegressor, _make_pieces
+from mttab._dask_pieces import make_pieces
+from mttab.dask import DaskRMTGBClassifier, DaskRMTGBRegressor
 
 SMALL = {
     "task_column": "task",
@@ -39,11 +40,11 @@ SMALL = {
 }
 
 
-def make_client():
+def make_client(**security):
     # Without stealing a part is computed where its rows have been put, however busy the machine is.
     with dask.config.set({"distributed.scheduler.work-stealing": False}):
         options = {"processes": True, "threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}
-        return Client(LocalCluster(n_workers=2, **options), timeout=60)
+        return Client(LocalCluster(n_workers=2, **options, **security), timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -73,20 +74,36 @@ def spread(values, n=4):
     return dd.from_pandas(values, npartitions=n, sort=False)
 
 
-def placed(client, values):
-    """The same with half of the rows on each worker."""
-    workers = sorted(client.nthreads())
-    halves = [values[: len(values) // 2], values[len(values) // 2 :]]
-    return dd.from_delayed([client.scatter(half, workers=[w]) for half, w in zip(halves, workers, strict=True)])
+def fit_on_both(model, client, X, y, cuts=None, make=dd.from_delayed, **arguments):
+    """Fit with rows on both workers.
 
-
-def fit_on_both(model, client, X, y):
-    """Fit with rows on both workers; Dask is free to compute two partitions on one, and sometimes does."""
-    for _ in range(6):
-        model.fit(placed(client, X), placed(client, y), client=client)
+    cuts : rows of each partition, the first half of them for one worker and the others for the other one
+    """
+    cuts = np.array_split(np.arange(len(X)), 2) if cuts is None else cuts
+    workers = np.repeat(sorted(client.nthreads()), [(len(cuts) + 1) // 2, len(cuts) // 2])
+    for _ in range(6):  # Dask is free to compute two partitions on one worker, and sometimes does
+        in_parts = [
+            make([client.scatter(_rows(values, cut), workers=[w]) for cut, w in zip(cuts, workers, strict=True)])
+            for values in (X, y)
+        ]
+        model.fit(*in_parts, client=client, **arguments)
         if model.communication_["n_workers"] == 2:
+            assert min(model.communication_["n_rows"]) > 0
+            assert min(model.communication_["n_messages"]) > 0
+            assert sum(model.communication_["n_rows"]) == len(X)
             return model
-    raise AssertionError("Dask has computed both partitions on one worker, six times")
+    raise AssertionError("Dask has computed all partitions on one worker, six times")
+
+
+def _rows(values, cut):
+    return values.iloc[cut] if hasattr(values, "iloc") else values[cut]
+
+
+def arrays(parts):
+    """Futures of arrays as a Dask array."""
+    shapes = [part.result().shape for part in parts]
+    made = [da.from_delayed(dask.delayed(p), s, dtype=float) for p, s in zip(parts, shapes, strict=True)]
+    return da.concatenate(made)
 
 
 def assert_same(model, local, X):
@@ -101,7 +118,6 @@ def test_a_fit_is_that_of_one_machine_and_predicts_without_dask(client, table, l
     X, y = table
     model = fit_on_both(DaskRMTGBRegressor(**SMALL), client, X, y)
     assert_same(model, local, X)
-    assert sum(model.communication_["n_rows"]) == len(X)
     assert isinstance(model.predict(spread(X)), dd.Series)
     assert_allclose(model.predict(spread(X)).compute(), local.predict(X), rtol=1e-9, atol=1e-12)
     plain = model.to_local()
@@ -115,15 +131,33 @@ def test_a_fit_is_that_of_one_machine_and_predicts_without_dask(client, table, l
 
 
 @pytest.mark.slow
-def test_a_classifier_on_arrays_whose_tasks_straddle_partitions(client, table):
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is nothing to make certificates with")
+def test_sums_are_encrypted_where_the_cluster_is(table, local, tmp_path):
+    made = [tmp_path / "key.pem", tmp_path / "certificate.pem"]
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=workers".split()
+    subprocess.run([*command, "-keyout", made[0], "-out", made[1]], check=True, capture_output=True)
+    files = {f"tls_{who}_{what}": str(made[what == "cert"]) for who in ("client", "worker", "scheduler")
+             for what in ("key", "cert")}  # fmt: skip
+    security = Security(tls_ca_file=str(made[1]), require_encryption=True, **files)
+    client = make_client(security=security)
+    try:
+        assert all(worker.startswith("tls://") for worker in client.nthreads())
+        assert_same(fit_on_both(DaskRMTGBRegressor(**SMALL), client, *table), local, table[0])
+    finally:
+        client.close()
+        client.cluster.close(timeout=20)
+
+
+@pytest.mark.slow
+def test_a_task_on_both_workers_is_moved_whole(client, table):
     X, y = table
     order = np.random.default_rng(0).permutation(len(X))
     values = X.drop(columns="task").assign(task=X["task"].str[-1].astype(float)).to_numpy()[order]
     labels = np.digitize(y, [-0.5, 0.5])[order]
+    assert all(len(np.unique(values[half, -1])) == 5 for half in np.array_split(np.arange(len(X)), 2))
     options = SMALL | {"task_column": values.shape[1] - 1}
-    model = DaskRMTGBClassifier(**options).fit(
-        da.from_array(values, chunks=(80, 2)), da.from_array(labels, chunks=80), client=client
-    )
+    model = fit_on_both(DaskRMTGBClassifier(**options), client, values, labels, make=arrays)
+    assert [n % 60 for n in model.communication_["n_rows"]] == [0, 0]  # each of the five tasks has 60 rows
     whole = RMTGBClassifier(sharing="blocks", **options).fit(values, labels)
     assert_allclose(model.predict_proba(values), whole.predict_proba(values), rtol=1e-9, atol=1e-12)
     lazy = model.predict_proba(da.from_array(values, chunks=(100, 3)))
@@ -135,12 +169,11 @@ def test_a_classifier_on_arrays_whose_tasks_straddle_partitions(client, table):
 @pytest.mark.slow
 def test_an_empty_partition_and_a_task_on_one_worker_only(client, table, local):
     X, y = table
-    is_last = X["task"] == "shop 4"
-    cuts = [X[~is_last][:100], X[:0], X[~is_last][100:], X[is_last]]
-    parts = [y[cut.index] for cut in cuts]
-    together = pd.concat(cuts)
-    in_parts = [dd.from_delayed([dask.delayed(part) for part in of_table]) for of_table in (cuts, parts)]
-    model = DaskRMTGBRegressor(**SMALL).fit(*in_parts, client=client)
+    is_last = (X["task"] == "shop 4").to_numpy()
+    others, last = np.flatnonzero(~is_last), np.flatnonzero(is_last)
+    cuts = [others[:100], others[:0], others[100:], last]
+    together = X.iloc[np.concatenate(cuts)]
+    model = fit_on_both(DaskRMTGBRegressor(**SMALL), client, X, y, cuts)
     whole = RMTGBRegressor(sharing="blocks", **SMALL).fit(together, y[together.index])
     assert_same(model, whole, X)
     assert model.predict(dd.from_delayed([dask.delayed(X[:0]), dask.delayed(X)])).compute().shape == (len(X),)
@@ -152,7 +185,7 @@ def test_without_tasks_rows_stay_where_they_are(client, table):
     X = X.drop(columns="task")
     options = {**SMALL, "task_column": None, "max_iter_shared": 5}
     model = fit_on_both(DaskRMTGBRegressor(**options), client, X, y)
-    assert min(model.communication_["n_rows"]) > 0
+    assert model.communication_["n_rows"] == [150, 150]
     assert_allclose(model.predict(X), RMTGBRegressor(**options).fit(X, y).predict(X), rtol=1e-9, atol=1e-12)
 
 
@@ -264,54 +297,67 @@ def test_another_version_or_a_missing_package_on_a_worker_is_one_clear_sentence(
 
 
 class _Touch:
-    """Callback that makes a file when a round is over."""
+    """Callback that writes down, when the first round is over, how many meetings the worker is in."""
 
     def __init__(self, path):
         self.path = path
 
     def __call__(self, *_):
-        self.path.touch()
+        from mttab import _dask_meeting
+
+        if not self.path.exists():
+            beside = self.path.with_suffix(".part")
+            beside.write_text(str(len(_dask_meeting._OPEN)))
+            beside.rename(self.path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["first", "last"])  # one of them is where the sums are added up
 def test_a_worker_killed_in_mid_fit_is_a_clear_error_and_no_model(table, which, tmp_path):
-    for attempt in range(4):
-        if _kill_in_mid_fit(table, which, tmp_path / f"a round of fit {attempt} is over"):
-            return
-    raise AssertionError("Dask has computed both partitions on one worker, four times")
-
-
-def _kill_in_mid_fit(table, which, is_under_way):
-    """Whether the worker had a part in the fit, which then has to raise; without rows it may go unmissed."""
     client = make_client()
     try:
-        pids = client.run(os.getpid)
-        victim = pids[min(pids) if which == "first" else max(pids)]
-        model = DaskRMTGBRegressor(**SMALL | {"max_iter_shared": 3000})
-
-        def kill():
-            until = time.monotonic() + 60
-            while not is_under_way.exists() and time.monotonic() < until:
-                time.sleep(0.05)
-            os.kill(victim, signal.SIGKILL)
-
-        killer = threading.Thread(target=kill)
-        killer.start()
-        try:
-            model.fit(placed(client, table[0]), placed(client, table[1]), client=client, callback=_Touch(is_under_way))
-        except RuntimeError as err:
-            assert re.search("was lost while the fit ran", str(err))
-            assert not hasattr(model, "theta_")
-            return True
-        finally:
-            killer.join()
-        assert is_under_way.exists()
-        assert model.communication_["n_workers"] == 1
-        return False
+        fit_on_both(DaskRMTGBRegressor(**SMALL), client, *table)  # compiles
+        for attempt in range(6):
+            if _kill_in_mid_fit(client, table, which, tmp_path / f"a round of fit {attempt} is over"):
+                return
+        raise AssertionError("Dask has computed both partitions on one worker, six times")
     finally:
         client.close()
         client.cluster.close(timeout=20)
+
+
+def _kill_in_mid_fit(client, table, which, is_under_way):
+    """Whether a fit on both workers was under way, of which one was then killed."""
+    pids = client.run(os.getpid)
+    victim, told = pids[min(pids) if which == "first" else max(pids)], _Touch(is_under_way)
+    killed = []
+
+    def kill():
+        until = time.monotonic() + 60
+        while not is_under_way.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        if int(is_under_way.read_text()) > 0:  # the workers talk to each other
+            killed.append(victim)
+            os.kill(victim, signal.SIGKILL)
+
+    halves = np.array_split(np.arange(len(table[0])), 2)
+    workers = sorted(client.nthreads())
+    in_parts = [
+        dd.from_delayed([client.scatter(t.iloc[h], workers=[w]) for h, w in zip(halves, workers, strict=True)])
+        for t in table
+    ]
+    model = DaskRMTGBRegressor(**SMALL | {"max_iter_shared": 3000})
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        model.fit(*in_parts, client=client, callback=told)
+    except RuntimeError as err:
+        assert re.search("was lost while the fit ran", str(err))
+        assert not hasattr(model, "theta_")
+    finally:
+        killer.join()
+    assert bool(killed) != hasattr(model, "theta_")
+    return bool(killed)
 
 
 @pytest.mark.parametrize(
@@ -321,6 +367,7 @@ def _kill_in_mid_fit(table, which, is_under_way):
         ({"sharing": "groups"}, "sharing='groups'"),
         ({"n_task_groups": 3}, "n_task_groups=3"),
         ({"validation": [([0], [1])]}, "validation was passed"),
+        ({"n_averaged": 2}, 'n_averaged=2 averages models .*; use n_averaged="auto"'),
         ({"early_stopping": True}, "early_stopping=True with validation_fraction=0.15"),
     ],
 )
@@ -340,6 +387,6 @@ def test_without_a_cluster_or_without_collections_the_error_says_what_to_do(tabl
     with pytest.raises(ValueError, match="make one first"):
         DaskRMTGBRegressor().fit(spread(X), spread(y))
     with pytest.raises(ValueError, match="y is a Series, but a fit on a cluster takes Dask collections"):
-        _make_pieces(spread(X), y, None, None)
+        make_pieces(spread(X), y, None, None)
     with pytest.raises(ValueError, match="y has 2 partitions, but X has 4"):
-        _make_pieces(spread(X), spread(y, 2), None, None)
+        make_pieces(spread(X), spread(y, 2), None, None)

@@ -33,9 +33,10 @@ SIDEWAYS = {
     "multitabnet": {"_network_adapt", "_network_base", "_network_options", "_network_targets"},
     "_network_adapt": {"_network_fit"},
     "_network_base": {
-        *("_callbacks", "_network_fit", "_network_export", "_network_predict", "_network_saving", "_network_sources")
+        *("_callbacks", "_network_fit", "_network_export", "_network_predict"),
+        *("_network_ranks", "_network_saving", "_network_sources"),
     },
-    "_network_sources": {"_network_fit"},
+    "_network_sources": {"_network_fit", "_network_ranks"},
     "_network_targets": {"_network_predict"},
     "_network_saving": {"persistence"},
     "persistence": {"_stored_kinds"},
@@ -44,9 +45,12 @@ SIDEWAYS = {
     "_cross_errors": {"boosting", "_task_rows"},
     "_task_placing": {"_cross_errors", "_task_rows", "_task_wrapper"},
     "_task_wrapper": {"boosting", "_task_rows", "persistence"},
-    "_dask_workers": {"_boosting_fit", "_boosting_pieces"},
+    "_dask_workers": {"_boosting_fit", "_boosting_pieces", "_dask_meeting"},
+    "_dask_crew": {"_dask_meeting"},
+    "_dask_checks": {"_dask_pieces"},
+    "_dask_fit": {"_boosting_pieces", "_dask_crew", "_dask_meeting", "_dask_placing", "_dask_workers"},
     "warmup": {"boosting"},
-    "dask": {"boosting", "_boosting_pieces", "_dask_workers"},
+    "dask": {"boosting", "_boosting_pieces", "_dask_checks", "_dask_fit", "_dask_pieces"},
     "plotting": {"metrics"},
 }
 # ... and these, inside a function only.
@@ -80,8 +84,8 @@ ONLY_IN = {
     "torch": ("_core.neural", "multitabnet", "experts"),
     "numba": ("_core.boosting",),
     "matplotlib": ("plotting",),
-    "dask": ("dask", "_dask_workers"),
-    "distributed": ("dask", "_dask_workers"),
+    "dask": ("dask", "_dask_pieces"),
+    "distributed": ("dask", "_dask_checks", "_dask_crew", "_dask_meeting", "_dask_workers"),
     "onnx": ("_core.neural",),
     "onnxruntime": ("_core.neural",),
     "safetensors": ("_core.archive",),

@@ -185,6 +185,15 @@ def test_derivatives_of_many_rows_are_rounded_as_on_one_machine():
     assert_allclose(spread.feature_importances_, whole.feature_importances_, rtol=1e-12)
 
 
+def test_derivatives_are_not_rounded_where_bounds_of_leaf_values_come_from_their_sums():
+    X, y = make_task_groups(n_samples=600, group_sizes=(4, 1), random_state=1)
+    X, y = X.reset_index(drop=True), y.reset_index(drop=True)
+    model = RMTGBRegressor(**SMALL | {"max_bins": 64, "max_leaf_nodes": 24, "monotonic_cst": {"x1": 1}})
+    spread, whole = fit_in_pieces(model, X, y), clone(model).fit(X, y)
+    assert_same_model(spread, whole, X)
+    assert_allclose(spread.feature_importances_, whole.feature_importances_, rtol=1e-12)
+
+
 def assert_same_model(spread, whole, X):
     """The same up to the rounding of sums."""
     assert spread.n_iter_ == whole.n_iter_

@@ -120,6 +120,24 @@ def _recording(memmap, made):
     return Recorded
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "feather"])
+def test_a_file_is_not_read_ahead_as_a_whole(tmp_path, monkeypatch, suffix):
+    import pyarrow
+
+    path = tmp_path / f"table.{suffix}"
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(1_000_000, 4)), columns=[*"abcd"])
+    if suffix == "parquet":
+        table.to_parquet(path, row_group_size=10_000)
+    else:
+        table.to_feather(path, chunksize=10_000)
+    monkeypatch.setattr(sources, "PIECE_ROWS", 10_000)
+    before, most, n_rows = pyarrow.total_allocated_bytes(), 0, 0
+    for piece in sources.ArrowSource(path, "d", None, None, False).pieces():
+        most, n_rows = max(most, pyarrow.total_allocated_bytes() - before), n_rows + len(piece.X)
+    assert n_rows == len(table)
+    assert most < 0.5 * path.stat().st_size
+
+
 @pytest.mark.parametrize(
     ("options", "arguments", "message"),
     [

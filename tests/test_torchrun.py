@@ -14,7 +14,7 @@ from mttab.datasets import make_multitask
 
 pytest.importorskip("torch", reason="the extra neural is not installed")
 
-from mttab import MultiTabNet
+from mttab import MultiTabNet, load
 from mttab._core.neural import ranks
 
 TYPES = ["regression", "binary"]
@@ -46,6 +46,7 @@ OPTIONS = {
 SCRIPT = """
 import json, os, pathlib, sys
 import numpy as np
+import pandas as pd
 from mttab import MultiTabNet
 from mttab.datasets import make_multitask
 
@@ -57,11 +58,52 @@ for i, options in enumerate(json.loads(sys.argv[2])):
     np.save(folder / f"prediction-{i}-{rank}.npy", net.predict(X).iloc[:, 0].to_numpy(float))
     context = net._networks[0].context
     np.save(folder / f"context-{i}-{rank}.npy", np.empty(0) if context is None else context.numeric.numpy())
+net.save(folder / f"net-{rank}.mttab")
+net.save(folder / "net.mttab")
+
+frame, Y = pd.DataFrame(np.asarray(X)).add_prefix("x").assign(kind="oak"), np.asarray(Y)
+mistakes = {}
+weight, is_second = np.ones(len(X)), rank == "1"
+one_cell, one_level, one_label, one_weight = frame.copy(), frame.copy(), Y.copy(), weight.copy()
+one_cell.loc[3, "x0"] += 0.001
+one_level.loc[3, "kind"] = "fir"
+one_label[3, 1] = 1.0 - one_label[3, 1]
+one_weight[3] = 2.0
+mistakes["a cell"] = {}, (one_cell, Y)
+mistakes["a level"] = {}, (one_level, Y)
+mistakes["a label"] = {}, (frame, one_label)
+mistakes["a weight"] = {}, (frame, Y, one_weight)
+mistakes["a row"] = {}, (frame[:150], Y[:150])
+mistakes["an option"] = {"embedding_dim": 16}, (frame, Y)
+mistakes["a seed"] = {"random_state": 1}, (frame, Y)
+for name, (options, arguments) in mistakes.items():
+    common = {"n_members": 1, "max_epochs": 1, "random_state": 0}
+    try:
+        if is_second:
+            MultiTabNet(**common | options).fit(*arguments)
+        else:
+            MultiTabNet(**common).fit(*(frame, Y, weight)[: len(arguments)])
+    except ValueError as err:
+        (folder / f"{name} differs in {rank}").write_text(str(err))
+one_cell.assign(y=Y[:, 0]).to_parquet(folder / "1.parquet")
+frame.assign(y=Y[:, 0]).to_parquet(folder / "0.parquet")
 try:
-    MultiTabNet(n_members=1, max_epochs=1).fit(X[: 150 + int(rank)], Y[: 150 + int(rank)])
+    MultiTabNet(**common).fit(folder / f"{rank}.parquet", y="y")
 except ValueError as err:
-    (folder / f"error-{rank}").write_text(str(err))
+    (folder / f"a cell of a file differs in {rank}").write_text(str(err))
+MultiTabNet(**common, verbose=int(rank), n_jobs=1 + int(rank)).fit(frame, Y)
+(folder / f"after all that {rank} fits").touch()
 """
+DIFFERENCES = {
+    "a cell": "X is not the same",
+    "a level": "X is not the same",
+    "a label": "y is not the same",
+    "a weight": "sample_weight is not the same",
+    "a row": "X is not the same",
+    "an option": "The option embedding_dim is not the same",
+    "a seed": "The option random_state is not the same",
+    "a cell of a file": "X is not the same",
+}
 
 
 def torchrun(folder, options):
@@ -80,7 +122,8 @@ def torchrun(folder, options):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("torchrun")
-    torchrun(folder, [COMMON | options for options in OPTIONS.values()])
+    done = torchrun(folder, [COMMON | options for options in OPTIONS.values()])
+    assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
@@ -112,8 +155,26 @@ def test_two_processes_train_the_network_of_one(folder, i):
 
 
 @pytest.mark.slow
-def test_other_rows_in_one_process_are_an_error_that_says_so(folder):
-    assert "pass the same rows in all" in (folder / "error-1").read_text()
+@pytest.mark.parametrize("what", list(DIFFERENCES))
+def test_what_differs_between_processes_is_named_in_all_of_them(folder, what):
+    for rank in (0, 1):
+        message = (folder / f"{what} differs in {rank}").read_text()
+        assert message.startswith(DIFFERENCES[what])
+        assert "process 1 differs from process 0; pass the same rows and options in all" in message
+
+
+@pytest.mark.slow
+def test_processes_whose_mistakes_were_refused_can_go_on_and_may_tell_more_or_use_more_threads(folder):
+    assert all((folder / f"after all that {rank} fits").exists() for rank in (0, 1))
+
+
+@pytest.mark.slow
+def test_the_first_process_writes_the_file_without_a_guard_in_the_script(folder):
+    assert (folder / "net-0.mttab").exists()
+    assert not (folder / "net-1.mttab").exists()
+    X, _ = make_multitask(201, 4, 2, task_types=TYPES, random_state=0)
+    prediction = load(folder / "net.mttab").predict(X).iloc[:, 0].to_numpy(float)
+    assert np.array_equal(prediction, np.load(folder / f"prediction-{len(OPTIONS) - 1}-0.npy"))
 
 
 def test_an_ordinary_process_trains_alone(monkeypatch):

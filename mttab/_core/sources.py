@@ -70,14 +70,28 @@ class ArrowSource(Source):
         self.y, self.weight, self.n_rows = y, sample_weight, self.dataset.count_rows()
 
     def pieces(self) -> Iterator[Piece]:
-        # Little is read ahead: what lies in memory besides the bins are a few of these pieces.
-        batches = self.dataset.to_batches(batch_size=PIECE_ROWS, batch_readahead=1, fragment_readahead=1)
-        for batch in batches:
+        for batch in self._batches():
             frame = batch.to_pandas()
             weight = None if self.weight is None else frame[self.weight].to_numpy(dtype=np.float64)
             taken = self.y if isinstance(self.y, list) else [self.y]
             taken = taken if self.weight is None else [*taken, self.weight]
             yield Piece(frame.drop(columns=taken), frame[self.y], weight)
+
+    def _batches(self) -> Iterator[Any]:
+        """Some rows at a time, by readers that read no further: a scan of the dataset decodes what it can ahead."""
+        import pyarrow.ipc
+        import pyarrow.parquet
+
+        for path in self.dataset.files:
+            if self.dataset.format.default_extname == "parquet":
+                with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
+                    yield from file.iter_batches(PIECE_ROWS)
+                continue
+            with pyarrow.memory_map(path) as mapped, pyarrow.ipc.open_file(mapped) as file:
+                for i in range(file.num_record_batches):
+                    batch = file.get_batch(i)
+                    for start in range(0, batch.num_rows, PIECE_ROWS):
+                        yield batch.slice(start, PIECE_ROWS)
 
 
 class MappedSource(Source):

@@ -20,8 +20,16 @@ from .histogram import gather_statistics, subtract_histogram
 from .leaves import sum_rows
 from .losses import Huber, Loss
 from .node_search import fill_histogram, fill_histogram_parallel
-from .packed_histogram import largest_and_mean, packing_for
-from .partition import mark_left, split_range
+from .packed_histogram import (
+    Packing,
+    gather_packed,
+    gather_packed_parallel,
+    largest_and_mean,
+    pack_rows,
+    pack_rows_parallel,
+    packing_for,
+)
+from .partition import CELLS_PER_ROW, mark_left, split_range
 from .rows import Peers, RowSample, TrainingRows
 from .small_nodes import SMALL_NODE
 from .splitting import SplitOptions, bounded_value, find_node_split
@@ -46,32 +54,30 @@ class DistributedGrower(Grower):
         n_leaves = self.shared_growth.max_leaf_nodes
         trees = allocate_trees(1, n_leaves, len(gradient), n_set_words(self.layout))
         rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
-        rounded = self._rounded(gradient, hessian, weight, len(rows))
-        growth = _Growth(self, gradient, hessian, weight, rounded, rows, out_rows, only_tree(trees), seed)
+        packing = self._packing_of_all(gradient, hessian, weight, len(rows))
+        growth = _Growth(self, gradient, hessian, weight, packing, rows, out_rows, only_tree(trees), seed)
         trees.n_nodes[0] = growth.grow()
         start, out_start = np.array([0, len(rows)]), np.array([0, len(out_rows)])
         return SpreadTrees(trees, rows, start, out_rows, out_start, self.rows.peers)
 
-    def _rounded(
+    def _packing_of_all(
         self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray, n_in_root: int
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Derivatives in whole units where one machine packs them, so that the same splits are found here."""
-        if len(gradient) > 1 or weight is not self.rows.weight:
+    ) -> Packing | None:
+        """Packed derivatives where one machine packs them, in the units that it would choose for all rows."""
+        if len(gradient) > 1 or weight is not self.rows.weight or self.layout.monotonic.any():
             return None
-        constant = self.shared_split.constant_hessian
         n_here, is_weighted = self.rows.n_rows, not self.rows.is_unweighted
-        here = [largest_and_mean(part[0]) if n_here else (0.0, 0.0) for part in (gradient, hessian)]
+        constant = self.shared_split.constant_hessian
+        is_read = n_here > 0, n_here > 0 and not constant
+        parts = zip((gradient, hessian), is_read, strict=True)
+        here = [largest_and_mean(part[0]) if is_used else (0.0, 0.0) for part, is_used in parts]
         sums = [number for largest, mean in here for number in (largest, mean * n_here)]
         of_all = self.rows.peers.gather(np.array([*sums, n_here, n_in_root, is_weighted], dtype=np.float64))
         n_rows, n_in_root, n_weighted = (int(total) for total in of_all[:, 4:].sum(axis=0))
         if n_weighted > 0 or n_in_root <= SMALL_NODE:
             return None
         size_g, size_h = ((float(of_all[:, c].max()), float(of_all[:, c + 1].sum() / n_rows)) for c in (0, 2))
-        packing = packing_for(n_rows, size_g, size_h, constant)
-        if packing is None:
-            return None
-        coarse = np.rint(gradient * (1.0 / packing.unit_g)) * packing.unit_g
-        return coarse, hessian if constant else np.rint(hessian * (1.0 / packing.unit_h)) * packing.unit_h
+        return packing_for(n_rows, size_g, size_h, constant)
 
 
 class SpreadTrees(GrownTrees):
@@ -110,7 +116,7 @@ class _Growth:
         gradient: np.ndarray,
         hessian: np.ndarray,
         weight: np.ndarray,
-        rounded: tuple[np.ndarray, np.ndarray] | None,
+        packing: Packing | None,
         rows: np.ndarray,
         out_rows: np.ndarray,
         tree: TreeArrays,
@@ -121,12 +127,15 @@ class _Growth:
         self.growth: GrowthOptions = grower.shared_growth
         self.options: SplitOptions = grower.shared_split
         self.team = team_of(grower.n_threads)
-        self.gradient, self.hessian, self.weight, self.rounded = gradient, hessian, weight, rounded
-        self.exact: set[int] = set()  # nodes of few rows, whose derivatives are not rounded
+        self.gradient, self.hessian, self.weight, self.packing = gradient, hessian, weight, packing
+        self.exact: set[int] = set()  # nodes of few rows, whose derivatives are not packed
         self.rows, self.out_rows, self.tree = rows, out_rows, tree
         self.n_channels = 1 + len(gradient) * (1 if self.options.constant_hessian else 2)
         self.n_features = len(self.layout.offset) - 1
-        self.scratch = grower._scratch_for(self.n_channels, False)
+        self.scratch = grower._scratch_for(self.n_channels, packing is not None)
+        if packing is not None:
+            pack = pack_rows if self.team is None else pack_rows_parallel
+            pack(gradient, hessian, packing, self.scratch.packed)
         self.is_left = np.empty(int(np.diff(self.layout.offset).max(initial=1)), dtype=np.uint8)
         self.state = np.array([seed], dtype=np.uint64)
         self.depth = np.zeros(2 * self.growth.max_leaf_nodes - 1, dtype=np.int64)
@@ -160,20 +169,31 @@ class _Growth:
     def measure(self, node: int, is_exact: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Channel sums and histogram of a node, one message for both."""
         start, stop = int(self.tree.start[node]), int(self.tree.stop[node])
-        n_bins, sums = int(self.layout.offset[-1]), np.empty(self.n_channels)
-        histogram = np.empty((n_bins, self.n_channels))
-        constant = self.options.constant_hessian
-        g, h = (self.gradient, self.hessian) if is_exact or self.rounded is None else self.rounded
+        n_bins = int(self.layout.offset[-1])
+        here = np.empty((1 + n_bins) * self.n_channels)
+        sums, histogram = here[: self.n_channels], here[self.n_channels :].reshape(n_bins, self.n_channels)
         if is_exact:
             self.exact.add(node)
-        gather_statistics(self.rows, start, stop, g, h, self.weight, constant, self.scratch.statistics, sums)
+        packing = None if is_exact else self.packing
+        self.gather(start, stop, packing, sums)
         fill, n_threads = fill_histogram, np.int64(1)
         if self.team is not None and (stop - start) * self.n_features >= self.team.min_cells:
             fill, n_threads = fill_histogram_parallel, self.team.n_threads
         place = self.words, self.task, self.layout, self.rows, start, stop
-        fill(*place, None, self.scratch, n_threads, histogram)
-        both = self.peers.sum(np.concatenate([sums, histogram.ravel()]))
-        return both[: self.n_channels].copy(), both[self.n_channels :].reshape(n_bins, self.n_channels).copy()
+        fill(*place, packing, self.scratch, n_threads, histogram)
+        of_all = self.peers.sum(here)
+        return of_all[: self.n_channels], of_all[self.n_channels :].reshape(n_bins, self.n_channels)
+
+    def gather(self, start: int, stop: int, packing: Packing | None, out_sums: np.ndarray) -> None:
+        """Bring derivatives into the order of a node's rows and sum them."""
+        if packing is None:
+            of_rows = self.gradient, self.hessian, self.weight, self.options.constant_hessian
+            gather_statistics(self.rows, start, stop, *of_rows, self.scratch.statistics, out_sums)
+            return
+        gather, n_threads = gather_packed, np.int64(1)
+        if self.team is not None and (stop - start) * CELLS_PER_ROW >= self.team.min_cells:
+            gather, n_threads = gather_packed_parallel, self.team.n_threads
+        gather(self.rows, start, stop, self.scratch.packed, packing, n_threads, self.scratch.gathered, out_sums)
 
     def propose(self, node: int) -> None:
         features = draw_features(self.n_features, self.growth.n_features_tried, self.state)
@@ -230,7 +250,7 @@ class _Growth:
         is_small_open, is_large_open = self.sums[small][0] >= least, self.sums[large][0] >= least
         if not (is_small_open or is_large_open):
             return
-        becomes_exact = self.rounded is not None and node not in self.exact
+        becomes_exact = self.packing is not None and node not in self.exact
         if becomes_exact and self.sums[large][0] <= SMALL_NODE:
             for child in (small, large):
                 self.sums[child], self.pool[child] = self.measure(child, True)

@@ -128,7 +128,6 @@ class _Run:
         self.hessian = np.ones((loss.n_outputs, 1 if loss.constant_hessian else rows.n_rows))
         self.residual = np.empty(0)
         self.last_mixing: tuple[np.ndarray, np.ndarray] | None = None
-        self.buffer = self.gradient[0]  # between rounds, when losses are asked for, nobody needs the gradient
         self.unit_of_loss: float | None = None
         if start is None:
             n_groups = options.n_groups
@@ -253,7 +252,7 @@ class _Run:
                     grown = grow(self.gradient[outputs], self.hessian[outputs], self.rows.weight, sample, 0)
                     self.renew(grown, self.rows.weight)
                     grown.add_to(score, CROSS_FIT_RATE, k, self.grower.n_threads)
-            values = self.loss.values(self.rows.y, score, self.buffer, self.grower.n_threads)
+            values = self.loss.values(self.rows.y, score, self.buffer(), self.grower.n_threads)
             out[~is_in] = values[~is_in]
         return out
 
@@ -350,7 +349,7 @@ class _Run:
         mixing, n_threads = self.mixing(), self.grower.n_threads
         totals = []
         if train:
-            values = self.loss.values(self.rows.y, self.scores.total(mixing), self.buffer, n_threads)
+            values = self.loss.values(self.rows.y, self.scores.total(mixing), self.buffer(), n_threads)
             totals.append(values @ self.rows.weight)
         if self.validation is not None and self.validation_scores is not None:
             total = self.validation_scores.total(mixing)
@@ -368,6 +367,10 @@ class _Run:
                 history.append(loss)
 
     # --- small steps -----------------------------------------------------------------------------------------------
+
+    def buffer(self) -> np.ndarray:
+        """Room (n_rows,) between two rounds: each begins by computing the derivatives anew."""
+        return self.gradient[0]
 
     def update_derivatives(self, score: np.ndarray) -> None:
         self.sum_before_round = self.loss.derivatives(

@@ -65,7 +65,7 @@ class TrainingRows:
 
     words : uint32 (n_blocks, n_rows), bins of ``n_features`` features as `binning.pack_words` lays them
     task : int32 (n_rows,); task_start : int64 (n_tasks + 1,)
-    y, weight : float64 (n_rows,); position : int64 (n_rows,), place of the row in the caller's data
+    y, weight : float64 (n_rows,); position : whole numbers (n_rows,), place of the row in the caller's data
     task_mass : float64 (n_tasks,), rows of each task by the user's weights alone; None where ``weight`` is just these
     peers : who holds the rows that are not here; a task's rows are all in one place
     """

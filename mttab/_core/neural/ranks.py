@@ -7,15 +7,24 @@ everywhere. In a process that torchrun has not started all of this does nothing.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 # What torchrun sets, and any other launcher that torch.distributed can be used with.
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+# Bytes of an array that are read at a time to compare it: it may be a file that is larger than memory.
+DIGEST_BYTES = 2**24
+
+# What to do where processes have been given different things.
+SAME_FIT = "pass the same rows and options in all, each of them takes its part of every batch by itself."
 
 
 def is_launched() -> bool:
@@ -48,6 +57,51 @@ def n_ranks() -> int:
 def rank() -> int:
     """Number of this process, from 0."""
     return dist.get_rank() if n_ranks() > 1 else 0
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and tells, also before `join_ranks`."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank() == 0
+    return not is_launched() or int(os.environ["RANK"]) == 0
+
+
+def check_same(named: Mapping[str, Any], what: str) -> None:
+    """Raise, in all processes, unless they hold the same.
+
+    Parameters
+    ----------
+    named : mapping
+        By what a user calls it: arrays, tuples of arrays, or what `repr` tells apart. The same names everywhere.
+    what : str
+        What to do about a difference.
+    """
+    if n_ranks() == 1:
+        return
+    own = torch.from_numpy(np.stack([_digest(value) for value in named.values()]))
+    of_all = [torch.empty_like(own) for _ in range(n_ranks())]
+    dist.all_gather(of_all, own)
+    for i, name in enumerate(named):
+        for other in range(1, n_ranks()):
+            if not torch.equal(of_all[0][i], of_all[other][i]):
+                raise ValueError(
+                    f"{name} is not the same in all processes that train together: process {other} differs from "
+                    f"process 0; {what}"
+                )
+
+
+def _digest(value: Any) -> np.ndarray:
+    """128 bits, int64 (2,)."""
+    found = hashlib.blake2b(digest_size=16)
+    for part in value if isinstance(value, tuple) else (value,):
+        if not isinstance(part, np.ndarray):
+            found.update(repr(part).encode())
+            continue
+        found.update(f"{part.dtype} {part.shape}".encode())
+        step = max(1, DIGEST_BYTES // max(part[:1].nbytes, 1))
+        for start in range(0, len(part), step):
+            found.update(np.ascontiguousarray(part[start : start + step]).tobytes())
+    return np.frombuffer(found.digest(), dtype=np.int64).copy()
 
 
 def number_of_first(number: int) -> int:

@@ -19,6 +19,8 @@ from mttab._core.neural.losses import TaskLosses, TaskOutputs, explained
 from mttab._core.neural.network import Inputs
 from mttab._core.neural.pretext import Pretext, PretextRows, checked, pretrain
 from mttab._core.neural.ranks import (
+    SAME_FIT,
+    check_same,
     number_of_first,
     own_generator,
     own_part,
@@ -184,9 +186,10 @@ def train(
     pretext_rows : PretextRows, default=None
         Of the pretext task, which a network that goes on from an earlier training does not learn before this one.
     """
+    shapes = [tuple(parameter.shape) for parameter in network.module.parameters()]
+    n_rows = [None if rows is None else len(rows.weight) for rows in (training, validation, pretext_rows)]
+    check_same({"The shape of the network": shapes, "The number of rows": n_rows}, SAME_FIT)
     weights_of_first([*network.module.parameters(), *network.weighting.parameters()])
-    for weight in [training.weight] if pretext_rows is None else [training.weight, pretext_rows.weight]:
-        _check_same_number(len(weight))
     pretext = None if pretext_rows is None else options.pretext
     if pretext is not None and pretext_rows is not None and pretext.is_before:
         if network.n_epochs == 0:
@@ -207,15 +210,6 @@ def train(
             if is_ended or run.is_over():
                 break
     run.finish()
-
-
-def _check_same_number(n: int) -> None:
-    n_first = number_of_first(n)
-    if n_first != n:
-        raise ValueError(
-            f"X has {n} training rows in one of the processes that train together, but {n_first} in the first one; "
-            "pass the same rows in all, each process takes its part of every batch by itself."
-        )
 
 
 class _Run:
