@@ -78,6 +78,18 @@ def test_processes_that_compile_at_the_same_time_leave_a_sound_cache(tmp_path):
 
 
 @pytest.mark.slow
+def test_where_numba_is_built_differently_inside_a_fit_is_the_same(tmp_path):
+    without = f"import sys\nsys.modules['mttab._core.boosting.linking'] = None\n{FIT}"
+    printed = []
+    for name, script in (("linked", FIT), ("plain", without)):
+        env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / name)}
+        done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    assert printed[0].strip() and printed[0] == printed[1]
+
+
+@pytest.mark.slow
 def test_after_a_warm_up_a_fit_compiles_nothing(tmp_path):
     run = {"env": {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}, "text": True, "capture_output": True}
     done = subprocess.run([sys.executable, "-m", "mttab.warmup"], **run)
