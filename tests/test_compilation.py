@@ -13,7 +13,7 @@ import numpy as np
 from numba.core.caching import NullCache
 from mttab import RMTGBClassifier, RMTGBRegressor
 from mttab._core.boosting import forest, growing, histogram, leaf_masks, leaves, losses
-from mttab._core.boosting import packed_histogram, small_nodes, splitting, tree
+from mttab._core.boosting import packed_histogram, scoring, small_nodes, splitting, tree
 from mttab.datasets import make_task_groups
 
 X, y = make_task_groups(60, group_sizes=(2, 1), random_state=0)
@@ -35,7 +35,7 @@ kernels = {
     id(kernel): kernel
     for module in (
         *(forest, growing, histogram, leaf_masks, leaves, losses),
-        *(packed_histogram, small_nodes, splitting, tree),
+        *(packed_histogram, scoring, small_nodes, splitting, tree),
     )
     for kernel in vars(module).values()
     if hasattr(kernel, "signatures") and not isinstance(kernel._cache, NullCache)
@@ -75,6 +75,18 @@ def test_processes_that_compile_at_the_same_time_leave_a_sound_cache(tmp_path):
     results = [process.communicate()[0] for process in together]
     results.append(subprocess.run([sys.executable, "-c", FIT], **run).stdout)  # reads what they left
     assert results[0].strip() and len(set(results)) == 1
+
+
+@pytest.mark.slow
+def test_where_numba_is_built_differently_inside_a_fit_is_the_same(tmp_path):
+    without = f"import sys\nsys.modules['mttab._core.boosting.linking'] = None\n{FIT}"
+    printed = []
+    for name, script in (("linked", FIT), ("plain", without)):
+        env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / name)}
+        done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    assert printed[0].strip() and printed[0] == printed[1]
 
 
 @pytest.mark.slow

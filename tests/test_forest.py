@@ -12,8 +12,9 @@ import naive
 from boosting_inputs import run_boosting
 from mttab._core.boosting import forest as forest_module
 from mttab._core.boosting.binning import BinMapper
-from mttab._core.boosting.forest import PARTITION, ROW_BLOCK, SHARED, TASK, Forest, ForestBuilder, add_round
+from mttab._core.boosting.forest import PARTITION, SHARED, TASK, Forest, ForestBuilder, add_round
 from mttab._core.boosting.losses import CLASSIFICATION_LOSSES, REGRESSION_LOSSES
+from mttab._core.boosting.scoring import ROW_BLOCK
 from mttab._core.boosting.tree_arrays import allocate_trees
 
 N_TASKS = 4

@@ -67,7 +67,7 @@ ORDER = {
         *("linking", "jit", "threads", "quantile", "losses"),
         *("binning", "histogram", "packed_histogram", "splitting", "small_nodes", "presorted"),
         *("partition", "node_search"),
-        *("leaves", "tree_arrays", "tree", "leaf_masks", "forest"),
+        *("leaves", "tree_arrays", "tree", "leaf_masks", "scoring", "forest"),
         *("rows", "theta", "growing", "distributed", "rmtgb", "averaging"),
         *("similarity", "sharing", "adapt", "importance", "export"),
     ),

@@ -1,4 +1,4 @@
-"""The model format: all trees of a model as flat arrays, and the kernels that read them.
+"""The model format: all trees of a model as flat arrays.
 
 Nodes of all trees lie one after the other, trees likewise; nothing is an object per tree. A node's children are indices
 into the same arrays. Predicting, exporting, saving and explaining read this and nothing else.
@@ -16,19 +16,25 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import prange
 
 from mttab._core.records import require
 
 from .binning import BinMapper
-from .jit import jit, serial_and_parallel
-from .leaf_masks import MIN_ROWS, LeafMasks, find_leaves, is_left, make_masks
+from .leaf_masks import MIN_ROWS, LeafMasks, make_masks
+from .scoring import BLOCKS as BLOCKS
+from .scoring import PARTITION as PARTITION
+from .scoring import SHARED as SHARED
+from .scoring import (
+    TASK,
+    add_round_parallel,
+    add_round_serial,
+    add_task_trees,
+    add_task_trees_parallel,
+    add_trees,
+    add_trees_parallel,
+    blocks_of_tasks,
+)
 from .tree_arrays import TreeArrays
-
-BLOCKS = ("shared", "partition", "task")
-SHARED, PARTITION, TASK = 0, 1, 2
-# Rows walked together: their feature values stay in the first-level cache while the trees pass over them.
-ROW_BLOCK = 128
 
 
 class Nodes(NamedTuple):
@@ -168,9 +174,9 @@ class Forest:
             return self._walk(X, task, 0, self._n_common, first, last, n_threads)
         out = self._walk(X, task, 0, self._n_common, first, first, n_threads)
         if len(self.trees.root) > self._n_common:
-            order, block_task, block_start = _blocks_of_tasks(task, len(first))
+            order, block_task, block_start = blocks_of_tasks(task, len(first))
             masks = self.masks(self._n_common, len(self.trees.root))
-            kernel = _add_task_trees_parallel if n_threads > 1 else _add_task_trees_serial
+            kernel = add_task_trees_parallel if n_threads > 1 else add_task_trees
             kernel(X, order, block_task, block_start, self.nodes, self.trees, masks, first, last, out)
         return out
 
@@ -215,7 +221,7 @@ class Forest:
 
     def _walk(self, X, task, begin, end, task_begin, task_end, n_threads):  # type: ignore[no-untyped-def]
         out = np.zeros((3, X.shape[1], self.n_outputs))
-        kernel = _add_trees_parallel if n_threads > 1 else _add_trees_serial
+        kernel = add_trees_parallel if n_threads > 1 else add_trees
         masks = self.masks(begin, end if X.shape[1] >= MIN_ROWS else begin)
         kernel(X, task, self.nodes, self.trees, masks, self.mixing, begin, end, task_begin, task_end, out)
         return out
@@ -346,121 +352,10 @@ def _concatenate(chunks: list[tuple[Nodes, Trees]], n_leaf_outputs: int) -> tupl
     return Nodes(**{n: merged[n] for n in Nodes._fields}), Trees(**{n: merged[n] for n in Trees._fields})
 
 
-@jit
-def find_leaf(nodes, root, X, task, n_tasks, i):  # type: ignore[no-untyped-def]
-    """Leaf of row ``i`` in the tree that starts at node ``root``."""
-    node = np.int64(root)
-    while nodes.feature[node] >= 0:
-        node = nodes.left[node] if is_left(nodes, node, X, task, n_tasks, i) else nodes.right[node]
-    return node
-
-
-def _add_trees(X, task, nodes, trees, masks, mixing, begin, end, task_begin, task_end, out):  # type: ignore[no-untyped-def]
-    """Add the contributions of common trees ``begin:end`` and of each row's own task trees.
-
-    X : float64 (n_features, n_rows); task : int32 (n_rows,), n_tasks for unseen ones
-    masks : LeafMasks of the common trees
-    task_begin, task_end : int64 (n_tasks + 1,), each task's range of trees; out : float64 (3, n_rows, n_outputs)
-    """
-    n_rows = X.shape[1]
-    n_tasks = mixing.shape[0] - 1
-    n_leaf_outputs = nodes.value.shape[1]
-    for block in prange((n_rows + ROW_BLOCK - 1) // ROW_BLOCK):
-        first = np.int64(block) * ROW_BLOCK  # a parallel loop counts in uint64
-        last = min(first + ROW_BLOCK, n_rows)
-        bits, leaves = np.empty(ROW_BLOCK, dtype=np.uint64), np.empty(ROW_BLOCK, dtype=np.int32)
-        for tree in range(begin, end):
-            kind, column = trees.block[tree], trees.output[tree]
-            root, size = np.int64(trees.root[tree]), np.int64(masks.size[tree])
-            if size > 0:
-                find_leaves(nodes, root, size, masks.keep, masks.leaf, X, task, n_tasks, first, last, bits, leaves)
-            else:
-                for i in range(first, last):
-                    leaves[i - first] = find_leaf(nodes, root, X, task, n_tasks, i)
-            for i in range(first, last):
-                share = 1.0 if kind == SHARED else mixing[task[i], trees.group[tree]]
-                for k in range(n_leaf_outputs):
-                    out[kind, i, column + k] += share * nodes.value[leaves[i - first], k]
-        for i in range(first, last):
-            for tree in range(task_begin[task[i]], task_end[task[i]]):
-                leaf = find_leaf(nodes, np.int64(trees.root[tree]), X, task, n_tasks, i)
-                for k in range(n_leaf_outputs):
-                    out[TASK, i, trees.output[tree] + k] += nodes.value[leaf, k]
-
-
-_add_trees_serial, _add_trees_parallel = serial_and_parallel(_add_trees)
-
-
-def _blocks_of_tasks(task: np.ndarray, n_tasks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of known tasks in task order, in blocks of rows of one task: the order, and task and start of each block."""
-    order = np.argsort(task, kind="stable")
-    counts = np.bincount(task, minlength=n_tasks)[:n_tasks]
-    n_blocks = -(-counts // ROW_BLOCK)
-    block_task = np.repeat(np.arange(n_tasks), n_blocks)
-    place = np.arange(len(block_task)) - np.repeat(np.cumsum(n_blocks) - n_blocks, n_blocks)
-    start = np.repeat(np.cumsum(counts) - counts, n_blocks) + ROW_BLOCK * place
-    return order, block_task, np.append(start, counts.sum())
-
-
-def _add_task_trees(X, order, block_task, block_start, nodes, trees, masks, task_begin, task_end, out):  # type: ignore[no-untyped-def]
-    """Add the contributions of each row's own task trees, many rows of a task at a time, see `_blocks_of_tasks`."""
-    for block in prange(len(block_task)):
-        t, first = block_task[block], block_start[block]
-        n_rows = block_start[block + 1] - first
-        own, ids = np.empty((X.shape[0], ROW_BLOCK)), np.zeros(ROW_BLOCK, dtype=np.int32)  # no tree asks for the task
-        for f in range(X.shape[0]):
-            for j in range(n_rows):
-                own[f, j] = X[f, order[first + j]]
-        bits, leaves = np.empty(ROW_BLOCK, dtype=np.uint64), np.empty(ROW_BLOCK, dtype=np.int32)
-        begin, end = np.int64(0), np.int64(n_rows)
-        for tree in range(task_begin[t], task_end[t]):
-            root, size = np.int64(trees.root[tree]), np.int64(masks.size[tree])
-            if size > 0:
-                find_leaves(nodes, root, size, masks.keep, masks.leaf, own, ids, 1, begin, end, bits, leaves)
-            else:
-                for j in range(n_rows):
-                    leaves[j] = find_leaf(nodes, root, own, ids, 1, np.int64(j))
-            for j in range(n_rows):
-                for k in range(nodes.value.shape[1]):
-                    out[TASK, order[first + j], trees.output[tree] + k] += nodes.value[leaves[j], k]
-
-
-_add_task_trees_serial, _add_task_trees_parallel = serial_and_parallel(_add_task_trees)
-
-
-def _add_round(X, task, n_tasks, nodes, trees, is_per_task, out_score):  # type: ignore[no-untyped-def]
-    """Add one tree, or of one tree per task each row's own, to ``out_score`` (n_rows, n_outputs), unweighted."""
-    n_rows, n_nodes, n_trees = X.shape[1], len(nodes.feature), len(trees.root)
-    keep, leaf = np.empty(n_nodes, dtype=np.uint64), np.empty(n_nodes, dtype=np.int32)
-    size = np.zeros(n_trees, dtype=np.int32)
-    if not is_per_task:
-        make_masks(nodes, trees.root, keep, leaf, size)
-    for block in prange((n_rows + ROW_BLOCK - 1) // ROW_BLOCK):
-        first = np.int64(block) * ROW_BLOCK
-        last = min(first + ROW_BLOCK, n_rows)
-        bits, leaves = np.empty(ROW_BLOCK, dtype=np.uint64), np.full(ROW_BLOCK, np.int32(-1))
-        if not is_per_task and size[0] > 0:
-            root, n_own = np.int64(trees.root[0]), np.int64(size[0])
-            find_leaves(nodes, root, n_own, keep, leaf, X, task, n_tasks, first, last, bits, leaves)
-        else:
-            for i in range(first, last):
-                tree = np.int64(task[i]) if is_per_task else np.int64(0)
-                if tree < n_trees:
-                    leaves[i - first] = find_leaf(nodes, np.int64(trees.root[tree]), X, task, n_tasks, i)
-        for i in range(first, last):
-            tree = np.int64(task[i]) if is_per_task else np.int64(0)
-            if leaves[i - first] >= 0:
-                for k in range(nodes.value.shape[1]):
-                    out_score[i, trees.output[tree] + k] += nodes.value[leaves[i - first], k]
-
-
-_add_round_serial, _add_round_parallel = serial_and_parallel(_add_round)
-
-
 def add_round(
     grown: tuple[Nodes, Trees], X: np.ndarray, task: np.ndarray, n_tasks: int, out_score: np.ndarray, n_threads: int
 ) -> None:
     """Add the trees that `ForestBuilder.append` has just stored to the score of other rows."""
     nodes, trees = grown
-    kernel = _add_round_parallel if n_threads > 1 else _add_round_serial
+    kernel = add_round_parallel if n_threads > 1 else add_round_serial
     kernel(X, task, n_tasks, nodes, trees, bool(trees.block[0] == TASK), out_score)

@@ -16,7 +16,12 @@ from typing import Any
 import numba
 import numba.core.bytecode
 
-from .linking import linked
+try:
+    from .linking import linked
+except (ImportError, AttributeError):
+    # A numba that is built differently inside: kernels that others call are then optimised on their own, too, as numba
+    # does it by itself. A first fit takes three to four times as long to compile and computes the same.
+    linked = None  # type: ignore[assignment]
 
 try:
     import fcntl
@@ -64,7 +69,7 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
     time; the function is then compiled once per process instead.
     """
     kernel = _cached(renamed(function, f"_{_SOURCES}"), options)
-    if not options:
+    if linked is not None and not options:
         # What kernels call is not the machine code, see `linking`.
         kernel.linked = inner(function)
         kernel.get_call_template, kernel.get_overload = kernel.linked.get_call_template, kernel.linked.get_overload
@@ -73,6 +78,8 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
 
 def inner(function: Callable[..., Any]) -> Any:
     """Compile a ``function`` that only other kernels call."""
+    if linked is None:
+        return numba.njit(no_cpython_wrapper=True, **_OPTIONS)(function)
     return linked(function, **_OPTIONS)
 
 

@@ -22,12 +22,13 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from sklearn.metrics import silhouette_score
 
-from .forest import ROW_BLOCK, TASK, Forest, ForestBuilder
+from .forest import TASK, Forest, ForestBuilder
 from .growing import Grower
 from .jit import serial_and_parallel
 from .leaf_masks import find_leaves
 from .losses import Loss
 from .rows import Scores, TrainingRows
+from .scoring import ROW_BLOCK
 
 # The forest of a task: few rounds with large steps.
 N_ROUNDS, LEARNING_RATE = 10, 0.4
