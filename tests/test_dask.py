@@ -1,6 +1,7 @@
 """R-MTGB on a cluster of two processes: the model of one machine, and no quiet failure."""
 
 import ast
+import importlib
 import os
 import pickle
 import re
@@ -264,6 +265,17 @@ def test_an_unpicklable_callback_is_one_clear_sentence(client, table):
 
     with pytest.raises(ValueError, match=r"callback=.* cannot be sent to the workers"):
         DaskRMTGBRegressor(**SMALL).fit(spread(X), spread(y), client=client, callback=callback)
+
+
+@pytest.mark.slow
+def test_a_callback_that_no_worker_can_import_is_one_clear_sentence(client, table, tmp_path, monkeypatch):
+    X, y = table
+    (tmp_path / "only_here.py").write_text("def note(*_):\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    note = importlib.import_module("only_here").note
+    with pytest.raises(ValueError, match=r"callback cannot be read by the worker .*only_here.* can import"):
+        DaskRMTGBRegressor(**SMALL).fit(spread(X), spread(y), client=client, callback=note)
+    assert len(client.nthreads()) == 2  # and none of them has died of it
 
 
 @pytest.mark.slow
