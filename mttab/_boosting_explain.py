@@ -46,7 +46,8 @@ class Explaining:
         Parameters
         ----------
         task : label, default=None
-            One of ``tasks_``; None for what a task that fit did not see gets, or for a model without tasks.
+            One of ``tasks_``; None for what a task that fit did not see gets, or for a model without tasks. Where
+            columns of ``y`` are the tasks, one of them must be named.
 
         Returns
         -------
@@ -230,6 +231,11 @@ class Explaining:
             return self._known_task(task)
         if self._task_source is None:
             return 0
+        if self._task_source == "targets":
+            raise ValueError(
+                "This model predicts several columns of y, and a LightGBM model one; pass task=, one of "
+                f"{some_of(self.tasks_.tolist())}."
+            )
         if self.unseen_task == "error":
             raise ValueError(
                 "task=None stands for a task that fit did not see, which unseen_task='error' refuses; pass one of "
@@ -245,7 +251,9 @@ class Explaining:
         if index < 0:
             known = self.tasks_.tolist()
             hint = did_you_mean(task, known)
-            remedy = "; pass one of them, or let the model learn the new one with add_task." if hint == "." else hint
+            can_learn = self._task_source != "targets"
+            remedy = "; pass one of them" + ", or let the model learn the new one with add_task." * can_learn
+            remedy = hint if hint != "." else remedy if can_learn else remedy + "."
             raise ValueError(f"task={task!r} is not one of the tasks of fit, {some_of(known)}{remedy}")
         return index
 

@@ -100,14 +100,34 @@ def check_workers(client: Any) -> None:
 
 
 def check_travels(client: Any, model: Any, callback: Any) -> None:
-    """Raise if something that the workers need cannot be sent to them."""
+    """Raise if something that the workers need cannot be sent to them, or cannot be read there."""
     from distributed.protocol.pickle import dumps
 
+    sent = {}
     for name, value in {"callback": callback, **model.get_params(deep=False)}.items():
         try:
-            dumps(value)
+            sent[name] = dumps(value)
         except Exception as err:
             raise ValueError(
                 f"{name}={value!r} cannot be sent to the workers ({type(err).__name__}: {err}); pass something that "
                 "pickle can send, such as a function that holds no open file, lock or client."
             ) from err
+    for address, found in sorted(client.run(_first_unreadable, sent).items()):
+        if found is not None:
+            name, why = found
+            raise ValueError(
+                f"{name} cannot be read by the worker {address} ({why}); pass something whose module every worker can "
+                "import, or define it in the script."
+            )
+
+
+def _first_unreadable(sent: dict[str, bytes]) -> tuple[str, str] | None:
+    """On a worker: the first name whose value cannot be made anew, and why."""
+    from distributed.protocol.pickle import loads
+
+    for name, data in sent.items():
+        try:
+            loads(data)
+        except Exception as err:
+            return name, f"{type(err).__name__}: {err}"
+    return None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,8 +48,22 @@ class Crew:
         return self.results([self.submit(function, w, *args) for w, args in arguments.items()])
 
     def results(self, futures: Sequence[Any]) -> list[Any]:
+        """What they have found, brought here. Raises as `wait` does."""
         self.wait(futures)
-        return list(self.client.gather(futures))
+        answer: Future[list[Any]] = Future()
+
+        def bring() -> None:
+            try:
+                answer.set_result(list(self.client.gather(futures)))
+            except BaseException as err:
+                answer.set_exception(err)
+
+        # Dask would wait for ever for a worker that has ended with its results: no other may compute them again.
+        threading.Thread(target=bring, daemon=True).start()
+        while not answer.done():
+            self.check_workers()
+            wait_for([answer], timeout=LOOK_EVERY)
+        return answer.result()
 
     def wait(self, futures: Sequence[Any]) -> None:
         """Until all are done. Raises what one of them has raised, or that a worker is gone."""

@@ -33,6 +33,8 @@ def check_same_rows(rows: EncodedRows) -> None:
 
 def _told_apart(option: Any) -> Any:
     """What tells an option from another one: objects that print as an address, such as a generator, only by class."""
+    if isinstance(option, np.ndarray):
+        return option  # as text a long one is shortened
     text = repr(option)
     return type(option).__name__ if " at 0x" in text or isinstance(option, np.random.RandomState) else text
 
@@ -41,8 +43,6 @@ def _content(table: Any) -> Any:
     """A table or a column as arrays that are equal where the content is."""
     if table is None or isinstance(table, (str, bytes)) or not hasattr(table, "__len__"):
         return type(table).__name__  # what is read in pieces is compared when it has been read
-    if isinstance(table, np.memmap):
-        return "memmap"
     table = pandas_if_table(table, name="X")
     if isinstance(table, (pd.DataFrame, pd.Series)):
         columns = [str(name) for name in table.columns] if isinstance(table, pd.DataFrame) else []

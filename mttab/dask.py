@@ -168,6 +168,8 @@ class DaskRMTGBRegressor(_DaskFit, RMTGBRegressor):
       ``X_val`` on one machine. ``n_averaged="auto"`` is one model; more, ``validation`` and ``warm_start`` are refused.
     - ``sharing="auto"`` is "blocks", also with ``X_val``: tasks are not compared on a cluster. "groups", and
       ``n_task_groups`` above 2, which compare rows of all tasks with each other, are refused.
+    - ``subsample`` below 1 draws other rows than one machine where a task's rows stay on several workers, which they do
+      where there are no trees per task.
     - ``verbose`` writes to the log of one of the workers.
     - ``n_jobs=None`` is the number of threads that a Dask worker has.
 
@@ -186,8 +188,8 @@ class DaskRMTGBRegressor(_DaskFit, RMTGBRegressor):
     -----
     Each worker remembers up to 8192 values of every numeric column with their weights, and bin edges come from those of
     all workers: the edges of one machine where no worker has more distinct values (and the table no more than 200,000
-    rows, above which one machine takes a sample), otherwise quantiles with an error below 1/8192 of a worker's rows. A
-    task's rows are moved to one worker, one byte per cell, if they are on several and there are trees per task.
+    rows, above which one machine takes a sample), otherwise quantiles with an error of a few 1/8192 of a worker's rows.
+    A task's rows are moved to one worker, one byte per cell, if they are on several and there are trees per task.
 
     What is added up goes through sockets between the workers, at a port that the operating system chooses, encrypted
     where the cluster is (addresses that begin with ``tls``). Losing a worker ends the fit with an error: the rows that

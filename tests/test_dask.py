@@ -1,6 +1,7 @@
 """R-MTGB on a cluster of two processes: the model of one machine, and no quiet failure."""
 
 import ast
+import importlib
 import os
 import pickle
 import re
@@ -26,6 +27,7 @@ import dask.array as da
 import dask.dataframe as dd
 from distributed import Client, LocalCluster, Security
 
+from mttab._dask_crew import Crew
 from mttab._dask_pieces import make_pieces
 from mttab.dask import DaskRMTGBClassifier, DaskRMTGBRegressor
 
@@ -264,6 +266,37 @@ def test_an_unpicklable_callback_is_one_clear_sentence(client, table):
 
     with pytest.raises(ValueError, match=r"callback=.* cannot be sent to the workers"):
         DaskRMTGBRegressor(**SMALL).fit(spread(X), spread(y), client=client, callback=callback)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_with_its_result_is_a_clear_error(monkeypatch):
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster) as own:
+        crew = Crew(own)
+        crew.workers = sorted(own.nthreads())
+        of_each = own.run(os.getpid)
+        futures = [crew.submit(os.getpid, worker) for worker in crew.workers]
+        crew.wait(futures)
+        gather = own.gather
+
+        def gather_too_late(*args):
+            os.kill(of_each[crew.workers[1]], signal.SIGKILL)
+            time.sleep(0.5)
+            return gather(*args)
+
+        monkeypatch.setattr(own, "gather", gather_too_late)
+        with pytest.raises(RuntimeError, match="was lost while the fit ran"), crew.released():
+            crew.results(futures)
+
+
+@pytest.mark.slow
+def test_a_callback_that_no_worker_can_import_is_one_clear_sentence(client, table, tmp_path, monkeypatch):
+    X, y = table
+    (tmp_path / "only_here.py").write_text("def note(*_):\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    note = importlib.import_module("only_here").note
+    with pytest.raises(ValueError, match=r"callback cannot be read by the worker .*only_here.* can import"):
+        DaskRMTGBRegressor(**SMALL).fit(spread(X), spread(y), client=client, callback=note)
+    assert len(client.nthreads()) == 2  # and none of them has died of it
 
 
 @pytest.mark.slow

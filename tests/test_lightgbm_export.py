@@ -337,6 +337,17 @@ def test_a_task_that_fit_did_not_see_is_refused_by_name(regressor):
         strict.to_lightgbm()
 
 
+def test_of_several_columns_of_y_one_has_to_be_named():
+    targets = np.column_stack([Y, -Y])
+    model = RMTGBRegressor(**SMALL).fit(X.drop(columns="school"), targets)
+    with pytest.raises(
+        ValueError, match="This model predicts several columns of y, and a LightGBM model one; pass task=, one of 0, 1"
+    ):
+        model.to_lightgbm()
+    with pytest.raises(ValueError, match=r"task='price' is not one of the tasks of fit, 0, 1; pass one of them\.$"):
+        model.to_lightgbm("price")
+
+
 # --- what others do with it -----------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import onnxruntime
 import pandas as pd
 import pytest
 
-from mttab import MultiTabNet, MultiTabNetClassifier, MultiTabNetRegressor
+from mttab import PLE, STEM, MMoE, MultiTabNet, MultiTabNetClassifier, MultiTabNetRegressor, SharedBottom, TaskExpert
 from mttab._core.neural import onnx as onnx_module
 from mttab.datasets import make_multitask
 
@@ -83,6 +83,31 @@ def test_a_graph_of_row_tasks_predicts_known_and_unseen_tasks(tmp_path):
     assert outputs_of(session, inputs) == {"predict": wanted}
     inputs["task"][inputs["task"] == 3] = -1  # any other number will do
     assert outputs_of(session, inputs) == {"predict": wanted}
+
+
+@pytest.mark.parametrize("estimator_class", [SharedBottom, MMoE, PLE, STEM, TaskExpert])
+def test_a_graph_of_experts_predicts_what_they_predict(estimator_class, tmp_path, capfd):
+    X, Y = make_rows()
+    options = {
+        "n_members": 1,
+        "max_epochs": 1,
+        "expert_dim": 4,
+        "activation": "swish",
+        "batch_size": 64,
+        "device": "cpu",
+        "random_state": 0,
+    }
+    model = estimator_class(**options).fit(X, Y)
+    session, rows = session_of(model, tmp_path), far_rows()
+    found = outputs_of(session, model.onnx_inputs(rows))
+    assert np.abs(found["predict_y0"] - model.predict(rows)["y0"]).max() < 1e-5 * Y["y0"].std()
+    X["task"] = np.array(["north", "south", "west"])[np.arange(len(X)) % 3]
+    model = estimator_class(task_column="task", **options).fit(X, Y["y0"])
+    session, rows = session_of(model, tmp_path), X.assign(task=X["task"].replace("west", "elsewhere"))
+    for some in (rows, rows.iloc[[4]], rows.iloc[[5]]):
+        wanted = pytest.approx(np.ravel(model.predict(some)), abs=1e-5 * Y["y0"].std())
+        assert np.ravel(outputs_of(session, model.onnx_inputs(some))["predict"]) == wanted
+    assert capfd.readouterr().out == ""
 
 
 def test_a_graph_of_levels_alone_has_no_numeric_input(tmp_path):

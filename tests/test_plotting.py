@@ -517,8 +517,18 @@ def test_x_without_y_is_refused(model, tasks):
 
 
 def test_a_new_task_without_enough_rows_is_refused(tasks):
-    with pytest.raises(ValueError, match="new_task=7 has 0 rows"):
+    with pytest.raises(ValueError, match=r"new_task=7 has no rows in X, whose tasks are 0, 2, 1\."):
         NewTaskDisplay.from_estimator(LinearRegression(), tasks.data, tasks.target, new_task=7, task_column="task")
+
+
+def test_a_new_task_is_found_in_a_polars_table(tasks):
+    polars = pytest.importorskip("polars")
+    options = {"new_task": 1, "task_column": "task", "n_rows": [5], "n_draws": 1, "random_state": 0}
+    displays = [
+        NewTaskDisplay.from_estimator(LinearRegression(), table, tasks.target, **options)
+        for table in (tasks.data, polars.from_pandas(tasks.data))
+    ]
+    pd.testing.assert_frame_equal(displays[0].mean, displays[1].mean)
 
 
 def test_several_metrics_for_a_task_are_refused(model, pooled, tasks):

@@ -158,6 +158,9 @@ def test_what_a_path_cannot_do_is_one_sentence(table, tmp_path, options, argumen
 
 def test_a_path_that_is_not_there_and_chunks_that_are_none_are_one_sentence(table, tmp_path):
     X, y = table
+    (tmp_path / "parts" / "store=3").mkdir(parents=True)
+    with pytest.raises(ValueError, match="is a folder with parts such as 'store=3', whose names hold a column"):
+        RMTGBRegressor().fit(tmp_path / "parts", "y")
     with pytest.raises(ValueError, match="is no file or folder"):
         RMTGBRegressor().fit(tmp_path / "nothing.parquet", y="sales")
     with pytest.raises(ValueError, match=r"let it give tuples \(X, y\)"):

@@ -85,6 +85,12 @@ for name, (options, arguments) in mistakes.items():
             MultiTabNet(**common).fit(*(frame, Y, weight)[: len(arguments)])
     except ValueError as err:
         (folder / f"{name} differs in {rank}").write_text(str(err))
+mapped = np.memmap(folder / f"labels-{rank}", dtype=np.float64, mode="w+", shape=Y.shape)
+mapped[:] = one_label if is_second else Y
+try:
+    MultiTabNet(**common).fit(frame, mapped)
+except ValueError as err:
+    (folder / f"a label in a memory map differs in {rank}").write_text(str(err))
 one_cell.assign(y=Y[:, 0]).to_parquet(folder / "1.parquet")
 frame.assign(y=Y[:, 0]).to_parquet(folder / "0.parquet")
 try:
@@ -103,6 +109,7 @@ DIFFERENCES = {
     "an option": "The option embedding_dim is not the same",
     "a seed": "The option random_state is not the same",
     "a cell of a file": "X is not the same",
+    "a label in a memory map": "y is not the same",
 }
 
 

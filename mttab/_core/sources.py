@@ -53,6 +53,12 @@ class ArrowSource(Source):
             raise ImportError('Reading a path needs Arrow: pip install "mttab[parquet]".') from err
         if not Path(path).exists():
             raise ValueError(f"X={str(path)!r} is no file or folder; pass the path of a Parquet or Arrow file.")
+        named = next((p.name for p in Path(path).rglob("*=*") if p.is_dir()), None) if Path(path).is_dir() else None
+        if named is not None:
+            raise ValueError(
+                f"X={str(path)!r} is a folder with parts such as {named!r}, whose names hold a column that their files "
+                "do not have; write it with that column in the files (without partition_cols)."
+            )
         suffixes = {p.suffix for p in Path(path).rglob("*")} if Path(path).is_dir() else {Path(path).suffix}
         self.dataset = pyarrow.dataset.dataset(path, format="ipc" if suffixes & _ARROW_SUFFIXES else "parquet")
         names = self.dataset.schema.names

@@ -252,7 +252,8 @@ class TaskGainDisplay:
         size = float(np.clip(3000 / len(table), 12, 40))
         for name, (rows, colour, marker) in kinds.items():
             if rows.any():
-                edge = VERMILLION if colour == PALE_VERMILLION else "white"
+                # A white rim tells dots apart, but would eat most of a cross.
+                edge = VERMILLION if colour == PALE_VERMILLION else colour if marker == "X" else "white"
                 look = {"s": size, "color": colour, "marker": marker, "edgecolor": edge, "linewidth": 0.5}
                 self.points_[name] = self.ax_.scatter(x[rows], y[rows], label=self._legend_labels[name], **look)
         limits = (low - margin, high + margin)

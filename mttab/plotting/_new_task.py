@@ -10,7 +10,8 @@ import pandas as pd
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
-from mttab._core.validation import split_task_column
+from mttab._core.tasks import did_you_mean, some_of
+from mttab._core.validation import check_table, split_task_column
 from mttab.plotting._axes import SERIES, make_axes, open_frame, words
 from mttab.plotting._figures import score_estimator
 
@@ -129,10 +130,15 @@ class NewTaskDisplay:
         NewTaskDisplay
         """
         approaches = estimators if isinstance(estimators, Mapping) else {type(estimators).__name__: estimators}
+        X = check_table(X)
         _, ids, _ = split_task_column(X, task_column)
         if ids is None:
             raise ValueError("task_column=None names no column; pass the one of X with the task ids.")
         of_task = np.flatnonzero(np.array([label == new_task for label in ids]))
+        if len(of_task) == 0:
+            known = list(dict.fromkeys(ids.tolist()))
+            hint = did_you_mean(new_task, known)
+            raise ValueError(f"new_task={new_task!r} has no rows in X, whose tasks are {some_of(known)}{hint}")
         n_test = int(np.ceil(test_size * len(of_task)))
         sizes = [n for n in n_rows if n <= len(of_task) - n_test]
         if not sizes or n_test < 2:

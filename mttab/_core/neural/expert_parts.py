@@ -183,6 +183,7 @@ class ExpertNetwork(nn.Module):
 
     reads_experts_of_others = False  # whether the gate of a task weighs those of other tasks
     has_memory = False  # whether, after the first layer, it weighs a memory besides the experts
+    is_traced = False  # rows are few and of any number: each goes to every task, and then its own is picked
 
     def __init__(self, features: FeatureTokens, options: ExpertOptions) -> None:
         super().__init__()
@@ -225,8 +226,13 @@ class ExpertNetwork(nn.Module):
         tokens = self.features(inputs.numeric, inputs.missing, inputs.codes)
         if not self.options.has_row_tasks:
             return self._scores(tokens, self._layout(inputs)), []
-        scores = self._scores(tokens, self._layout(inputs))
         is_unseen = inputs.task == self.options.n_tasks
+        if self.is_traced:
+            everywhere = self._scores(tokens, EveryTask(self.options.n_tasks, tokens.device))
+            own = inputs.task.clamp_max(self.options.n_tasks - 1)[:, None, None].expand(-1, 1, everywhere.shape[2])
+            mean = everywhere.mean(dim=1, keepdim=True)
+            return torch.where(is_unseen[:, None, None], mean, everywhere.gather(1, own)), []
+        scores = self._scores(tokens, self._layout(inputs))
         if not self.training and is_unseen.any():
             everywhere = self._scores(tokens, EveryTask(self.options.n_tasks, tokens.device))
             scores = torch.where(is_unseen[:, None, None], everywhere.mean(dim=1, keepdim=True), scores)

@@ -81,7 +81,7 @@ class PLELayer(nn.Module):
         gates = self.task_gates(tasks, layout)
         if self.shared_gate is not None:
             every = seen if self.reads_own else torch.cat([own.flatten(0, 1)[None], common], dim=1)
-            shared = mix(self.shared_gate(shared), every)
+            shared = mix(self.shared_gate(shared).expand(len(every), -1, -1), every)
         return mix(gates, seen), shared, Record(gates, own, common)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mttab._core.archive import write_atomically
 from mttab._core.neural.columns import BEND, LARGEST, ColumnEncoder
+from mttab._core.neural.expert_parts import ExpertNetwork
 from mttab._core.neural.network import Inputs
 from mttab._core.neural.training import TrainedNetwork
 
@@ -185,6 +186,8 @@ def copies_for_export(networks: list[TrainedNetwork]) -> list[TrainedNetwork]:
         copied.optimizer_state = None
         copied.move(torch.device("cpu"), torch.float32)
         copied.module.eval().requires_grad_(False)
+        if isinstance(copied.module, ExpertNetwork):
+            copied.module.is_traced = True
         copies.append(copied)
     return copies
 
