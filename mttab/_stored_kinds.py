@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from mttab._core.lightgbm_text import check_lightgbm_text
 from mttab._core.records import build, check_type, fields_of, require
 
 
@@ -161,6 +162,8 @@ def _take_apart_booster(booster: Any) -> dict[str, Any]:
 
 def _build_booster(cls: Any, fields: dict[str, Any]) -> Any:
     check_type(fields["text"], str, "Booster.text")
+    check_type(fields["best_iteration"], int, "Booster.best_iteration")
+    check_lightgbm_text(fields["text"])
     made = cls(model_str=fields["text"])
     made.best_iteration = fields["best_iteration"]
     return made

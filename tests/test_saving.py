@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -531,6 +532,27 @@ def with_other_values(array, rng):
         extremes = {"b": [0, 1], "f": [np.nan, np.inf, -1]}.get(array.dtype.kind, [2**31 - 1, 0])
         out.flat[rng.integers(array.size)] = rng.choice(extremes)
     return out
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("tree_sizes", "7"), ("left_child", "999999999"), ("left_child", "0"), ("split_feature", "99999999")],
+)
+def test_a_text_of_lightgbm_that_leads_astray_is_refused(field, value, tmp_path):
+    X, y = make_table()
+    inner = lightgbm.LGBMRegressor(n_estimators=3, min_child_samples=5, verbose=-1, n_jobs=1)
+    model = mttab.PooledRegressor(inner, task_column="task").fit(X, y)
+    assert_same(saved_and_loaded(model, tmp_path).predict(X), model.predict(X))
+
+    def change(content, tensors):
+        booster = content["fields"]["fitted"]["estimator_"]["fields"]["fitted"]["_Booster"]["fields"]
+        old = re.search(rf"{field}=(\d+)", booster["text"])
+        # as long as before, where that is possible, so that the sizes of the trees stay true
+        after = booster["text"][old.start(1) + len(value) :] if field != "tree_sizes" else booster["text"][old.end(1) :]
+        booster["text"] = booster["text"][: old.start(1)] + value + after
+
+    with pytest.raises(ModelFileError, match="holds no model that can be restored"):
+        load(resealed(model, tmp_path, change))
 
 
 def test_a_file_of_no_model_is_refused(regressor, tmp_path):
