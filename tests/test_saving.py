@@ -219,7 +219,36 @@ def test_a_parameter_that_cannot_be_stored_is_named_with_the_remedy(regressor, t
 def test_a_label_that_cannot_be_stored_is_named(tmp_path):
     X, y = make_table(60, (pd.Period("2020", "Y"), pd.Period("2021", "Y")))
     model = RMTGBRegressor(random_state=0, **ROUNDS).fit(X[["a", "b"]], y, task=X["task"])
-    with pytest.raises(TypeError, match=r"Period\('2020'.*use labels that are strings"):
+    with pytest.raises(TypeError, match=r"Period\('2020'.*use labels and categories that are strings"):
+        model.save(tmp_path / "model.mttab")
+
+
+@pytest.mark.parametrize("is_still_a_parameter", [True, False])
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("random_state", np.random.default_rng(0), "an int or None"),
+        ("objective", lambda y, score: (score - y, np.ones(len(y))), "text, numbers or None"),
+    ],
+    ids=["random_state", "objective"],
+)
+def test_an_option_inside_that_cannot_be_stored_is_named_with_its_own_remedy(
+    option, value, wanted, is_still_a_parameter, tmp_path
+):
+    X, y = make_table()
+    inner = lightgbm.LGBMRegressor(n_estimators=2, verbose=-1, n_jobs=1, **{option: value})
+    model = mttab.PooledRegressor(inner, task_column="task").fit(X, y)
+    if not is_still_a_parameter:
+        model.set_params(estimator=None)
+    with pytest.raises(TypeError, match=f"fit with {option}=<{wanted}>, or pickle the model") as caught:
+        model.save(tmp_path / "model.mttab")
+    assert "label" not in str(caught.value)
+
+
+def test_what_else_cannot_be_stored_is_named_without_advice_on_labels(regressor, tmp_path):
+    model = pickle.loads(pickle.dumps(regressor))
+    model.note_ = object()
+    with pytest.raises(TypeError, match=r"fitted\.note_ is <object.*cannot hold; pickle the model"):
         model.save(tmp_path / "model.mttab")
 
 
