@@ -141,8 +141,13 @@ def _take_apart_lightgbm(model: Any) -> dict[str, Any]:
 
 
 def _build_lightgbm(cls: Any, fields: dict[str, Any]) -> Any:
-    made = cls(**fields["options"])
-    set_fitted(made, fields["fitted"])
+    made, fitted = cls(**fields["options"]), fields["fitted"]
+    set_fitted(made, fitted)
+    booster = fitted.get("_Booster")
+    require((booster is not None) == fitted.get("fitted_", False), f"{cls.__name__} has no booster")
+    if booster is not None:
+        n_features = {fitted.get("_n_features"), fitted.get("_n_features_in")}
+        require(n_features == {booster.num_feature()}, f"{cls.__name__} is of other features than its booster")
     return made
 
 
