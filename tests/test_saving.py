@@ -18,6 +18,7 @@ from sklearn.model_selection import GroupKFold, KFold, ShuffleSplit
 
 import mttab
 from equality import assert_same
+from estimator_list import parameters
 from mttab import ModelFileError, MultiTabNet, RMTGBClassifier, RMTGBRegressor, load
 from mttab._core.archive import seal, unseal
 from mttab._core.boosting.losses import REGRESSION_LOSSES
@@ -594,6 +595,34 @@ def resealed_as(model, folder, content):
     tensors, metadata = unseal((folder / "model.mttab").read_bytes(), "")
     (folder / "model.mttab").write_bytes(seal(tensors, {**metadata, "content": content}))
     return folder / "model.mttab"
+
+
+# --- all estimators ---------------------------------------------------------------------------------------------------
+
+
+def around_lightgbm(row):
+    """Options with LightGBM where the list has an estimator that cannot be saved."""
+    if "estimator" not in row.options:
+        return {}
+    cls = lightgbm.LGBMClassifier if row.is_classifier else lightgbm.LGBMRegressor
+    inner = cls(n_estimators=3, min_child_samples=5, verbose=-1, n_jobs=1)
+    return {name: clone(inner) for name in ("estimator", "pilot") if name in row.options}
+
+
+@pytest.mark.parametrize("row", parameters("column", "targets"))
+def test_every_estimator_predicts_the_same_and_has_its_parameters_again(row, tmp_path):
+    X, y = make_table(80)
+    features, is_high = X[["a", "b", "kind"]], y > 1.5
+    one = np.array(["low", "high"])[is_high.astype(int)] if row.is_classifier else y
+    several = pd.DataFrame({"u": is_high if row.is_classifier else y, "v": X["b"] > 0}).astype(float)
+    several.loc[::7, "v"] = np.nan
+    for table, labels, own in [(X, one, {"task_column": "task"}), (features, several, {})]:
+        model = row.make(**around_lightgbm(row), **own).fit(table, labels)
+        again = saved_and_loaded(model, tmp_path)
+        assert_same(again.get_params(), model.get_params())
+        for method in ("predict", "predict_proba"):
+            if hasattr(model, method):
+                assert_same(getattr(again, method)(table), getattr(model, method)(table))
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
