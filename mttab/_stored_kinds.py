@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from mttab._core.lightgbm_text import check_lightgbm_text
 from mttab._core.records import build, check_type, fields_of, require
 
 
@@ -140,8 +141,13 @@ def _take_apart_lightgbm(model: Any) -> dict[str, Any]:
 
 
 def _build_lightgbm(cls: Any, fields: dict[str, Any]) -> Any:
-    made = cls(**fields["options"])
-    set_fitted(made, fields["fitted"])
+    made, fitted = cls(**fields["options"]), fields["fitted"]
+    set_fitted(made, fitted)
+    booster = fitted.get("_Booster")
+    require((booster is not None) == fitted.get("fitted_", False), f"{cls.__name__} has no booster")
+    if booster is not None:
+        n_features = {fitted.get("_n_features"), fitted.get("_n_features_in")}
+        require(n_features == {booster.num_feature()}, f"{cls.__name__} is of other features than its booster")
     return made
 
 
@@ -161,6 +167,8 @@ def _take_apart_booster(booster: Any) -> dict[str, Any]:
 
 def _build_booster(cls: Any, fields: dict[str, Any]) -> Any:
     check_type(fields["text"], str, "Booster.text")
+    check_type(fields["best_iteration"], int, "Booster.best_iteration")
+    check_lightgbm_text(fields["text"])
     made = cls(model_str=fields["text"])
     made.best_iteration = fields["best_iteration"]
     return made

@@ -76,6 +76,9 @@ class PlacesTasks(BaseTaskWrapper):
         self._placed_group = np.array([*self.placed_tasks_.values()], dtype=np.int64)
         return placed
 
+    def _labels_after_fit(self) -> list[Any]:
+        return list(self.placed_tasks_)
+
     def _read_new_tasks(self, X: Any, y: Any, sample_weight: Any, task: Any) -> tuple[TaskRows, list[Any]]:
         check_is_fitted(self)
         if self._task_source not in ("column", "argument"):

@@ -14,6 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mttab._core.long_table import Inputs, LongTable, present_classes, target_task_labels, training_tasks
+from mttab._core.records import require
 from mttab._core.targets import check_target_classification, check_target_regression
 from mttab._core.tasks import TaskLabels
 from mttab._core.validation import (
@@ -26,6 +27,7 @@ from mttab._core.validation import (
     require_task,
     resolve_task_ids,
     split_task_column,
+    task_positions,
 )
 from mttab._task_rows import (
     Ask,
@@ -66,6 +68,10 @@ class BaseTaskWrapper(Saving, BaseEstimator):
     _task_source: str | None
     _fitted_task_column: Any
     classes_: np.ndarray
+    tasks_: np.ndarray
+    n_tasks_: int
+    n_features_in_: int
+    feature_names_in_: np.ndarray
 
     # --- what a way to share fills in ------------------------------------------------------------------------------
 
@@ -76,6 +82,14 @@ class BaseTaskWrapper(Saving, BaseEstimator):
     def _answers(self, features: Any, task: np.ndarray, ask: Ask, ask_mean: Ask) -> np.ndarray:
         """What is said of every row; task −1 is one that fit did not see. Where models are averaged, ``ask_mean``."""
         raise NotImplementedError
+
+    def _fitted_models(self) -> list[Any]:
+        """All models that `_answers` may ask."""
+        raise NotImplementedError
+
+    def _n_added_columns(self) -> int:
+        """Columns that models see behind the features."""
+        return 0
 
     # --- what the kind of target fills in --------------------------------------------------------------------------
 
@@ -219,6 +233,34 @@ class BaseTaskWrapper(Saving, BaseEstimator):
         if self._task_source != "targets":
             return values
         return values.reshape(self.n_tasks_, -1, *values.shape[1:]).swapaxes(0, 1)
+
+    # --- load ------------------------------------------------------------------------------------------------------
+
+    def _check_restored(self) -> None:
+        source, column = self._task_source, self._fitted_task_column
+        names = getattr(self, "feature_names_in_", None)
+        require(source in (None, "column", "argument", "targets"), "tasks come from nowhere")
+        require((source == "column") == (column is not None), "the task column is not there")
+        n_ids = 1 if isinstance(column, (str, Integral)) else len(column or ())
+        n_seen = self.n_features_in_ - n_ids + self._n_added_columns()
+        for model in self._fitted_models():
+            require(hasattr(model, "predict"), f"a {type(model).__name__} stands where a model belongs")
+            require(getattr(model, "n_features_in_", None) == n_seen, "a model is of other features")
+            classes = getattr(model, "classes_", None)
+            if isinstance(self, ClassifierMixin) and isinstance(classes, np.ndarray):
+                is_known = pd.Index(self.classes_).get_indexer(classes) >= 0
+                require(is_known.all(), "a model has a class that is not among classes_")
+        if names is not None:
+            is_text = all(isinstance(name, str) for name in names.tolist())
+            require(names.shape == (self.n_features_in_,) and is_text, "feature_names_in_ are not those of the model")
+        require(len(task_positions(column, self.n_features_in_, names)) == n_ids, "the task column is not there")
+        require(self.tasks_.shape == (self.n_tasks_,) and self.n_tasks_ > 0, "n_tasks_ is not that of the model")
+        labels = [*self.tasks_.tolist(), *self._labels_after_fit()]
+        require(self._labels.labels.tolist() == labels, "tasks_ are not those of the model")
+
+    def _labels_after_fit(self) -> list[Any]:
+        """Tasks that the model has come to know since."""
+        return []
 
     def __sklearn_tags__(self):  # type: ignore[no-untyped-def]
         tags = super().__sklearn_tags__()

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.utils.parallel import Parallel, delayed
 
+from mttab._core.records import require
 from mttab._core.validation import Interval, StrOptions
 from mttab._task_rows import Ask, TaskRows, ask_each, fit_model, fit_model_of_group, with_task_column
 from mttab._task_wrapper import BaseTaskWrapper, TaskWrapperClassifier, TaskWrapperRegressor
@@ -41,6 +42,9 @@ class _Pooled(BaseTaskWrapper):
 
     def _answers(self, features: Any, task: np.ndarray, ask: Ask, ask_mean: Ask) -> np.ndarray:
         return ask(self.estimator_, features)
+
+    def _fitted_models(self) -> list[Any]:
+        return [self.estimator_]
 
 
 class PooledRegressor(_Pooled, TaskWrapperRegressor):
@@ -124,6 +128,9 @@ class PooledClassifier(_Pooled, TaskWrapperClassifier):
 
 
 class _TaskAsFeature(BaseTaskWrapper):
+    # What `with_task_column` takes.
+    _handed_on: tuple[str, list[str], str] | None
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseTaskWrapper._parameter_constraints,
         "task_encoding": [StrOptions({"category", "onehot", "ordinal"})],
@@ -163,6 +170,23 @@ class _TaskAsFeature(BaseTaskWrapper):
 
     def _answers(self, features: Any, task: np.ndarray, ask: Ask, ask_mean: Ask) -> np.ndarray:
         return ask(self.estimator_, with_task_column(features, task, self._handed_on))
+
+    def _fitted_models(self) -> list[Any]:
+        return [self.estimator_]
+
+    def _n_added_columns(self) -> int:
+        if self._handed_on is None:
+            return 0
+        _, levels, encoding = self._handed_on
+        return len(levels) if encoding == "onehot" else 1
+
+    def _check_restored(self) -> None:
+        super()._check_restored()
+        require((self._handed_on is None) == (self._task_source is None), "the model is told of no task")
+        if self._handed_on is not None:
+            _, levels, encoding = self._handed_on
+            require(len(set(levels)) == len(levels) == self.n_tasks_, "a task has no level")
+            require(encoding in ("category", "onehot", "ordinal"), "tasks are encoded in no known way")
 
 
 class TaskAsFeatureRegressor(_TaskAsFeature, TaskWrapperRegressor):
@@ -248,6 +272,9 @@ class TaskAsFeatureClassifier(_TaskAsFeature, TaskWrapperClassifier):
 
 
 class _PerTask(BaseTaskWrapper):
+    estimators_: list[Any]
+    fallback_: Any
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseTaskWrapper._parameter_constraints,
         "min_task_rows": [Interval(Integral, 1, None, closed="left")],
@@ -295,6 +322,13 @@ class _PerTask(BaseTaskWrapper):
             )
         models = [*self.estimators_, self.fallback_]
         return ask_each(models, np.where(task < 0, self.n_tasks_, task), features, ask)
+
+    def _fitted_models(self) -> list[Any]:
+        return self.estimators_ if self.fallback_ is None else [*self.estimators_, self.fallback_]
+
+    def _check_restored(self) -> None:
+        super()._check_restored()
+        require(len(self.estimators_) == self.n_tasks_, "a task has no model")
 
 
 class PerTaskRegressor(_PerTask, TaskWrapperRegressor):

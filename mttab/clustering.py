@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 
+from mttab._core.records import require
 from mttab._core.task_clusters import LINKAGES, cluster_by_distance, similarity_of_errors, task_distances
 from mttab._core.validation import HasMethods, Interval, StrOptions
 from mttab._cross_errors import CLASSIFICATION_METRICS, REGRESSION_METRICS, Judge, ask_across
@@ -43,6 +44,12 @@ class _TaskCluster(PlacesTasks):
     }
 
     _published_metric: ClassVar[str]
+
+    task_labels_: np.ndarray
+    n_clusters_: int
+    cross_error_: np.ndarray
+    task_similarity_: np.ndarray
+    task_distance_: np.ndarray
 
     def __init__(
         self,
@@ -149,6 +156,21 @@ class _TaskCluster(PlacesTasks):
         if not is_new.all():
             out[~is_new] = ask_each(self.estimators_, group[~is_new], take_rows(features, ~is_new), ask)
         return out
+
+    def _fitted_models(self) -> list[Any]:
+        return self.estimators_
+
+    def _check_restored(self) -> None:
+        super()._check_restored()
+        n_tasks, groups = self.n_tasks_, list(range(len(self.estimators_)))
+        require(len(groups) == self.n_clusters_, "a group has no model")
+        require(self.task_labels_.shape == (n_tasks,), "a task is in no group")
+        require(np.unique(self.task_labels_).tolist() == groups, "task_labels_ are not the groups of the model")
+        placed = list(self.placed_tasks_.values())
+        require(set(placed) <= set(groups), "a placed task is in no group")
+        require(self._placed_group.tolist() == placed, "placed_tasks_ are not those of the model")
+        shapes = {part.shape for part in (self.cross_error_, self.task_similarity_, self.task_distance_)}
+        require(shapes == {(n_tasks, n_tasks)}, "tasks were compared with others")
 
 
 class TaskClusterRegressor(_TaskCluster, TaskWrapperRegressor):

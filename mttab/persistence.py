@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
@@ -20,6 +21,9 @@ __all__ = ["ModelFileError", "load"]
 _PACKAGES = ("mttab", "numpy", "pandas", "scikit-learn", "lightgbm", "torch", "safetensors")
 # Set by scikit-learn: who is told of progress is no part of a model, and requests are stored by themselves.
 _NOT_FITTED = ("_skl_callbacks", "_skl_callbacks_to_teardown", "_callback_fit_ctx", "_metadata_request")
+# Places in a model, as errors name them: an option of an estimator in an estimator, and what users name things by.
+_OPTION_INSIDE = re.compile(r"\.(?:options|parameters)\.(\w+)")
+_LABEL = re.compile("label|task|class|categor|column|index|name")
 
 Model = TypeVar("Model", bound=BaseEstimator)
 
@@ -35,8 +39,8 @@ class Saving:
         """Write the fitted model to one file, which `mttab.load` reads.
 
         The file is in the safetensors format: arrays, and a JSON header with parameters, task labels and encoders.
-        Reading it executes nothing, so it may come from anywhere. The loaded model predicts the same, bit by bit, and
-        can go on where this one could (``warm_start``, ``partial_fit``).
+        Reading it executes nothing, so it may come from anywhere. The loaded model predicts the same, bit by bit on the
+        same kind of processor or device, and can go on where this one could (``warm_start``, ``partial_fit``).
 
         Of processes that train a network together (``torchrun``), the first one writes; the others return at once, so
         that what reads the file is to be in the first process or to wait for it.
@@ -229,16 +233,23 @@ def _why_not(name: str, err: NotStorableError) -> str:
             "and a file without code holds those of mttab and LightGBM only; save it with a means of that library, "
             "or pickle it."
         )
+    inner = _OPTION_INSIDE.findall(err.where)
+    if inner:
+        wanted = "an int or None" if inner[-1] == "random_state" else "text, numbers or None"
+        return (
+            f"{name} cannot be saved: {err.where} is {shown(err.value)}, an option of an estimator inside that a file "
+            f"without code cannot hold; fit with {inner[-1]}=<{wanted}>, or pickle the model."
+        )
     if parts[0] == "parameters" and len(parts) > 1:
         option = parts[1].split("[")[0]
         return (
             f"{name} cannot be saved: its parameter {option} holds {shown(err.value)}, which a file without code "
             f"cannot bring back; predictions may not need it: model.set_params({option}=None) before save, or pickle."
         )
-    return (
-        f"{name} cannot be saved: {err.where} is {shown(err.value)}, which a file without code cannot hold; use labels "
-        "that are strings, numbers, dates or tuples of these, or pickle it."
-    )
+    remedy = "pickle the model."
+    if _LABEL.search(err.where):
+        remedy = f"use labels and categories that are strings, numbers, dates or tuples of these, or {remedy}"
+    return f"{name} cannot be saved: {err.where} is {shown(err.value)}, which a file without code cannot hold; {remedy}"
 
 
 # Every public estimator and where it is. A new one is entered here, and nowhere else.

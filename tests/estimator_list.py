@@ -1,7 +1,7 @@
 """One list of all estimators of the package, with settings that fit in no time.
 
-`test_all_estimators.py` and `test_sklearn_checks.py` run over it. A new estimator is one row; the tests see to it that
-none is missing.
+`test_all_estimators.py`, `test_saving.py` and `test_sklearn_checks.py` run over it. A new estimator is one row; the
+tests see to it that none is missing.
 """
 
 from __future__ import annotations

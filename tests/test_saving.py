@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -17,6 +18,7 @@ from sklearn.model_selection import GroupKFold, KFold, ShuffleSplit
 
 import mttab
 from equality import assert_same
+from estimator_list import parameters
 from mttab import ModelFileError, MultiTabNet, RMTGBClassifier, RMTGBRegressor, load
 from mttab._core.archive import seal, unseal
 from mttab._core.boosting.losses import REGRESSION_LOSSES
@@ -218,7 +220,36 @@ def test_a_parameter_that_cannot_be_stored_is_named_with_the_remedy(regressor, t
 def test_a_label_that_cannot_be_stored_is_named(tmp_path):
     X, y = make_table(60, (pd.Period("2020", "Y"), pd.Period("2021", "Y")))
     model = RMTGBRegressor(random_state=0, **ROUNDS).fit(X[["a", "b"]], y, task=X["task"])
-    with pytest.raises(TypeError, match=r"Period\('2020'.*use labels that are strings"):
+    with pytest.raises(TypeError, match=r"Period\('2020'.*use labels and categories that are strings"):
+        model.save(tmp_path / "model.mttab")
+
+
+@pytest.mark.parametrize("is_still_a_parameter", [True, False])
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("random_state", np.random.default_rng(0), "an int or None"),
+        ("objective", lambda y, score: (score - y, np.ones(len(y))), "text, numbers or None"),
+    ],
+    ids=["random_state", "objective"],
+)
+def test_an_option_inside_that_cannot_be_stored_is_named_with_its_own_remedy(
+    option, value, wanted, is_still_a_parameter, tmp_path
+):
+    X, y = make_table()
+    inner = lightgbm.LGBMRegressor(n_estimators=2, verbose=-1, n_jobs=1, **{option: value})
+    model = mttab.PooledRegressor(inner, task_column="task").fit(X, y)
+    if not is_still_a_parameter:
+        model.set_params(estimator=None)
+    with pytest.raises(TypeError, match=f"fit with {option}=<{wanted}>, or pickle the model") as caught:
+        model.save(tmp_path / "model.mttab")
+    assert "label" not in str(caught.value)
+
+
+def test_what_else_cannot_be_stored_is_named_without_advice_on_labels(regressor, tmp_path):
+    model = pickle.loads(pickle.dumps(regressor))
+    model.note_ = object()
+    with pytest.raises(TypeError, match=r"fitted\.note_ is <object.*cannot hold; pickle the model"):
         model.save(tmp_path / "model.mttab")
 
 
@@ -533,6 +564,27 @@ def with_other_values(array, rng):
     return out
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("tree_sizes", "7"), ("left_child", "999999999"), ("left_child", "0"), ("split_feature", "99999999")],
+)
+def test_a_text_of_lightgbm_that_leads_astray_is_refused(field, value, tmp_path):
+    X, y = make_table()
+    inner = lightgbm.LGBMRegressor(n_estimators=3, min_child_samples=5, verbose=-1, n_jobs=1)
+    model = mttab.PooledRegressor(inner, task_column="task").fit(X, y)
+    assert_same(saved_and_loaded(model, tmp_path).predict(X), model.predict(X))
+
+    def change(content, tensors):
+        booster = content["fields"]["fitted"]["estimator_"]["fields"]["fitted"]["_Booster"]["fields"]
+        old = re.search(rf"{field}=(\d+)", booster["text"])
+        # as long as before, where that is possible, so that the sizes of the trees stay true
+        after = booster["text"][old.start(1) + len(value) :] if field != "tree_sizes" else booster["text"][old.end(1) :]
+        booster["text"] = booster["text"][: old.start(1)] + value + after
+
+    with pytest.raises(ModelFileError, match="holds no model that can be restored"):
+        load(resealed(model, tmp_path, change))
+
+
 def test_a_file_of_no_model_is_refused(regressor, tmp_path):
     with pytest.raises(ModelFileError, match="holds a list, which is no model"):
         load(resealed_as(regressor, tmp_path, "[1]"))
@@ -543,6 +595,34 @@ def resealed_as(model, folder, content):
     tensors, metadata = unseal((folder / "model.mttab").read_bytes(), "")
     (folder / "model.mttab").write_bytes(seal(tensors, {**metadata, "content": content}))
     return folder / "model.mttab"
+
+
+# --- all estimators ---------------------------------------------------------------------------------------------------
+
+
+def around_lightgbm(row):
+    """Options with LightGBM where the list has an estimator that cannot be saved."""
+    if "estimator" not in row.options:
+        return {}
+    cls = lightgbm.LGBMClassifier if row.is_classifier else lightgbm.LGBMRegressor
+    inner = cls(n_estimators=3, min_child_samples=5, verbose=-1, n_jobs=1)
+    return {name: clone(inner) for name in ("estimator", "pilot") if name in row.options}
+
+
+@pytest.mark.parametrize("row", parameters("column", "targets"))
+def test_every_estimator_predicts_the_same_and_has_its_parameters_again(row, tmp_path):
+    X, y = make_table(80)
+    features, is_high = X[["a", "b", "kind"]], y > 1.5
+    one = np.array(["low", "high"])[is_high.astype(int)] if row.is_classifier else y
+    several = pd.DataFrame({"u": is_high if row.is_classifier else y, "v": X["b"] > 0}).astype(float)
+    several.loc[::7, "v"] = np.nan
+    for table, labels, own in [(X, one, {"task_column": "task"}), (features, several, {})]:
+        model = row.make(**around_lightgbm(row), **own).fit(table, labels)
+        again = saved_and_loaded(model, tmp_path)
+        assert_same(again.get_params(), model.get_params())
+        for method in ("predict", "predict_proba"):
+            if hasattr(model, method):
+                assert_same(getattr(again, method)(table), getattr(model, method)(table))
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
