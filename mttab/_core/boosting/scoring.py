@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from .jit import jit, serial_and_parallel
+from .jit import inner, serial_and_parallel
 from .leaf_masks import find_leaves, is_left, make_masks
 
 # What the trees of a model are for, in the order of training.
@@ -20,13 +20,23 @@ SHARED, PARTITION, TASK = 0, 1, 2
 ROW_BLOCK = 128
 
 
-@jit
+@inner
 def find_leaf(nodes, root, X, task, n_tasks, i):  # type: ignore[no-untyped-def]
     """Leaf of row ``i`` in the tree that starts at node ``root``."""
     node = np.int64(root)
     while nodes.feature[node] >= 0:
         node = nodes.left[node] if is_left(nodes, node, X, task, n_tasks, i) else nodes.right[node]
     return node
+
+
+@inner
+def leaves_of_rows(nodes, root, size, masks, X, task, n_tasks, begin, end, bits, out_leaf):  # type: ignore[no-untyped-def]
+    """Leaf of each row ``begin:end`` in one tree, by its masks, or walked to where they are none (``size`` 0)."""
+    if size > 0:
+        find_leaves(nodes, root, size, masks.keep, masks.leaf, X, task, n_tasks, begin, end, bits, out_leaf)
+    else:
+        for i in range(begin, end):
+            out_leaf[i - begin] = find_leaf(nodes, root, X, task, n_tasks, i)
 
 
 def _add_trees(X, task, nodes, trees, masks, mixing, begin, end, task_begin, task_end, out):  # type: ignore[no-untyped-def]
@@ -46,11 +56,7 @@ def _add_trees(X, task, nodes, trees, masks, mixing, begin, end, task_begin, tas
         for tree in range(begin, end):
             kind, column = trees.block[tree], trees.output[tree]
             root, size = np.int64(trees.root[tree]), np.int64(masks.size[tree])
-            if size > 0:
-                find_leaves(nodes, root, size, masks.keep, masks.leaf, X, task, n_tasks, first, last, bits, leaves)
-            else:
-                for i in range(first, last):
-                    leaves[i - first] = find_leaf(nodes, root, X, task, n_tasks, i)
+            leaves_of_rows(nodes, root, size, masks, X, task, n_tasks, first, last, bits, leaves)
             for i in range(first, last):
                 share = 1.0 if kind == SHARED else mixing[task[i], trees.group[tree]]
                 for k in range(n_leaf_outputs):
@@ -89,11 +95,7 @@ def _add_task_trees(X, order, block_task, block_start, nodes, trees, masks, task
         begin, end = np.int64(0), np.int64(n_rows)
         for tree in range(task_begin[t], task_end[t]):
             root, size = np.int64(trees.root[tree]), np.int64(masks.size[tree])
-            if size > 0:
-                find_leaves(nodes, root, size, masks.keep, masks.leaf, own, ids, 1, begin, end, bits, leaves)
-            else:
-                for j in range(n_rows):
-                    leaves[j] = find_leaf(nodes, root, own, ids, 1, np.int64(j))
+            leaves_of_rows(nodes, root, size, masks, own, ids, np.int64(1), begin, end, bits, leaves)
             for j in range(n_rows):
                 for k in range(nodes.value.shape[1]):
                     out[TASK, order[first + j], trees.output[tree] + k] += nodes.value[leaves[j], k]

@@ -25,10 +25,9 @@ from sklearn.metrics import silhouette_score
 from .forest import TASK, Forest, ForestBuilder
 from .growing import Grower
 from .jit import serial_and_parallel
-from .leaf_masks import find_leaves
 from .losses import Loss
 from .rows import Scores, TrainingRows
-from .scoring import ROW_BLOCK
+from .scoring import ROW_BLOCK, leaves_of_rows
 
 # The forest of a task: few rounds with large steps.
 N_ROUNDS, LEARNING_RATE = 10, 0.4
@@ -123,7 +122,7 @@ def _add_every_task(X, nodes, root, output, first, masks, out):  # type: ignore[
             end = min(begin + ROW_BLOCK, n_rows)
             for tree in range(first[j], first[j + 1]):
                 at, size = np.int64(root[tree]), np.int64(masks.size[tree])
-                find_leaves(nodes, at, size, masks.keep, masks.leaf, X, task, np.int64(1), begin, end, bits, leaves)
+                leaves_of_rows(nodes, at, size, masks, X, task, np.int64(1), begin, end, bits, leaves)
                 for i in range(begin, end):
                     out[j, i, output[tree]] += nodes.value[leaves[i - begin], 0]
 
@@ -136,7 +135,7 @@ def _predict_by_every_task(forest: Forest, X: np.ndarray, n_tasks: int, n_thread
     out = np.zeros((n_tasks, X.shape[1], forest.n_outputs))
     first = np.searchsorted(forest.trees.group, np.arange(n_tasks + 1)).astype(np.int64)
     kernel = _add_every_task_parallel if n_threads > 1 else _add_every_task_serial
-    masks = forest.masks(0, len(forest.trees.root))  # of all trees: they have few leaves
+    masks = forest.masks(0, len(forest.trees.root))
     kernel(X, forest.nodes, forest.trees.root, forest.trees.output, first, masks, out)
     return out
 
