@@ -53,6 +53,7 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
         "max_iter_shared": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
         "max_iter_partition": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
         "max_iter_task": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
+        "grow_policy": [StrOptions({"symmetric", "leafwise"})],
         "max_leaf_nodes": [Interval(Integral, 2, None, closed="left")],
         "max_leaf_nodes_task": [Interval(Integral, 2, None, closed="left"), None],
         "max_depth": [Interval(Integral, 1, None, closed="left"), None],

@@ -356,6 +356,7 @@ class FitSteps:
             shared_split,
             shared_split._replace(min_samples_leaf=float(min_task)),
             n_threads,
+            self.grow_policy == "symmetric",
         )
 
     def _boosting_options(

@@ -14,6 +14,7 @@ from .presorted import MAX_ROWS, NO_ORDER, sort_tasks, sort_tasks_parallel
 from .rows import RowSample, TrainingRows
 from .small_nodes import SMALL_NODE
 from .splitting import SplitOptions
+from .symmetric import grow_symmetric_tree
 from .threads import team_of
 from .tree import (
     GrowthOptions,
@@ -62,6 +63,8 @@ class Grower:
     shared_growth, task_growth : GrowthOptions
     shared_split, task_split : SplitOptions
     n_threads : int
+    is_symmetric : bool
+        Whether shared trees grow level by level (`symmetric`) and not leaf by leaf (`tree`).
     """
 
     def __init__(
@@ -73,12 +76,14 @@ class Grower:
         shared_split: SplitOptions,
         task_split: SplitOptions,
         n_threads: int,
+        is_symmetric: bool = False,
     ):
         self.rows = rows
         self.layout = layout
         self.shared_growth, self.task_growth = shared_growth, task_growth
         self.shared_split, self.task_split = shared_split, task_split
         self.n_threads = n_threads
+        self.is_symmetric = is_symmetric
         self.task_ids = rows.task.view(np.uint32)
         self._scratch: dict[tuple[int, bool], Scratch] = {}
         self._candidates: dict[int, Candidates] = {}
@@ -98,21 +103,17 @@ class Grower:
         trees = self._allocate(1, self.shared_growth.max_leaf_nodes, len(gradient), self.layout)
         rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
         packing, scratch = self._pack(gradient, hessian, weight, len(rows))
-        trees.n_nodes[0] = grow_tree(
-            Table(self.rows.words, self.task_ids, gradient, hessian, weight),
-            self.layout,
-            rows,
-            out_rows,
-            self.shared_growth,
-            self.shared_split,
-            packing,
-            None,
-            self._candidates_for(_n_channels(gradient, self.shared_split)),
-            scratch,
-            np.uint64(seed),
-            team_of(self.n_threads),
-            only_tree(trees),
-        )
+        table = Table(self.rows.words, self.task_ids, gradient, hessian, weight)
+        growth, split, tree = self.shared_growth, self.shared_split, only_tree(trees)
+        data, seed_bits, team = (table, self.layout, rows, out_rows), np.uint64(seed), team_of(self.n_threads)
+        if self.is_symmetric:
+            n_nodes = grow_symmetric_tree(*data, growth, split, packing, scratch, seed_bits, team, tree)
+        else:
+            candidates = self._candidates_for(_n_channels(gradient, split))
+            n_nodes = grow_tree(
+                *data, growth, split, packing, None, candidates, scratch, seed_bits, team, tree
+            )  # fmt: skip
+        trees.n_nodes[0] = n_nodes
         return GrownTrees(trees, rows, np.array([0, len(rows)]), out_rows, np.array([0, len(out_rows)]))
 
     def grow_per_task(
@@ -193,7 +194,7 @@ class Grower:
                 sums=np.empty((self.n_threads, 3, 1024)),
                 buffer=np.empty(n_rows, dtype=np.uint32),
                 left_buffer=np.empty(n_rows if self.n_threads > 1 else 0, dtype=np.uint32),
-                pool=np.empty((n_leaves if is_packed else 0, n_bins, n_channels)),
+                pool=np.empty((n_leaves if is_packed or self.is_symmetric else 0, n_bins, n_channels)),
             )
         return self._scratch[n_channels, is_packed]
 
