@@ -111,7 +111,7 @@ class Table(NamedTuple):
     weight: np.ndarray
 
 
-class _Growing(NamedTuple):
+class Growing(NamedTuple):
     """What a tree needs while it grows, one entry per node.
 
     depth : int64; slot : int64, place of the node's histogram in the pool; sums : float64 (…, n_channels)
@@ -201,7 +201,7 @@ def begin_tree(table, layout, rows, options, scratch, seed, max_leaves):  # type
     depth, state = np.empty(max_nodes, dtype=np.int64), np.empty(1, dtype=np.uint64)
     slot = np.empty(max_nodes, dtype=np.int64)
     depth[0], slot[0], state[0] = 0, 0, seed
-    return _Growing(
+    return Growing(
         depth,
         slot,
         np.empty((max_nodes, n_channels)),
