@@ -182,10 +182,10 @@ def test_an_empty_partition_and_a_task_on_one_worker_only(client, table, local):
 
 
 @pytest.mark.slow
-def test_without_tasks_rows_stay_where_they_are(client, table):
+def test_without_tasks_rows_stay_where_they_are_and_are_drawn_as_on_one_machine(client, table):
     X, y = table
     X = X.drop(columns="task")
-    options = {**SMALL, "task_column": None, "max_iter_shared": 5}
+    options = {**SMALL, "task_column": None, "max_iter_shared": 5, "subsample": 0.6}
     model = fit_on_both(DaskRMTGBRegressor(**options), client, X, y)
     assert model.communication_["n_rows"] == [150, 150]
     assert_allclose(model.predict(X), RMTGBRegressor(**options).fit(X, y).predict(X), rtol=1e-9, atol=1e-12)
