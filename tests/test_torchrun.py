@@ -1,4 +1,4 @@
-"""Networks under torchrun, of tokens and of experts: two processes train one network, without a word about it in the code."""
+"""Networks of tokens and of experts under torchrun: two processes train one, without a word about it in the code."""
 
 import inspect
 import json
