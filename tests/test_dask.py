@@ -289,8 +289,23 @@ def test_a_lost_task_column_is_an_error_that_names_it(client, table):
         return part.drop(columns="task") if part.index[0] > 100 else part
 
     lossy = spread(X).map_partitions(lose, meta=X[:0], enforce_metadata=False)
-    with pytest.raises(ValueError, match="task_column='task' is not a column of X"):
+    with pytest.raises(ValueError, match=r"^In partition [23] of X: task_column='task' is not a column of X"):
         DaskRMTGBRegressor(**SMALL).fit(lossy, spread(y), client=client)
+
+
+@pytest.mark.slow
+def test_bad_cells_are_named_with_their_partition_and_rows_that_are_none_at_all_are_an_error(client, table):
+    X, y = table
+    infinite, unlabelled = X.copy(), y.copy()
+    infinite.iloc[200, 1], unlabelled[7] = np.inf, np.nan
+    model = DaskRMTGBRegressor(**SMALL)
+    with pytest.raises(ValueError, match=r"^In partition 2 of X: .*column 'x1' of X holds inf in row 50"):
+        model.fit(spread(infinite), spread(y), client=client)
+    with pytest.raises(ValueError, match=r"^In partition 0 of X: .*y contains NaN in 1 of 75 rows \(first: row 7\)"):
+        model.fit(spread(X), spread(unlabelled), client=client)
+    empty = (dd.from_delayed([dask.delayed(values[:0])] * 2) for values in (X, y))
+    with pytest.raises(ValueError, match=r"0 sample.* with a positive weight in all pieces of X"):
+        model.fit(*empty, client=client)
 
 
 class _Note:
@@ -354,6 +369,8 @@ def test_an_unpicklable_callback_is_one_clear_sentence(client, table):
 
     with pytest.raises(ValueError, match=r"callback=.* cannot be sent to the workers"):
         DaskRMTGBRegressor(**SMALL).fit(spread(X), spread(y), client=client, callback=callback)
+    with pytest.raises(ValueError, match="callback='progress' cannot be called"):
+        DaskRMTGBRegressor(**SMALL).fit(spread(X), spread(y), client=client, callback="progress")
 
 
 @pytest.mark.slow
@@ -415,6 +432,25 @@ def test_another_version_or_a_missing_package_on_a_worker_is_one_clear_sentence(
     with pytest.raises(RuntimeError, match=r"cannot import numba .*; install mttab with its dependencies"):
         DaskRMTGBRegressor(**SMALL).fit(spread(X), spread(y), client=client)
     client.run(hide, "numba", "back", workers=worker)
+
+
+@pytest.mark.slow
+def test_another_python_on_a_worker_is_one_clear_sentence_before_anything_is_sent_to_it(client, table, monkeypatch):
+    X, y = table
+    worker = [min(client.nthreads())]
+
+    def set_python(version):
+        from distributed import versions
+
+        info = versions.get_system_info()
+        versions.get_system_info = lambda: info | {"python": version}
+        return info["python"]
+
+    before = client.run(set_python, "3.99.1.final.0", workers=worker)[worker[0]]
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match=r"has Python 3\.99.*; install the same"):
+        patch.setattr(client, "run", None)
+        DaskRMTGBRegressor(**SMALL).fit(spread(X), spread(y), client=client)
+    client.run(set_python, before, workers=worker)
 
 
 class _Touch:
