@@ -87,7 +87,12 @@ def fit_on_both(model, client, X, y, cuts=None, make=dd.from_delayed, **argument
     workers = np.repeat(sorted(client.nthreads()), [(len(cuts) + 1) // 2, len(cuts) // 2])
     for _ in range(6):  # Dask is free to compute two partitions on one worker, and sometimes does
         in_parts = [
-            make([client.scatter(_rows(values, cut), workers=[w]) for cut, w in zip(cuts, workers, strict=True)])
+            make(
+                [
+                    client.scatter(_rows(values, cut), workers=[w], hash=False)
+                    for cut, w in zip(cuts, workers, strict=True)
+                ]
+            )
             for values in (X, y)
         ]
         model.fit(*in_parts, client=client, **arguments)
@@ -500,7 +505,9 @@ def _kill_in_mid_fit(client, table, which, is_under_way):
     halves = np.array_split(np.arange(len(table[0])), 2)
     workers = sorted(client.nthreads())
     in_parts = [
-        dd.from_delayed([client.scatter(t.iloc[h], workers=[w]) for h, w in zip(halves, workers, strict=True)])
+        dd.from_delayed(
+            [client.scatter(t.iloc[h], workers=[w], hash=False) for h, w in zip(halves, workers, strict=True)]
+        )
         for t in table
     ]
     model = DaskRMTGBRegressor(**SMALL | {"max_iter_shared": 3000})
