@@ -1,23 +1,23 @@
 """What a cluster costs and brings: seconds and bytes of a round on 1 and 2 workers, and memory of a fit on a file.
 
     python benchmarks/bench_scale.py                 # rounds, messages, and the cost model
+    python benchmarks/bench_scale.py --tasks         # the same for rounds of task trees
     python benchmarks/bench_scale.py --memory        # peak memory of fits on Parquet files of growing size
 
-A round is one shared tree. The model is fitted to rounds on one worker, to rounds without messages and to messages, and
-then asked for the rounds on two workers, which it has not seen. Workers have one thread each and are processes of this
-machine.
+A round is one shared tree, or one small tree per task. The model is fitted to rounds on one worker, to rounds without
+messages and to messages, and then asked for the rounds on two workers, which it has not seen. Workers have one thread
+each and are processes of this machine.
 """
 
 import argparse
 import json
 import secrets
-import subprocess
-import sys
 import tempfile
-import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,29 +28,33 @@ from mttab._boosting_pieces import boost_rows, encode, merge_columns, merge_labe
 from mttab._core.boosting.rows import Peers
 from mttab._core.progress import Progress
 from mttab._core.sources import Piece
+from scale_costs import CostModel, TaskCostModel
+from scale_memory import KINDS, run_memory
+from scale_rows import N_TASKS, SHARED_ONLY, TASKS_ONLY, make_rows
 
 N_FEATURES = (10, 40)
-LEAVES, N_TASKS, BINS, CHANNELS = 15, 20, 256, 2
-SHARED_ONLY: dict[str, Any] = {
-    "task_column": "task",
-    "early_stopping": False,
-    "sharing": "pooled",
-    "max_iter_partition": 0,
-    "max_iter_task": 0,
-    "max_leaf_nodes": LEAVES,
-    "random_state": 0,
-}
 MESSAGE_BYTES = (16, 40_000, 160_000, 640_000)
+TASK_FEATURES = 10
 
 
-def make_rows(n_rows: int, n_features: int) -> tuple[pd.DataFrame, pd.Series]:
-    rng = np.random.default_rng(0)
-    X = pd.DataFrame(rng.normal(size=(n_rows, n_features)).astype(np.float32)).add_prefix("x")
-    y = X["x0"] * X["x1"] + np.sin(3.0 * X["x2"]) + 0.1 * rng.normal(size=n_rows)
-    return X.assign(task=np.arange(n_rows) * N_TASKS // n_rows), y
+class Size(NamedTuple):
+    """What a round is measured on; ``n_tasks`` is None where it is of shared trees."""
 
+    n_rows: int
+    n_features: int
+    n_tasks: int | None = None
 
-# --- rounds and messages ---------------------------------------------------------------------------------------------
+    def table(self) -> tuple[pd.DataFrame, pd.Series]:
+        return make_rows(self.n_rows, self.n_features, n_tasks=self.n_tasks or N_TASKS)
+
+    def options(self, n_rounds: int) -> dict[str, Any]:
+        if self.n_tasks is None:
+            return SHARED_ONLY | {"max_iter_shared": n_rounds}
+        return TASKS_ONLY | {"max_iter_task": n_rounds}
+
+    def half(self) -> "Size":
+        """What each of two workers has of it."""
+        return Size(self.n_rows // 2, self.n_features, None if self.n_tasks is None else self.n_tasks // 2)
 
 
 class Clock:
@@ -64,25 +68,27 @@ class Clock:
             file.write(f"{time.perf_counter()}\n")
 
 
-def measure_rounds(client: Any, n_rows: int, n_features: int, n_rounds: int, repeats: int) -> dict[str, Any]:
-    """Median seconds of a round in the fastest fit of some; messages and bytes by the difference of two fits."""
+def measure_rounds(client: Any, size: Size, n_rounds: int, repeats: int, share: float) -> dict[str, Any]:
+    """Seconds of a round, a quantile of those of the fastest fit; messages and bytes by the difference of two fits."""
     import dask.dataframe as dd
 
     from mttab.dask import DaskRMTGBRegressor
 
     workers = list(client.nthreads())
     n_workers = len(workers)
-    cuts = np.array_split(np.arange(n_rows), n_workers)  # a part on every worker, so that all take part
+    cuts = np.array_split(np.arange(size.n_rows), n_workers)  # a part on every worker, so that all take part
     parts = [
-        dd.from_delayed([client.scatter(t.iloc[c], workers=[w]) for c, w in zip(cuts, workers, strict=True)])
-        for t in make_rows(n_rows, n_features)
+        dd.from_delayed(
+            [client.scatter(t.iloc[c], workers=[w], hash=False) for c, w in zip(cuts, workers, strict=True)]
+        )
+        for t in size.table()
     ]
 
     def fit(n_rounds: int, path: Path) -> Any:
         """A fit in which all workers have rows: Dask is free to compute two partitions on one of them."""
         for _ in range(10):
             path.unlink(missing_ok=True)
-            model = DaskRMTGBRegressor(**SHARED_ONLY, max_iter_shared=n_rounds)
+            model = DaskRMTGBRegressor(**size.options(n_rounds))
             model.fit(*parts, client=client, callback=Clock(path))
             if model.communication_["n_workers"] == n_workers:
                 return model
@@ -96,15 +102,14 @@ def measure_rounds(client: Any, n_rows: int, n_features: int, n_rounds: int, rep
         before = time.perf_counter() - start
         for _ in range(repeats):
             model = fit(1 + n_rounds, path)
-            best = min(best, float(np.median(np.diff(np.loadtxt(path)))))
+            best = min(best, float(np.quantile(np.diff(np.loadtxt(path))[-n_rounds:], share)))
     of_round = {
         name: (model.communication_[name][-1] - short.communication_[name][-1]) / n_rounds
         for name in ("n_messages", "n_bytes")
     }
     return {
         "n_workers": n_workers,
-        "n_rows": n_rows,
-        "n_features": n_features,
+        **size._asdict(),
         "seconds_per_round": best,
         "seconds_of_all_but_rounds": before,
         **of_round,
@@ -126,13 +131,15 @@ def _exchange(place: Any, rank: int, n_ranks: int, n_values: int, n_messages: in
         return (time.perf_counter() - start) / n_messages
 
 
-def measure_messages(client: Any, n_messages: int, repeats: int) -> list[dict[str, Any]]:
+def measure_messages(
+    client: Any, n_messages: int, repeats: int, sizes: Sequence[int] = MESSAGE_BYTES
+) -> list[dict[str, Any]]:
     """Seconds of one sum over all workers, by its size."""
     from mttab._dask_meeting import open_meeting
 
     workers = list(client.nthreads())
     found = []
-    for n_bytes in MESSAGE_BYTES:
+    for n_bytes in sizes:
         best = np.inf
         for _ in range(repeats):
             place = client.submit(open_meeting, secrets.token_bytes(32), workers=[workers[0]], pure=False).result()
@@ -143,57 +150,6 @@ def measure_messages(client: Any, n_messages: int, repeats: int) -> list[dict[st
             best = min(best, max(client.gather(futures)))
         found.append({"n_bytes": n_bytes, "seconds": best})
     return found
-
-
-def fit_costs(columns: list[Any], seconds: Any) -> list[float]:
-    """Coefficients of the columns by least relative error, none of them negative."""
-    from scipy.optimize import nnls
-
-    seconds = np.asarray(seconds, dtype=float)
-    coefficients, _ = nnls(np.column_stack(columns) / seconds[:, None], np.ones(len(seconds)))
-    return [float(c) for c in coefficients]
-
-
-class CostModel:
-    """Seconds of a round: own rows, and messages, which pass one after the other through where they are added.
-
-    one worker   node + cell × rows × features
-    W workers    node_of_many + cell × rows / W × features  +  sums × W / 2 × (latency + byte × bytes of a sum)
-
-    `together` are node_of_many and cell where the workers share a processor.
-    """
-
-    def __init__(self, alone: list[dict[str, Any]], own: list[dict[str, Any]], messages: list[dict[str, Any]]):
-        apart, together = ([r for r in own if r["where"] == where] for where in ("apart", "together"))
-        is_many = np.repeat([0.0, 1.0], [len(alone), len(apart)])
-        columns = [1.0 - is_many, is_many, _cells(alone + apart)]
-        self.node, self.node_of_many, self.cell = fit_costs(columns, _seconds(alone + apart))
-        self.together = fit_costs([np.ones(len(together)), _cells(together)], _seconds(together))
-        columns = [np.ones(len(messages)), [m["n_bytes"] for m in messages]]
-        self.latency, self.byte = fit_costs(columns, [m["seconds"] for m in messages])
-
-    def seconds(self, n_rows: float, n_features: int, n_workers: int, is_together: bool = False) -> float:
-        if n_workers == 1:
-            return self.node + self.cell * n_rows * n_features
-        node, cell = self.together if is_together else (self.node_of_many, self.cell)
-        return node + cell * n_rows / n_workers * n_features + self.seconds_of_messages(n_features, n_workers)
-
-    def seconds_of_messages(self, n_features: int, n_workers: int) -> float:
-        n_bytes = n_features * BINS * CHANNELS * 8
-        return LEAVES * n_workers / 2 * (self.latency + self.byte * n_bytes)
-
-    def least_rows(self, n_features: int, n_workers: int) -> float:
-        """Rows from which on so many workers are faster than one."""
-        price = self.seconds(0, n_features, n_workers) - self.seconds(0, n_features, 1)
-        return max(price, 0.0) / (self.cell * n_features * (1.0 - 1.0 / n_workers))
-
-
-def _cells(rounds: list[dict[str, Any]]) -> list[float]:
-    return [r["n_rows"] * r["n_features"] for r in rounds]
-
-
-def _seconds(rounds: list[dict[str, Any]]) -> list[float]:
-    return [r["seconds_per_round"] for r in rounds]
 
 
 class OwnClock(Progress):
@@ -207,49 +163,60 @@ class OwnClock(Progress):
         return False
 
 
-def _own_rounds(n_rows: int, n_features: int, n_rounds: int) -> float:
-    """Median seconds of a round of the code for clusters, with nobody to talk to."""
-    X, y = make_rows(n_rows, n_features)
-    model, pieces, clock = RMTGBRegressor(**SHARED_ONLY, max_iter_shared=1 + n_rounds), [Piece(X, y)], OwnClock()
+def _own_rounds(size: Size, n_rounds: int, share: float) -> float:
+    """Seconds of a round of the code for clusters, with nobody to talk to."""
+    model, pieces, clock = RMTGBRegressor(**size.options(1 + n_rounds)), [Piece(*size.table())], OwnClock()
     problem = merge_labels(model, [read_labels(model, pieces)])
     problem = merge_columns(model, problem, [read_columns(model, problem, pieces)], False)
     rows = encode(model, problem, pieces[0], 0)
     assert rows is not None
     boost_rows(model, problem, rows, seed=0, n_threads=1, peers=Peers(), progress=clock)
-    return float(np.median(np.diff(clock.times)[1:]))
+    return float(np.quantile(np.diff(clock.times)[1:], share))
 
 
-def measure_own(client: Any, n_rows: int, n_features: int, n_rounds: int, repeats: int) -> list[dict[str, Any]]:
+def measure_own(client: Any, size: Size, n_rounds: int, repeats: int, share: float) -> list[dict[str, Any]]:
     """The same on one worker, the others idle, and on all at once: these may share a processor."""
     workers, found = list(client.nthreads()), []
     for where, used in (("apart", workers[:1]), ("together", workers)):
         best = np.inf
         for _ in range(repeats):
-            arguments = n_rows, n_features, n_rounds
-            futures = [client.submit(_own_rounds, *arguments, workers=[w], pure=False) for w in used]
+            futures = [client.submit(_own_rounds, size, n_rounds, share, workers=[w], pure=False) for w in used]
             best = min(best, max(client.gather(futures)))
-        found.append({"where": where, "n_rows": n_rows, "n_features": n_features, "seconds_per_round": best})
+        found.append({"where": where, **size._asdict(), "seconds_per_round": best})
     return found
 
 
-def run_rounds(args: argparse.Namespace) -> dict[str, Any]:
+@contextmanager
+def cluster_of(n_workers: int) -> Iterator[Any]:
+    """Client of workers with one thread each."""
     from distributed import Client, LocalCluster
 
+    options = {"processes": True, "threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}
+    with LocalCluster(n_workers=n_workers, **options) as cluster, Client(cluster) as client:
+        yield client
+
+
+def run_sizes(args: argparse.Namespace, sizes: Sequence[Size], message_bytes: Sequence[int]) -> tuple[Any, Any, Any]:
+    """Rounds on 1 and 2 workers, rounds of half the size without messages, and messages."""
     rounds: list[dict[str, Any]] = []
     own: list[dict[str, Any]] = []
     messages: list[dict[str, Any]] = []
     for n_workers in (1, 2):
-        options = {"processes": True, "threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": 0}
-        with LocalCluster(n_workers=n_workers, **options) as cluster, Client(cluster) as client:
-            measure_rounds(client, 2000, 10, 1, 1)  # compiles
+        with cluster_of(n_workers) as client:
+            measure_rounds(client, sizes[0], 1, 1, 0.5)  # compiles
             if n_workers > 1:
-                messages = measure_messages(client, args.messages, args.repeats)
-            for n_rows in args.rows:
-                for n_features in N_FEATURES:
-                    rounds.append(measure_rounds(client, n_rows, n_features, args.rounds, args.repeats))
-                    print(rounds[-1], flush=True)
-                    if n_workers > 1:  # as many rows as each of them has
-                        own += measure_own(client, n_rows // 2, n_features, args.rounds, args.repeats)
+                messages = measure_messages(client, args.messages, args.repeats, message_bytes)
+            for size in sizes:
+                rounds.append(measure_rounds(client, size, args.rounds, args.repeats, args.share))
+                print(rounds[-1], flush=True)
+                if n_workers > 1:  # as much as each of them has
+                    own += measure_own(client, size.half(), args.rounds, args.repeats, args.share)
+    return rounds, own, messages
+
+
+def run_rounds(args: argparse.Namespace) -> dict[str, Any]:
+    sizes = [Size(n_rows, n_features) for n_rows in args.rows for n_features in N_FEATURES]
+    rounds, own, messages = run_sizes(args, sizes, MESSAGE_BYTES)
     model = CostModel([r for r in rounds if r["n_workers"] == 1], own, messages)
     for r in rounds:
         r["seconds_by_the_model"] = model.seconds(r["n_rows"], r["n_features"], r["n_workers"], is_together=True)
@@ -272,95 +239,60 @@ def _what_follows(model: CostModel) -> dict[str, Any]:
     return {"pays": pays, "speed": speed}
 
 
+def run_tasks(args: argparse.Namespace) -> dict[str, Any]:
+    sizes = [Size(t * rows, TASK_FEATURES, t) for t in args.n_tasks for rows in args.task_rows]
+    rounds, own, messages = run_sizes(args, sizes, MESSAGE_BYTES[:1])
+    together = [r for r in own if r["where"] == "together"]
+    model = TaskCostModel([r for r in rounds if r["n_workers"] == 1], together, messages[0]["seconds"])
+    for r in rounds:
+        size = r["n_tasks"], r["n_rows"], r["n_features"], r["n_workers"]
+        r["seconds_by_the_model"] = model.seconds(*size, is_together=r["n_workers"] > 1)
+        r["error_percent"] = 100 * (r["seconds_by_the_model"] / r["seconds_per_round"] - 1)
+    follows = [
+        {
+            "rows_per_task": n,
+            "n_workers": w,
+            "pays from tasks": model.least_tasks(n, TASK_FEATURES, w),
+            **{f"times as fast, {t} tasks": _times_as_fast(model, t, n, w) for t in (100, 1000, 10_000)},
+        }
+        for n in args.task_rows
+        for w in (2, 8, 64)
+    ]
+    return {"rounds": rounds, "own": own, "messages": messages, "model": vars(model), "follows": follows}
+
+
+def _times_as_fast(model: TaskCostModel, n_tasks: int, rows_per_task: int, n_workers: int) -> float:
+    size = n_tasks, n_tasks * rows_per_task, TASK_FEATURES
+    return model.seconds(*size, 1) / model.seconds(*size, n_workers)
+
+
 def print_tables(results: dict[str, Any]) -> None:
     for name, rows in results.items():
         print(f"\n{name}")
         print(pd.DataFrame(rows).to_string(float_format="%.4g") if isinstance(rows, list) else rows)
 
 
-# --- memory ----------------------------------------------------------------------------------------------------------
-
-
-class PeakMemory:
-    """Largest memory of this process inside the block, in MB, that the system could not take back.
-
-    Pages of mapped files do not count: they are dropped where memory is short, and read again.
-    """
-
-    def __enter__(self) -> "PeakMemory":
-        self.mb, self._is_over = 0.0, threading.Event()
-        self._watcher = threading.Thread(target=self._watch)
-        self._watcher.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._is_over.wait(0.005):
-            status = Path("/proc/self/status").read_text()
-            self.mb = max(self.mb, int(status.split("RssAnon:")[1].split()[0]) / 1024)
-
-    def __exit__(self, *_: Any) -> None:
-        self._is_over.set()
-        self._watcher.join()
-
-
-def make_model(kind: str) -> Any:
-    """A model of few steps: how much memory it takes does not depend on their number."""
-    if kind == "trees":
-        return RMTGBRegressor(**SHARED_ONLY, max_iter_shared=2)
-    from mttab import MultiTabNetRegressor
-
-    small = {"embedding_dim": 4, "n_blocks": 1, "mlp_dim": 8, "head_dim": 8, "n_members": 1, "max_epochs": 1}
-    return MultiTabNetRegressor(task_column="task", batch_size=4096, **small)
-
-
-def peak_of_fit(kind: str, path: str) -> float:
-    """Peak memory in MB that a fit on a file adds to what a fit on 1000 rows needs."""
-    X, y = make_rows(1000, 20)
-    with PeakMemory() as small:
-        make_model(kind).fit(X, y)
-        time.sleep(0.02)
-    with PeakMemory() as large:
-        make_model(kind).fit(path, y="y")
-    return large.mb - small.mb
-
-
-def run_memory(args: argparse.Namespace) -> dict[str, Any]:
-    found = []
-    with tempfile.TemporaryDirectory() as folder:
-        for n_rows in args.memory_rows:
-            path = Path(folder) / f"{n_rows}.parquet"
-            X, y = make_rows(n_rows, 20)
-            X.assign(y=y).to_parquet(path, row_group_size=65_536)
-            del X, y
-            for kind in ("trees", "network"):
-                command = [sys.executable, __file__, "--peak-of", kind, str(path)]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                found.append({"kind": kind, "n_rows": n_rows, "peak_mb": float(done.stdout.split()[-1])})
-                print(found[-1], flush=True)
-            path.unlink()
-    lines = []
-    for kind in ("trees", "network"):
-        own = [f for f in found if f["kind"] == kind]
-        start, slope = np.polynomial.polynomial.polyfit([f["n_rows"] for f in own], [f["peak_mb"] for f in own], 1)
-        lines.append({"kind": kind, "mb": start, "bytes_per_row": slope * 2**20})
-    return {"memory": found, "lines": lines}
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[50_000, 200_000, 400_000])
-    parser.add_argument("--rounds", type=int, default=8, help="rounds whose median is taken")
+    parser.add_argument("--rounds", type=int, default=8, help="rounds of a fit")
+    parser.add_argument(
+        "--share", type=float, default=0.5, help="quantile of them that counts: lower where other programs disturb them"
+    )
     parser.add_argument("--messages", type=int, default=100, help="messages whose mean is taken")
     parser.add_argument("--repeats", type=int, default=3, help="the fastest of so many counts")
+    parser.add_argument("--tasks", action="store_true", help="measure rounds of task trees instead")
+    parser.add_argument("--n-tasks", type=int, nargs="+", default=[50, 200, 1000])
+    parser.add_argument("--task-rows", type=int, nargs="+", default=[20, 200], help="rows of a task")
     parser.add_argument("--memory", action="store_true", help="measure memory instead")
     parser.add_argument("--memory-rows", type=int, nargs="+", default=[500_000, 1_000_000, 2_000_000, 4_000_000])
-    parser.add_argument("--peak-of", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--out", type=Path, default=Path("bench_scale.json"))
     args = parser.parse_args(argv)
-    if args.peak_of:
-        print(peak_of_fit(*args.peak_of))
-        return
-    results = run_memory(args) if args.memory else run_rounds(args)
+    if args.memory:
+        results = run_memory(args.memory_rows, args.memory_kinds)
+    else:
+        results = run_tasks(args) if args.tasks else run_rounds(args)
     print_tables(results)
     args.out.write_text(json.dumps({"machine": describe_machine(), **results}, indent=1))
 

@@ -380,7 +380,7 @@ class FitSteps:
                 theta_init = "data"  # without a partition block nothing is estimated
         subsample = self.subsample
         if subsample == "auto":
-            is_drawn = has_validation and rows.totals(rows.n_different)[0] >= AUTO_SUBSAMPLE_MIN_ROWS
+            is_drawn = has_validation and rows.totals(rows.n_different())[0] >= AUTO_SUBSAMPLE_MIN_ROWS
             subsample = AUTO_SUBSAMPLE if is_drawn else 1.0
         return BoostingOptions(
             blocks=(shared, partition, task),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -56,9 +57,8 @@ def _make_describe() -> Callable[[], dict[str, Any]]:
 
     def describe() -> dict[str, Any]:
         import importlib
-        import platform
 
-        versions = {"Python": ".".join(platform.python_version_tuple()[:2])}
+        versions = {}
         for name in ("numpy", "scipy", "pandas", "sklearn", "numba", "mttab"):
             try:
                 versions[name] = str(getattr(importlib.import_module(name), "__version__", "unknown"))
@@ -79,11 +79,15 @@ def check_workers(client: Any) -> None:
     """Raise unless every worker has what a fit needs, in the versions of the client."""
     describe = _make_describe()
     try:
+        python = client.get_versions()["workers"]
+        if not python:
+            raise RuntimeError("The Dask cluster has no workers; wait for one with client.wait_for_workers(1).")
+        for address, there in sorted(python.items()):
+            # Before any function travels: another Python reads its bytecode as nonsense and may die of it.
+            _check_same("Python", _minor(there["host"]["python"]), _minor(platform.python_version()), address)
         found = client.run(describe)
     except OSError as err:
         raise RuntimeError(f"A worker was lost before the fit began ({err}); call fit again.") from err
-    if not found:
-        raise RuntimeError("The Dask cluster has no workers; wait for one with client.wait_for_workers(1).")
     here = describe()["versions"]
     for address, there in sorted(found.items()):
         if "missing" in there:
@@ -92,17 +96,26 @@ def check_workers(client: Any) -> None:
                 "dependencies on every worker."
             )
         for name, version in here.items():
-            if there["versions"][name] != version:
-                raise RuntimeError(
-                    f"The worker {address} has {name} {there['versions'][name]}, but the client has {version}; install "
-                    "the same version on both."
-                )
+            _check_same(name, there["versions"][name], version, address)
+
+
+def _check_same(name: str, there: str, here: str, address: str) -> None:
+    if there != here:
+        raise RuntimeError(
+            f"The worker {address} has {name} {there}, but the client has {here}; install the same version on both."
+        )
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
 
 
 def check_travels(client: Any, model: Any, callback: Any) -> None:
     """Raise if something that the workers need cannot be sent to them, or cannot be read there."""
     from distributed.protocol.pickle import dumps
 
+    if callback is not None and not callable(callback):
+        raise ValueError(f"callback={callback!r} cannot be called; pass a function that is told of every round.")
     sent = {}
     for name, value in {"callback": callback, **model.get_params(deep=False)}.items():
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from mttab._core.boosting.forest import ForestBuilder
 from mttab._dask_crew import Crew
 from mttab._dask_meeting import open_meeting
 from mttab._dask_placing import Placing, has_task_trees, place_tasks
-from mttab._dask_workers import bin_rows, boost_on_worker
+from mttab._dask_workers import bin_rows, boost_on_worker, read_partitions
 
 # Partitions on a worker: number of the partition -> its future.
 Held = dict[str, dict[int, Any]]
@@ -34,9 +34,9 @@ class ClusterFit:
         with crew.released():
             held = self.place(pieces)
             crew.workers = list(held)
-            counts = crew.on_each(read_labels, {w: [self.model, list(held[w].values())] for w in held})
+            counts = self.read(held, read_labels, self.model)
             problem = merge_labels(self.model, counts)
-            summaries = crew.on_each(read_columns, {w: [self.model, problem, list(held[w].values())] for w in held})
+            summaries = self.read(held, read_columns, self.model, problem)
             problem = merge_columns(self.model, problem, summaries, self.explicit["X_val"] is not None)
             placing = self.place_tasks(problem, counts)
             binned = self.bin(held, problem, _rows_before(held, counts), placing)
@@ -59,6 +59,11 @@ class ClusterFit:
                 raise RuntimeError(f"Partition {i} of X was lost before the fit began; call fit again.")
             held.setdefault(min(addresses), {})[i] = future
         return held
+
+    def read(self, held: Held, function: Callable[..., Any], *args: Any) -> list[Any]:
+        """What a function finds in the partitions of every worker."""
+        arguments = {w: [function, list(of), list(of.values()), *args] for w, of in held.items()}
+        return self.crew.on_each(read_partitions, arguments)
 
     def place_tasks(self, problem: Problem, counts: Sequence[Any]) -> Placing:
         labels = problem.labels.labels.tolist()

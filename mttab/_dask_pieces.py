@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from mttab._core.sources import Piece
@@ -9,6 +10,8 @@ from mttab._core.sources import Piece
 
 def collection_kind(X: Any) -> str | None:
     """Either "frame", "array" or None for what is no Dask collection."""
+    if "dask" not in sys.modules:  # so that a fitted model predicts where Dask is not installed
+        return None
     from dask.base import is_dask_collection
 
     if not is_dask_collection(X):

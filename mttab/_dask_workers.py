@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +44,22 @@ class Rounds(Progress):
             losses = figures["training loss"], figures.get("validation loss")
             self._callback(self._block, n_done, self._n_steps, *losses)
         return False
+
+
+def read_partitions(function: Callable[..., Any], numbers: Sequence[int], pieces: Sequence[Piece], *args: Any) -> Any:
+    """``function(*args, pieces)``, whose errors name the partition: its rows are counted from 0, and X has others."""
+    at = numbers[0]
+
+    def in_turn() -> Iterator[Piece]:
+        nonlocal at
+        for number, piece in zip(numbers, pieces, strict=True):
+            at = number
+            yield piece
+
+    try:
+        return function(*args, in_turn())
+    except ValueError as err:
+        raise ValueError(f"In partition {at} of X: {err}") from err
 
 
 def bin_rows(

@@ -168,8 +168,9 @@ class DaskRMTGBRegressor(_DaskFit, RMTGBRegressor):
       ``X_val`` on one machine. ``n_averaged="auto"`` is one model; more, ``validation`` and ``warm_start`` are refused.
     - ``sharing="auto"`` is "blocks", also with ``X_val``: tasks are not compared on a cluster. "groups", and
       ``n_task_groups`` above 2, which compare rows of all tasks with each other, are refused.
-    - ``subsample`` below 1 draws other rows than one machine where a task's rows stay on several workers, which they do
-      where there are no trees per task.
+    - ``subsample`` below 1 draws the rows of one machine unless a task's rows stay on several workers, which they do
+      where there are no trees per task, and y has more than about a million different values in all: up to there,
+      workers tell each other once which these are.
     - ``verbose`` writes to the log of one of the workers.
     - ``n_jobs=None`` is the number of threads that a Dask worker has.
 

@@ -471,14 +471,14 @@ def test_clustering_compares_with_true_groups_places_new_tasks_and_takes_times(s
 
 
 def test_the_cost_model_finds_what_rounds_and_messages_cost(script):
-    bench = script("bench_scale")
+    bench, messages_of = script("scale_costs"), script("bench_scale").MESSAGE_BYTES
 
     def rounds(node, cell, **where):
         sizes = [(n, f) for n in (1e4, 1e6) for f in (10, 40)]
         return [{"n_rows": n, "n_features": f, "seconds_per_round": node + cell * n * f, **where} for n, f in sizes]
 
     own = rounds(3e-3, 2e-9, where="apart") + rounds(2e-3, 5e-9, where="together")
-    messages = [{"n_bytes": b, "seconds": 1e-4 + 1e-9 * b} for b in bench.MESSAGE_BYTES]
+    messages = [{"n_bytes": b, "seconds": 1e-4 + 1e-9 * b} for b in messages_of]
     model = bench.CostModel(rounds(1e-3, 2e-9), own, messages)
     assert (model.node, model.node_of_many, model.cell) == pytest.approx((1e-3, 3e-3, 2e-9))
     assert (model.latency, model.byte) == pytest.approx((1e-4, 1e-9))
@@ -490,6 +490,44 @@ def test_the_cost_model_finds_what_rounds_and_messages_cost(script):
     assert model.seconds_of_messages(10, 8) == pytest.approx(4 * of_messages)
     n_rows = model.least_rows(10, 2)
     assert model.seconds(n_rows, 10, 1) == pytest.approx(model.seconds(n_rows, 10, 2))
+
+
+def test_the_cost_model_finds_what_rounds_of_task_trees_cost(script):
+    bench = script("scale_costs")
+
+    def rounds(node, tree, cell):
+        sizes = [(t, t * n, 10) for t in (50, 1000) for n in (20, 200)]
+        names = "n_tasks", "n_rows", "n_features"
+        seconds = [node + tree * t + cell * n * f for t, n, f in sizes]
+        return [
+            dict(zip(names, size, strict=True), seconds_per_round=s) for size, s in zip(sizes, seconds, strict=True)
+        ]
+
+    model = bench.TaskCostModel(rounds(1e-3, 2e-5, 3e-9), rounds(2e-3, 4e-5, 6e-9), 1e-4)
+    assert model.alone == pytest.approx((1e-3, 2e-5, 3e-9))
+    assert model.seconds(100, 1e4, 10, 1) == pytest.approx(1e-3 + 2e-3 + 3e-4)
+    assert model.seconds(100, 1e4, 10, 8) == pytest.approx(1e-3 + (2e-3 + 3e-4) / 8 + 4e-4)
+    assert model.seconds(100, 1e4, 10, 2, is_together=True) == pytest.approx(2e-3 + (4e-3 + 6e-4) / 2 + 1e-4)
+    n_tasks = model.least_tasks(200, 10, 8)
+    assert model.seconds(n_tasks, 200 * n_tasks, 10, 1) == pytest.approx(model.seconds(n_tasks, 200 * n_tasks, 10, 8))
+
+
+@pytest.mark.slow
+def test_scale_times_rounds_of_task_trees(script, tmp_path, capsys):
+    pytest.importorskip("distributed", reason="dask is not installed")
+    out = tmp_path / "scale.json"
+    sizes = ["--n-tasks", "4", "10", "--task-rows", "20", "40"]
+    few = ["--rounds", "2", "--messages", "2", "--repeats", "1"]
+    script("bench_scale").main(["--tasks", *sizes, *few, "--out", str(out)])
+    rounds = json.loads(out.read_text())["rounds"]
+    assert [(r["n_workers"], r["n_tasks"], r["n_rows"]) for r in rounds] == [
+        (workers, tasks, tasks * rows) for workers in (1, 2) for tasks in (4, 10) for rows in (20, 40)
+    ]
+    assert all(r["seconds_per_round"] > 0 for r in rounds)
+    # Sums for the loss are all that task trees need of each other, and they are a few numbers.
+    assert all((r["n_messages"] > 0) == (r["n_workers"] == 2) for r in rounds)
+    assert all(r["n_bytes"] <= 8 * r["n_messages"] for r in rounds)
+    assert "times as fast, 1000 tasks" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -515,8 +553,11 @@ def test_scale_measures_the_memory_of_fits_on_files(script, tmp_path, capsys):
     out = tmp_path / "scale.json"
     script("bench_scale").main(["--memory", "--memory-rows", "2000", "20000", "--out", str(out)])
     results = json.loads(out.read_text())
-    assert [fit["n_rows"] for fit in results["memory"]] == [2000, 2000, 20000, 20000]
-    assert [line["kind"] for line in results["lines"]] == ["trees", "network"]
+    kinds = ["trees", "blocks", "defaults", "network"]
+    assert [(fit["n_rows"], fit["kind"]) for fit in results["memory"]] == [
+        (n_rows, kind) for n_rows in (2000, 20000) for kind in kinds
+    ]
+    assert [line["kind"] for line in results["lines"]] == kinds
     assert all(-50 < fit["peak_mb"] < 1000 for fit in results["memory"])  # above what a fit on 1000 rows needs
     assert "bytes_per_row" in capsys.readouterr().out
 

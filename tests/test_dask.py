@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import itertools
 import os
 import pickle
 import re
@@ -13,6 +14,7 @@ import threading
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
@@ -85,7 +87,12 @@ def fit_on_both(model, client, X, y, cuts=None, make=dd.from_delayed, **argument
     workers = np.repeat(sorted(client.nthreads()), [(len(cuts) + 1) // 2, len(cuts) // 2])
     for _ in range(6):  # Dask is free to compute two partitions on one worker, and sometimes does
         in_parts = [
-            make([client.scatter(_rows(values, cut), workers=[w]) for cut, w in zip(cuts, workers, strict=True)])
+            make(
+                [
+                    client.scatter(_rows(values, cut), workers=[w], hash=False)
+                    for cut, w in zip(cuts, workers, strict=True)
+                ]
+            )
             for values in (X, y)
         ]
         model.fit(*in_parts, client=client, **arguments)
@@ -115,21 +122,107 @@ def assert_same(model, local, X):
     assert model.n_iter_ == local.n_iter_
 
 
+@pytest.fixture(scope="module")
+def fitted(client, table):
+    return fit_on_both(DaskRMTGBRegressor(**SMALL), client, *table)
+
+
 @pytest.mark.slow
-def test_a_fit_is_that_of_one_machine_and_predicts_without_dask(client, table, local):
-    X, y = table
-    model = fit_on_both(DaskRMTGBRegressor(**SMALL), client, X, y)
-    assert_same(model, local, X)
-    assert isinstance(model.predict(spread(X)), dd.Series)
-    assert_allclose(model.predict(spread(X)).compute(), local.predict(X), rtol=1e-9, atol=1e-12)
-    plain = model.to_local()
+def test_a_fit_is_that_of_one_machine(fitted, table, local):
+    X, _ = table
+    assert_same(fitted, local, X)
+    assert isinstance(fitted.predict(spread(X)), dd.Series)
+    assert_allclose(fitted.predict(spread(X)).compute(), local.predict(X), rtol=1e-9, atol=1e-12)
+    plain = fitted.to_local()
     assert type(plain) is RMTGBRegressor
     assert_allclose(plain.predict(X), local.predict(X), rtol=1e-9, atol=1e-12)
-    assert_allclose(plain.decompose(X).task, local.decompose(X).task, rtol=1e-9, atol=1e-12)
-    read = "import pickle, sys; model = pickle.load(sys.stdin.buffer); print(model.n_tasks_, 'dask' in sys.modules)"
-    for fitted in (model, plain):
-        done = subprocess.run([sys.executable, "-c", read], input=pickle.dumps(fitted), capture_output=True)
-        assert done.stdout.split() == [b"5", b"False"], done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_local", [False, True], ids=["as it is", "to_local"])
+def test_a_fitted_model_exports_and_explains_as_the_ordinary_one(fitted, table, local, is_local):
+    X, _ = table
+    model = fitted.to_local() if is_local else fitted
+    for name in ("shared", "partition", "task"):
+        assert_allclose(model.decompose(X)[name], local.decompose(X)[name], rtol=1e-9, atol=1e-12)
+    for ours, expected in zip(model.shap_values(X), local.shap_values(X), strict=True):
+        assert_allclose(ours, expected, rtol=1e-9, atol=1e-12)
+    for kind, by in itertools.product(("gain", "split"), ("block", "task")):
+        importances = (m.feature_importance(kind, by=by) for m in (model, local))
+        pd.testing.assert_frame_equal(*importances, rtol=1e-9, atol=1e-12)
+    for task in ("shop 2", None):  # None: a task that fit did not see
+        ours, expected = (m.to_lightgbm(task) for m in (model, local))
+        codes = expected.encode(X.drop(columns="task"))
+        assert np.array_equal(ours.encode(X.drop(columns="task")), codes, equal_nan=True)
+        assert_allclose(ours.booster.predict(codes), expected.booster.predict(codes), rtol=1e-9, atol=1e-12)
+        assert ours.booster.num_trees() == expected.booster.num_trees() > 0
+    assert_allclose(model.outlier_score_, local.outlier_score_, rtol=1e-9)
+
+
+WITHOUT_DASK = """
+import pathlib, pickle, sys
+
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("dask", "distributed"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Without())
+import numpy as np
+import mttab
+
+folder = pathlib.Path(sys.argv[1])
+X = pickle.loads((folder / "X").read_bytes())
+pickled, plain = (pickle.loads((folder / name).read_bytes()) for name in ("pickled", "plain"))
+for name, model in {"saved": mttab.load(folder / "model.mttab"), "pickled": pickled, "plain": plain}.items():
+    of_task = model.to_lightgbm("shop 1").booster.num_trees()
+    np.savez(folder / name, predicted=model.predict(X), shap=model.shap_values(X).values, n_trees=of_task)
+assert not {"dask", "distributed"} & set(sys.modules)
+try:
+    pickled.fit(X, X["x0"])
+except ImportError as err:
+    (folder / "why").write_text(str(err))
+"""
+
+
+@pytest.mark.slow
+def test_a_fitted_model_predicts_and_explains_where_dask_cannot_be_imported(fitted, table, tmp_path):
+    X, _ = table
+    fitted.save(tmp_path / "model.mttab")
+    for name, value in {"X": X, "pickled": fitted, "plain": fitted.to_local()}.items():
+        (tmp_path / name).write_bytes(pickle.dumps(value))
+    done = subprocess.run([sys.executable, "-c", WITHOUT_DASK, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("saved", "pickled", "plain"):
+        with np.load(tmp_path / f"{name}.npz") as found:
+            assert np.array_equal(found["predicted"], fitted.predict(X))
+            assert_allclose(found["shap"], fitted.shap_values(X).values, rtol=1e-12, atol=1e-15)
+            assert found["n_trees"] == fitted.to_lightgbm("shop 1").booster.num_trees()
+    assert (tmp_path / "why").read_text() == 'mttab.dask needs Dask: pip install "mttab[dask]".'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_classifier", [False, True], ids=["regression", "two classes"])
+def test_thousands_of_rows_whose_tasks_are_all_on_both_workers(client, is_classifier):
+    X, y = make_task_groups(n_samples=600, group_sizes=(8, 2), random_state=1)
+    order = np.random.default_rng(1).permutation(len(X))
+    X, y = X.iloc[order].reset_index(drop=True), y.iloc[order].reset_index(drop=True)
+    cuts = np.array_split(np.arange(len(X)), 6)
+    assert all(X["task"].iloc[cut].nunique() == 10 for cut in cuts)
+    options = SMALL | {"max_iter_shared": 12, "max_iter_partition": 6, "max_iter_task": 6, "max_leaf_nodes": 15}
+    Spread, Whole = DaskRMTGBRegressor, RMTGBRegressor
+    if is_classifier:
+        y, Spread, Whole = pd.Series(np.where(y > 0, "up", "down")), DaskRMTGBClassifier, RMTGBClassifier
+    model = fit_on_both(Spread(**options), client, X, y, cuts)
+    assert min(model.communication_["n_rows"]) >= 0.3 * len(X)
+    assert all(n % 600 == 0 for n in model.communication_["n_rows"])  # whole tasks
+    whole = Whole(sharing="blocks", **options).fit(X, y)
+    if is_classifier:
+        assert model.classes_.tolist() == ["down", "up"]
+        assert_allclose(model.predict_proba(X), whole.predict_proba(X), rtol=1e-9, atol=1e-12)
+    else:
+        assert_same(model, whole, X)
+    assert_allclose(model.train_score_, whole.train_score_, rtol=1e-9)
 
 
 @pytest.mark.slow
@@ -182,10 +275,10 @@ def test_an_empty_partition_and_a_task_on_one_worker_only(client, table, local):
 
 
 @pytest.mark.slow
-def test_without_tasks_rows_stay_where_they_are(client, table):
+def test_without_tasks_rows_stay_where_they_are_and_are_drawn_as_on_one_machine(client, table):
     X, y = table
     X = X.drop(columns="task")
-    options = {**SMALL, "task_column": None, "max_iter_shared": 5}
+    options = {**SMALL, "task_column": None, "max_iter_shared": 5, "subsample": 0.6}
     model = fit_on_both(DaskRMTGBRegressor(**options), client, X, y)
     assert model.communication_["n_rows"] == [150, 150]
     assert_allclose(model.predict(X), RMTGBRegressor(**options).fit(X, y).predict(X), rtol=1e-9, atol=1e-12)
@@ -201,8 +294,23 @@ def test_a_lost_task_column_is_an_error_that_names_it(client, table):
         return part.drop(columns="task") if part.index[0] > 100 else part
 
     lossy = spread(X).map_partitions(lose, meta=X[:0], enforce_metadata=False)
-    with pytest.raises(ValueError, match="task_column='task' is not a column of X"):
+    with pytest.raises(ValueError, match=r"^In partition [23] of X: task_column='task' is not a column of X"):
         DaskRMTGBRegressor(**SMALL).fit(lossy, spread(y), client=client)
+
+
+@pytest.mark.slow
+def test_bad_cells_are_named_with_their_partition_and_rows_that_are_none_at_all_are_an_error(client, table):
+    X, y = table
+    infinite, unlabelled = X.copy(), y.copy()
+    infinite.iloc[200, 1], unlabelled[7] = np.inf, np.nan
+    model = DaskRMTGBRegressor(**SMALL)
+    with pytest.raises(ValueError, match=r"^In partition 2 of X: .*column 'x1' of X holds inf in row 50"):
+        model.fit(spread(infinite), spread(y), client=client)
+    with pytest.raises(ValueError, match=r"^In partition 0 of X: .*y contains NaN in 1 of 75 rows \(first: row 7\)"):
+        model.fit(spread(X), spread(unlabelled), client=client)
+    empty = (dd.from_delayed([dask.delayed(values[:0])] * 2) for values in (X, y))
+    with pytest.raises(ValueError, match=r"0 sample.* with a positive weight in all pieces of X"):
+        model.fit(*empty, client=client)
 
 
 class _Note:
@@ -266,6 +374,8 @@ def test_an_unpicklable_callback_is_one_clear_sentence(client, table):
 
     with pytest.raises(ValueError, match=r"callback=.* cannot be sent to the workers"):
         DaskRMTGBRegressor(**SMALL).fit(spread(X), spread(y), client=client, callback=callback)
+    with pytest.raises(ValueError, match="callback='progress' cannot be called"):
+        DaskRMTGBRegressor(**SMALL).fit(spread(X), spread(y), client=client, callback="progress")
 
 
 @pytest.mark.slow
@@ -329,6 +439,25 @@ def test_another_version_or_a_missing_package_on_a_worker_is_one_clear_sentence(
     client.run(hide, "numba", "back", workers=worker)
 
 
+@pytest.mark.slow
+def test_another_python_on_a_worker_is_one_clear_sentence_before_anything_is_sent_to_it(client, table, monkeypatch):
+    X, y = table
+    worker = [min(client.nthreads())]
+
+    def set_python(version):
+        from distributed import versions
+
+        info = versions.get_system_info()
+        versions.get_system_info = lambda: info | {"python": version}
+        return info["python"]
+
+    before = client.run(set_python, "3.99.1.final.0", workers=worker)[worker[0]]
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match=r"has Python 3\.99.*; install the same"):
+        patch.setattr(client, "run", None)
+        DaskRMTGBRegressor(**SMALL).fit(spread(X), spread(y), client=client)
+    client.run(set_python, before, workers=worker)
+
+
 class _Touch:
     """Callback that writes down, when the first round is over, how many meetings the worker is in."""
 
@@ -376,7 +505,9 @@ def _kill_in_mid_fit(client, table, which, is_under_way):
     halves = np.array_split(np.arange(len(table[0])), 2)
     workers = sorted(client.nthreads())
     in_parts = [
-        dd.from_delayed([client.scatter(t.iloc[h], workers=[w]) for h, w in zip(halves, workers, strict=True)])
+        dd.from_delayed(
+            [client.scatter(t.iloc[h], workers=[w], hash=False) for h, w in zip(halves, workers, strict=True)]
+        )
         for t in table
     ]
     model = DaskRMTGBRegressor(**SMALL | {"max_iter_shared": 3000})

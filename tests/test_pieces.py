@@ -19,6 +19,7 @@ from mttab._boosting_pieces import (
     read_columns,
     read_labels,
 )
+from mttab._core.boosting import rows
 from mttab._core.boosting.binning import SUMMARY_SIZE, merge_summaries, summarise_column
 from mttab._core.boosting.distributed import merged_forest, own_part, spread_quantiles
 from mttab._core.boosting.forest import ForestBuilder
@@ -75,8 +76,8 @@ def run_in_threads(n, work):
     return results
 
 
-def fit_in_pieces(model, X, y, weight=None, n_pieces=3, explicit=None):
-    """A copy of ``model`` fitted on rows that two threads hold."""
+def fit_in_pieces(model, X, y, weight=None, n_pieces=3, explicit=None, has_whole_tasks=True):
+    """A copy of ``model`` fitted on rows that two threads hold, each with whole tasks or with every second row."""
     model = clone(model)
     cuts = np.array_split(np.arange(len(X)), n_pieces)
     pieces = [Piece(X.iloc[c], y.iloc[c], None if weight is None else weight[c]) for c in cuts]
@@ -86,13 +87,13 @@ def fit_in_pieces(model, X, y, weight=None, n_pieces=3, explicit=None):
     starts = np.cumsum([0] + [0 if w is None else int((w > 0).sum()) for w in (p.weight for p in pieces)])
     if weight is None:
         starts = np.cumsum([0] + [len(piece.X) for piece in pieces])
-    rows = BinnedRows.joined([encode(model, problem, p, int(s)) for p, s in zip(pieces, starts, strict=False)])
+    binned = BinnedRows.joined([encode(model, problem, p, int(s)) for p, s in zip(pieces, starts, strict=False)])
     owner = np.arange(problem.labels.n_tasks) % 2
     seed = int(np.random.RandomState(model.random_state).randint(2**31 - 1))
 
     def work(peers):
         is_own = owner == peers.rank
-        own = rows.take(is_own[rows.task])
+        own = binned.take(is_own[binned.task] if has_whole_tasks else binned.position % 2 == peers.rank)
         fitted = boost_rows(
             model, problem, own, seed=seed, n_threads=1, peers=peers, is_own_task=is_own, explicit=explicit
         )
@@ -169,6 +170,31 @@ def test_explicit_validation_rows_end_the_blocks_at_the_same_rounds(table):
     whole = clone(model).fit(X[60:], y[60:], X_val=X[:60], y_val=y[:60])
     assert spread.n_iter_ == whole.n_iter_
     assert_same_model(spread, whole, X)
+
+
+@pytest.mark.parametrize("options", [{}, {"loss": "absolute_error"}, {"target_scaling": "task"}], ids=str)
+def test_rows_are_drawn_as_in_one_place_though_a_task_is_in_two(table, options):
+    X, y = table
+    y = y.round(1)  # some values are in both places
+    model = RMTGBRegressor(**SMALL | {"sharing": "pooled", "max_iter_task": 0, "subsample": 0.5} | options)
+    whole = clone(model).fit(X, y)
+    assert_same_model(fit_in_pieces(model, X, y, has_whole_tasks=False), whole, X)
+    labels = pd.Series(np.where(y > 0, "yes", "no"))
+    options = {name: value for name, value in model.get_params().items() if name in SMALL or name == "subsample"}
+    classifier = RMTGBClassifier(**options)
+    spread, whole = fit_in_pieces(classifier, X, labels, has_whole_tasks=False), clone(classifier).fit(X, labels)
+    assert_allclose(spread.predict_proba(X), whole.predict_proba(X), rtol=1e-9, atol=1e-12)
+
+
+def test_rows_of_too_many_different_y_are_drawn_by_each_holder_for_itself(table, monkeypatch):
+    X, y = table
+    model = RMTGBRegressor(**SMALL | {"sharing": "pooled", "max_iter_task": 0, "subsample": 0.5})
+    whole = clone(model).fit(X, y)
+    assert_same_model(fit_in_pieces(model, X, y, has_whole_tasks=False), whole, X)
+    monkeypatch.setattr(rows, "MAX_SHARED_VALUES", 100)
+    spread = fit_in_pieces(model, X, y, has_whole_tasks=False)
+    assert not np.allclose(spread.predict(X), whole.predict(X))
+    assert abs(spread.score(X, y) - whole.score(X, y)) < 0.1
 
 
 def test_derivatives_of_many_rows_are_rounded_as_on_one_machine():

@@ -1,5 +1,6 @@
-"""Networks under torchrun: two processes train one network, without a word about it in the code."""
+"""Networks of tokens and of experts under torchrun: two processes train one, without a word about it in the code."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -10,14 +11,14 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 
-from mttab.datasets import make_multitask
+from mttab.datasets import make_multitask, make_task_groups
 
 pytest.importorskip("torch", reason="the extra neural is not installed")
 
-from mttab import MultiTabNet, load
+import mttab
+from mttab import load
 from mttab._core.neural import ranks
 
-TYPES = ["regression", "binary"]
 COMMON = {"max_epochs": 2, "batch_size": 50, "precision": "float64", "device": "cpu"}
 OPTIONS = {
     "plain": {"random_state": 0, "dropout": 0.0, "sample_attention": False, "n_members": 2},
@@ -41,26 +42,70 @@ OPTIONS = {
         **{"random_state": 0, "dropout": 0.0, "sample_attention": False, "n_members": 1, "pretext": "during"},
         "task_weighting": "pcgrad",
     },
+    "row tasks": {
+        **{"random_state": 0, "dropout": 0.0, "sample_attention": False, "n_members": 2},
+        **{"task_column": "shop", "target_scaling": "task"},
+    },
+    "experts": {"random_state": 0, "dropout": 0.0, "n_members": 1},
+    "experts of row tasks": {
+        **{"random_state": 0, "dropout": 0.0, "n_members": 1, "task_column": "shop"},
+        "task_weighting": "uncertainty",
+    },
+    "row tasks, attending rows, dropout, no seed": {
+        **{"task_column": "shop", "sample_attention": True, "dropout": 0.2, "n_members": 1, "context_size": 64},
+    },
     "attending rows, dropout, no seed": {"sample_attention": True, "dropout": 0.2, "n_members": 1, "context_size": 64},
 }
+CLASSES = {
+    "row tasks": "MultiTabNetRegressor",
+    "experts": "MMoE",
+    "experts of row tasks": "MMoEClassifier",
+    "row tasks, attending rows, dropout, no seed": "MultiTabNetClassifier",
+}
+
+
+def make_table(name, options):
+    """What a network of the class of this name is fitted on."""
+    if "task_column" not in options:
+        return make_multitask(201, 4, 2, task_types=["regression", "binary"], random_state=0)
+    X, y = make_task_groups(40, group_sizes=(3, 2), random_state=0)
+    X = X.rename(columns={"task": "shop"}).assign(shop="shop " + X["task"].astype(str))
+    return X, np.where(y > 0, "up", "down") if name.endswith("Classifier") else y
+
+
+def predicted(net, X):
+    """One number per row."""
+    if type(net).__name__.endswith("Classifier"):
+        return net.predict_proba(X)[:, 0]
+    return np.asarray(net.predict(X), dtype=float).reshape(len(X), -1)[:, 0]
+
+
+def class_of(name):
+    return CLASSES.get(name, "MultiTabNet")
+
+
 SCRIPT = """
 import json, os, pathlib, sys
 import numpy as np
 import pandas as pd
+import mttab
 from mttab import MultiTabNet
-from mttab.datasets import make_multitask
+from mttab.datasets import make_multitask, make_task_groups
+
+{functions}
 
 folder, rank = pathlib.Path(sys.argv[1]), os.environ["RANK"]
-X, Y = make_multitask(201, 4, 2, task_types=["regression", "binary"], random_state=0)
-for i, options in enumerate(json.loads(sys.argv[2])):
-    net = MultiTabNet(**options).fit(X, Y)
+for i, (name, options) in enumerate(json.loads(sys.argv[2])):
+    X, y = make_table(name, options)
+    net = getattr(mttab, name)(**options).fit(X, y)
     net.history_.to_csv(folder / f"history-{i}-{rank}.csv", index=False, float_format="%.17g")
-    np.save(folder / f"prediction-{i}-{rank}.npy", net.predict(X).iloc[:, 0].to_numpy(float))
-    context = net._networks[0].context
+    np.save(folder / f"prediction-{i}-{rank}.npy", predicted(net, X))
+    context = getattr(net._networks[0], "context", None)
     np.save(folder / f"context-{i}-{rank}.npy", np.empty(0) if context is None else context.numeric.numpy())
-net.save(folder / f"net-{rank}.mttab")
-net.save(folder / "net.mttab")
+    net.save(folder / f"net-{i}-{rank}.mttab")
+    net.save(folder / f"net-{i}.mttab")
 
+X, Y = make_table("MultiTabNet", {})
 frame, Y = pd.DataFrame(np.asarray(X)).add_prefix("x").assign(kind="oak"), np.asarray(Y)
 mistakes = {}
 weight, is_second = np.ones(len(X)), rank == "1"
@@ -114,7 +159,8 @@ DIFFERENCES = {
 
 
 def torchrun(folder, options):
-    (folder / "train.py").write_text(SCRIPT)
+    functions = inspect.getsource(make_table) + inspect.getsource(predicted)
+    (folder / "train.py").write_text(SCRIPT.replace("{functions}", functions))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     done = subprocess.run(
         [*command, str(folder / "train.py"), str(folder), json.dumps(options)],
@@ -129,7 +175,7 @@ def torchrun(folder, options):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("torchrun")
-    done = torchrun(folder, [COMMON | options for options in OPTIONS.values()])
+    done = torchrun(folder, [(class_of(name), COMMON | options) for name, options in OPTIONS.items()])
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -139,7 +185,7 @@ def folder(tmp_path_factory):
 def test_two_processes_have_the_same_history_predictions_and_context(folder, i):
     first, second = (pd.read_csv(folder / f"history-{i}-{rank}.csv") for rank in (0, 1))
     name = list(OPTIONS)[i]
-    assert len(first) == COMMON["max_epochs"] * (2 if name in ("plain", "pretext before") else 1)
+    assert len(first) == COMMON["max_epochs"] * (2 if name in ("plain", "pretext before", "row tasks") else 1)
     pd.testing.assert_frame_equal(first, second, check_exact=True)
     for what in ("prediction", "context"):
         of_ranks = [np.load(folder / f"{what}-{i}-{rank}.npy") for rank in (0, 1)]
@@ -148,17 +194,17 @@ def test_two_processes_have_the_same_history_predictions_and_context(folder, i):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("i", range(len(OPTIONS) - 1), ids=list(OPTIONS)[:-1])
-def test_two_processes_train_the_network_of_one(folder, i):
-    if OPTIONS[list(OPTIONS)[i]].get("task_weighting") in ("upgrad", "pcgrad"):
+@pytest.mark.parametrize("name", [name for name, options in OPTIONS.items() if "random_state" in options])
+def test_two_processes_train_the_network_of_one(folder, name):
+    i, options = list(OPTIONS).index(name), COMMON | OPTIONS[name]
+    if options.get("task_weighting") in ("upgrad", "pcgrad"):
         pytest.importorskip("torchjd", reason="the extra torchjd is not installed")
-    X, Y = make_multitask(201, 4, 2, task_types=TYPES, random_state=0)
-    alone = MultiTabNet(**COMMON | list(OPTIONS.values())[i]).fit(X, Y)
+    X, y = make_table(class_of(name), options)
+    alone = getattr(mttab, class_of(name))(**options).fit(X, y)
     history = pd.read_csv(folder / f"history-{i}-0.csv")
     for loss in {"train_loss", "pretext_loss"} & set(history):
         assert_allclose(history[loss], alone.history_[loss], rtol=1e-9)
-    prediction = alone.predict(X).iloc[:, 0].to_numpy(float)
-    assert_allclose(np.load(folder / f"prediction-{i}-0.npy"), prediction, rtol=1e-7, atol=1e-9)
+    assert_allclose(np.load(folder / f"prediction-{i}-0.npy"), predicted(alone, X), rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.slow
@@ -176,12 +222,15 @@ def test_processes_whose_mistakes_were_refused_can_go_on_and_may_tell_more_or_us
 
 
 @pytest.mark.slow
-def test_the_first_process_writes_the_file_without_a_guard_in_the_script(folder):
-    assert (folder / "net-0.mttab").exists()
-    assert not (folder / "net-1.mttab").exists()
-    X, _ = make_multitask(201, 4, 2, task_types=TYPES, random_state=0)
-    prediction = load(folder / "net.mttab").predict(X).iloc[:, 0].to_numpy(float)
-    assert np.array_equal(prediction, np.load(folder / f"prediction-{len(OPTIONS) - 1}-0.npy"))
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_the_first_process_writes_the_file_without_a_guard_in_the_script(folder, name):
+    i = list(OPTIONS).index(name)
+    assert (folder / f"net-{i}-0.mttab").exists()
+    assert not (folder / f"net-{i}-1.mttab").exists()
+    X, _ = make_table(class_of(name), OPTIONS[name])
+    net = load(folder / f"net-{i}.mttab")
+    assert type(net).__name__ == class_of(name)
+    assert np.array_equal(predicted(net, X), np.load(folder / f"prediction-{i}-0.npy"))
 
 
 def test_an_ordinary_process_trains_alone(monkeypatch):

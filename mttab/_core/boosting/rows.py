@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from .forest import PARTITION
+
+# Values of y, those of all processes together, up to which the processes tell them each other: 16 MB.
+MAX_SHARED_VALUES = 2**20
 
 
 class Peers:
@@ -67,7 +70,7 @@ class TrainingRows:
     task : int32 (n_rows,); task_start : int64 (n_tasks + 1,)
     y, weight : float64 (n_rows,); position : whole numbers (n_rows,), place of the row in the caller's data
     task_mass : float64 (n_tasks,), rows of each task by the user's weights alone; None where ``weight`` is just these
-    peers : who holds the rows that are not here; a task's rows are all in one place
+    peers : who holds the rows that are not here; a task's rows are all in one place if there are trees per task
     """
 
     words: np.ndarray
@@ -79,6 +82,7 @@ class TrainingRows:
     position: np.ndarray
     task_mass: np.ndarray | None = None
     peers: Peers = ALONE
+    _content_key: np.ndarray | None = field(default=None, init=False, repr=False)
 
     @property
     def n_rows(self) -> int:
@@ -117,25 +121,40 @@ class TrainingRows:
         rows, out_rows = np.flatnonzero(is_in), np.flatnonzero(~is_in)
         return RowSample(rows.astype(np.uint32), row_start, out_rows.astype(np.uint32), self.task_start - row_start)
 
-    @cached_property
+    @property
     def content_key(self) -> np.ndarray:
         """Random bits uint64 (n_rows,) from what is in a row: the same for any order, seed and task names.
 
         What counts is a row's bins and the rank of its y among the values of its task, so that the unit of y does not
-        matter. Equal rows have equal keys, so that a weight of 2 and a row that is there twice agree.
+        matter. Equal rows have equal keys, so that a weight of 2 and a row that is there twice agree. All processes
+        have to ask together.
         """
-        order = np.lexsort((self.y, self.task))
-        is_next = np.append(False, (np.diff(self.y[order]) != 0) & (np.diff(self.task[order]) == 0))
-        steps = np.cumsum(is_next)
-        rank = np.empty(self.n_rows, dtype=np.uint64)
-        rank[order] = steps - steps[self.task_start[self.task[order]]]
-        mixed = rank * np.uint64(0x9E3779B97F4A7C15)
+        if self._content_key is None:  # a cached_property keeps all threads of a process waiting, until Python 3.12
+            self._content_key = self._hash_rows()
+        return self._content_key
+
+    def _hash_rows(self) -> np.ndarray:
+        mixed = self._rank_of_y().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         for f in range(self.n_features):
             column = (self.words[f // 4] >> np.uint32(8 * (f % 4))) & np.uint32(255)
             mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) + column
         return (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0x94D049BB133111EB)
 
-    @cached_property
+    def _rank_of_y(self) -> np.ndarray:
+        """Rank int64 (n_rows,) of y among the different values of its task, in all processes unless those are many."""
+        order, which = _different(self.y, self.task)
+        y, task = self.y[order], self.task[order]
+        peers, longest = self.peers, len(y)
+        if peers.n_ranks > 1:
+            longest = int(peers.gather(np.array([float(len(y))])).max())
+        if peers.n_ranks == 1 or peers.n_ranks * longest > MAX_SHARED_VALUES:
+            return _place_in_run(task)[which]
+        slot = np.full((2, longest), -1.0)  # no task has this number
+        slot[:, : len(y)] = y, task
+        y_of_all, task_of_all = np.moveaxis(peers.gather(slot.ravel()).reshape(-1, 2, longest), 1, 0)
+        order, place = _different(y_of_all.ravel(), task_of_all.ravel())
+        return _place_in_run(task_of_all.ravel()[order])[place[peers.rank * longest :][which]]
+
     def n_different(self) -> int:
         """Number of different rows: the same whatever the weights, and however often a row is there."""
         return len(np.unique(self.content_key))
@@ -173,6 +192,21 @@ class TrainingRows:
         """
         values = np.ascontiguousarray(X[:, is_held])
         return ValidationRows(values, self.task[is_held], self.y[is_held], self.weight[is_held])
+
+
+def _different(values: np.ndarray, task: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the different values of each task stand, in order, and which of them each value (n,) is."""
+    order = np.lexsort((values, task))
+    is_new = np.ones(len(order), dtype=bool)
+    is_new[1:] = (np.diff(values[order]) != 0) | (np.diff(task[order]) != 0)
+    which = np.empty(len(order), dtype=np.int64)
+    which[order] = np.cumsum(is_new) - 1
+    return order[is_new], which
+
+
+def _place_in_run(numbers: np.ndarray) -> np.ndarray:
+    """How many equal ones stand before each of these sorted numbers."""
+    return np.arange(len(numbers)) - np.searchsorted(numbers, numbers)
 
 
 @dataclass

@@ -121,7 +121,7 @@ def choose_sharing(
     if not may_separate or agreement is None or np.mean(agreement[~np.eye(len(agreement), dtype=bool)]) > MAX_AGREEMENT:
         out.add("separate")
     names = [name for name in STRUCTURES if name not in out]
-    n_rows = rows.n_different
+    n_rows = rows.n_different()
     if n_rows > MAX_ROWS:
         keep = rows.content_share(MAX_ROWS / n_rows, seed)
         rows, X = rows.take(keep), X[:, keep]
