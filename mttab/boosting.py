@@ -477,9 +477,9 @@ class RMTGBClassifier(ClassifierMixin, BaseRMTGB):
         Factor on the weight of each class's rows; "balanced" gives every class the same total.
     sharing, n_task_groups, learning_rate, max_iter_shared, max_iter_partition, max_iter_task, grow_policy, \
 max_leaf_nodes, max_leaf_nodes_task, max_depth, min_samples_leaf, min_samples_leaf_task, l2_regularization, \
-max_features, subsample, max_bins, categorical_features, monotonic_cst, algorithm, theta_init, theta_learning_rate, theta_penalty, \
-theta_center, task_weight, unseen_task, early_stopping, validation, validation_fraction, n_iter_no_change, tol, \
-refit, n_averaged, warm_start, random_state, n_jobs, verbose
+max_features, subsample, max_bins, categorical_features, monotonic_cst, algorithm, theta_init, \
+theta_learning_rate, theta_penalty, theta_center, task_weight, unseen_task, early_stopping, validation, \
+validation_fraction, n_iter_no_change, tol, refit, n_averaged, warm_start, random_state, n_jobs, verbose
         See `RMTGBRegressor`. Validation rows are stratified by task and class; ``monotonic_cst`` is for two classes.
 
     Attributes
