@@ -56,8 +56,9 @@ def ours(is_binary: bool, n_threads: int, **options: Any) -> Any:
     kind = RMTGBClassifier if is_binary else RMTGBRegressor
     options = {"max_iter_shared": ROUNDS, **ALONE, "max_leaf_nodes": LEAVES, "max_bins": BINS, **options}
     return kind(
-        learning_rate=0.1, min_samples_leaf=20, subsample=1.0, early_stopping=False, n_jobs=n_threads, **options
-    )
+        grow_policy="leafwise", learning_rate=0.1, min_samples_leaf=20, l2_regularization=0.0, subsample=1.0,
+        early_stopping=False, n_jobs=n_threads, **options,
+    )  # fmt: skip
 
 
 def candidates(is_binary: bool, n_threads: int) -> dict[str, Callable[[], Any]]:

@@ -66,9 +66,9 @@ ORDER = {
     "boosting": (
         *("linking", "jit", "threads", "quantile", "losses"),
         *("binning", "histogram", "packed_histogram", "splitting", "small_nodes", "presorted"),
-        *("partition", "node_search"),
-        *("leaves", "tree_arrays", "tree", "leaf_masks", "scoring", "forest"),
-        *("rows", "theta", "growing", "distributed", "rmtgb", "averaging"),
+        *("partition", "node_search", "level_search"),
+        *("leaves", "tree_arrays", "tree", "symmetric", "leaf_masks", "scoring", "forest"),
+        *("rows", "theta", "growing", "distributed_growth", "distributed", "rmtgb", "averaging"),
         *("similarity", "sharing", "adapt", "importance", "export"),
     ),
     "neural": (
