@@ -16,9 +16,10 @@ from sklearn.pipeline import make_pipeline
 pytest.importorskip("torch", reason="torch is not installed")
 
 import mttab
-from mttab import MMoE, MMoEClassifier, MMoERegressor, MultiTabNet, experts
+from mttab import MMoE, MMoEClassifier, MMoERegressor, MultiTabNet, PerTaskRegressor, experts
 from mttab._network_options import EXPERTS, FEATURES, TASK_TYPES, TASKS, TRAINING
-from mttab.datasets import make_multitask, make_task_groups
+from mttab.datasets import make_multitask, make_multitask_regression, make_task_groups
+from mttab.metrics import multitask_gain, task_scores
 from test_docstrings import names_in, sections
 from test_multitabnet import differs, numbers, predicted, row_tasks, table
 
@@ -137,6 +138,23 @@ def test_a_single_task_is_a_network_of_its_own(name):
     net = unsure(of_kind(name, "Regressor")(**options), X, Y[:, 0])
     assert net.n_tasks_ == 1 and net.predict(X).shape == (150,) and net.score(X, Y[:, 0]) > 0.8
     assert net.gates(X)[0].shape[0] == 150
+
+
+@each_in_time
+def test_the_gain_over_its_single_task_networks_is_one_call(name):
+    X, Y = make_multitask_regression(150, 4, 2, random_state=0)
+    network = of_kind(name, "Regressor")(**SMALL)
+    alone = unsure(PerTaskRegressor(network), X[:100], Y[:100]).predict(X[100:])
+    for j, column in enumerate(Y):
+        single = unsure(clone(network), X[:100], Y[column][:100])
+        np.testing.assert_array_equal(alone[:, j], single.predict(X[100:]))
+
+    together = unsure(network, X[:100], Y[:100]).predict(X[100:])
+    ours, theirs = (task_scores(Y[100:], Z, metric="root_mean_squared_error") for Z in (together, alone))
+    gain = multitask_gain(ours, theirs)
+    error, least = (np.sqrt(((Z - Y[100:]) ** 2).mean()) for Z in (together, alone))
+    np.testing.assert_allclose(gain.mean, 100 * (1 - error / least).mean())
+    assert gain.mean != 0
 
 
 @each_architecture
