@@ -149,9 +149,9 @@ def run_boosting(
 def tree_problems(draw, max_rows: int = 24):  # type: ignore[no-untyped-def]
     """A `Problem` whose last feature is the task id, and the task of each row.
 
-    Derivatives and weights are small multiples of one power of two, so that every sum is exact: kernel and twin then
-    have to agree in every tie. Codes hold ties, missing values and constant columns. Some problems have more rows than
-    `SMALL_NODE`, copies of a few with gradients of their own.
+    Derivatives are small multiples of one power of two, also without the weight in them, which is such a power itself,
+    so that every sum is exact: kernel and twin then have to agree in every tie. Codes hold ties, missing values and
+    constant columns. Some problems have more rows than `SMALL_NODE`, copies of a few with gradients of their own.
     """
     n = draw(st.integers(1, max_rows))
     n_features = draw(st.integers(0, 3))
@@ -165,7 +165,7 @@ def tree_problems(draw, max_rows: int = 24):  # type: ignore[no-untyped-def]
     n_outputs = draw(st.sampled_from([1, 1, 3]))
     scale = 2.0 ** draw(st.sampled_from([0, 0, -240, 240]))
     gradient = scale * draw(npst.arrays(np.float64, (n_outputs, n), elements=st.integers(-8, 8)))
-    weight = draw(npst.arrays(np.float64, n, elements=st.sampled_from([1.0, 1.0, 0.25, 0.5, 2.0, 3.0])))
+    weight = draw(npst.arrays(np.float64, n, elements=st.sampled_from([1.0, 1.0, 0.25, 0.5, 2.0, 4.0])))
     is_constant = draw(st.booleans())
     if is_constant:
         hessian = np.tile(weight, (n_outputs, 1))

@@ -71,6 +71,21 @@ def histogram(columns: list[np.ndarray], n_bins: list[int], rows: np.ndarray, ch
     return np.array(parts)
 
 
+def local_bins(codes: np.ndarray, weight: np.ndarray, n_missing: int, max_bins: int) -> np.ndarray:
+    """Bin of each row of a small task among the task's own, −1 where its value is missing.
+
+    Every bin in use is one if there are at most `max_bins`. Else rows that share a bin stay together, and the bin is
+    how many of `max_bins` equal shares of the weight end before it.
+    """
+    total = math.fsum(weight[codes != n_missing])
+    used = np.unique(codes[codes != n_missing])
+    if len(used) <= max_bins:
+        own = {code: k for k, code in enumerate(used)}
+    else:
+        own = {code: int(math.fsum(weight[codes < code]) * max_bins / total + 1e-9) for code in used}
+    return np.array([own.get(code, -1) for code in codes])
+
+
 def leaf_value(
     problem: Problem, rows: np.ndarray, k: int, low: float = -math.inf, high: float = math.inf, extra_l2: float = 0.0
 ) -> float:

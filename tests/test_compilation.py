@@ -13,7 +13,7 @@ import numpy as np
 from numba.core.caching import NullCache
 from mttab import RMTGBClassifier, RMTGBRegressor
 from mttab._core.boosting import forest, growing, histogram, leaf_masks, leaves, losses
-from mttab._core.boosting import packed_histogram, scoring, small_nodes, splitting, tree
+from mttab._core.boosting import local_bins, packed_histogram, scoring, small_nodes, splitting, task_trees, tree
 from mttab.datasets import make_task_groups
 
 X, y = make_task_groups(60, group_sizes=(2, 1), random_state=0)
@@ -35,7 +35,7 @@ kernels = {
     id(kernel): kernel
     for module in (
         *(forest, growing, histogram, leaf_masks, leaves, losses),
-        *(packed_histogram, scoring, small_nodes, splitting, tree),
+        *(local_bins, packed_histogram, scoring, small_nodes, splitting, task_trees, tree),
     )
     for kernel in vars(module).values()
     if hasattr(kernel, "signatures") and not isinstance(kernel._cache, NullCache)

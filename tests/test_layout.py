@@ -65,9 +65,10 @@ PLAIN = (
 ORDER = {
     "boosting": (
         *("linking", "jit", "threads", "quantile", "losses"),
-        *("binning", "histogram", "packed_histogram", "splitting", "small_nodes", "presorted"),
+        *("binning", "histogram", "packed_histogram", "splitting", "small_nodes"),
         *("partition", "node_search", "level_search"),
-        *("leaves", "tree_arrays", "tree", "symmetric", "leaf_masks", "scoring", "forest"),
+        *("leaves", "tree_arrays", "tree", "symmetric", "local_bins", "local_search", "small_trees", "task_trees"),
+        *("leaf_masks", "scoring", "forest"),
         *("rows", "theta", "growing", "distributed_growth", "distributed", "rmtgb", "averaging"),
         *("similarity", "sharing", "adapt", "importance", "export"),
     ),

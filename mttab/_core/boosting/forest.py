@@ -245,31 +245,33 @@ class ForestBuilder:
         self, grown: TreeArrays, block: int, group: np.ndarray, round_: int, output: int, learning_rate: float
     ) -> tuple[Nodes, Trees]:
         """Add a stack of trees of one round and return it; ``group`` (n_trees,) is the partition group or the task."""
-        width = grown.feature.shape[1]
-        # Of one tree a slice is enough, which spares the boolean indexing of every array.
-        keep: Any = (0, slice(0, int(grown.n_nodes[0])))
-        if len(grown.n_nodes) > 1:
-            keep = np.arange(width) < grown.n_nodes[:, None]
-        root = np.concatenate([[0], np.cumsum(grown.n_nodes)[:-1]])
+        n_trees, width = grown.feature.shape
+        if n_trees == 1:
+            place: Any = slice(0, int(grown.n_nodes[0]))
+        else:  # by number: a mask would be looked through for every array
+            place = np.flatnonzero(np.arange(width) < grown.n_nodes[:, None])
+
+        def in_use(array: np.ndarray) -> np.ndarray:
+            return array.reshape(n_trees * width, *array.shape[2:])[place]
+
+        root = np.cumsum(grown.n_nodes) - grown.n_nodes
         shift = np.repeat(root, grown.n_nodes).astype(np.int32)
-        feature = grown.feature[keep]
-        left, right = grown.left[keep], grown.right[keep]
-        is_leaf = left < 0
-        category_start, n_levels, words = self._pack_categories(feature, grown.category_set[keep])
+        feature = in_use(grown.feature)
+        is_inner = feature >= 0
+        category_start, n_levels, words = self._pack_categories(feature, in_use(grown.category_set))
         nodes = Nodes(
             feature=feature,
-            threshold=np.where(is_leaf, np.inf, grown.threshold[keep]),
-            missing_left=grown.missing_left[keep],
-            left=np.where(is_leaf, -1, left + shift).astype(np.int32),
-            right=np.where(is_leaf, -1, right + shift).astype(np.int32),
+            threshold=np.where(is_inner, in_use(grown.threshold), np.inf),
+            missing_left=in_use(grown.missing_left),
+            left=np.where(is_inner, in_use(grown.left) + shift, np.int32(-1)),
+            right=np.where(is_inner, in_use(grown.right) + shift, np.int32(-1)),
             category_start=category_start,
             n_levels=n_levels,
             category_words=words,
-            value=learning_rate * grown.value[keep],
-            gain=grown.gain[keep],
-            weight=grown.weight[keep],
+            value=learning_rate * in_use(grown.value),
+            gain=in_use(grown.gain),
+            weight=in_use(grown.weight),
         )
-        n_trees = len(grown.n_nodes)
         trees = Trees(
             root=root.astype(np.int32),
             block=np.full(n_trees, block, dtype=np.int32),

@@ -8,27 +8,23 @@ import numpy as np
 
 from .binning import BinLayout
 from .leaves import add_leaf_values, add_leaf_values_parallel, renew_values, renew_values_parallel
+from .local_bins import LocalBins, find_local_bins, find_local_bins_parallel, new_local_bins, no_local_bins
 from .node_search import Candidates, new_candidates
 from .packed_histogram import Packing, choose_packing, pack_rows, pack_rows_parallel
-from .presorted import MAX_ROWS, NO_ORDER, sort_tasks, sort_tasks_parallel
 from .rows import RowSample, TrainingRows
 from .small_nodes import SMALL_NODE
 from .splitting import SplitOptions
 from .symmetric import grow_symmetric_tree
+from .task_trees import grow_trees, grow_trees_parallel
 from .threads import team_of
-from .tree import (
-    GrowthOptions,
-    Scratch,
-    Table,
-    grow_tree,
-    grow_trees,
-    grow_trees_parallel,
-)
+from .tree import GrowthOptions, Scratch, Table, grow_tree
 from .tree_arrays import TreeArrays, allocate_trees, only_tree
 
 # Size of the trees of tasks left alone, by which θ starts.
 ALONE_LEAVES = 8
 ALONE_MIN_SAMPLES = 5.0
+# Small tasks are searched by local bins up to this ratio of the largest weight to the smallest but 0.
+MAX_WEIGHT_RATIO = 64.0
 
 
 @dataclass
@@ -87,7 +83,7 @@ class Grower:
         self.task_ids = rows.task.view(np.uint32)
         self._scratch: dict[tuple[int, bool], Scratch] = {}
         self._candidates: dict[int, Candidates] = {}
-        self._order: np.ndarray | None = None
+        self._local: LocalBins | None = None
         # Task trees see one task only: its id is no feature to them.
         n_features = rows.n_features
         self.task_layout = layout._replace(
@@ -104,16 +100,13 @@ class Grower:
         rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
         packing, scratch = self._pack(gradient, hessian, weight, len(rows))
         table = Table(self.rows.words, self.task_ids, gradient, hessian, weight)
-        growth, split, tree = self.shared_growth, self.shared_split, only_tree(trees)
-        data, seed_bits, team = (table, self.layout, rows, out_rows), np.uint64(seed), team_of(self.n_threads)
+        data = table, self.layout, rows, out_rows, self.shared_growth, self.shared_split, packing
+        rest = scratch, np.uint64(seed), team_of(self.n_threads), only_tree(trees)
         if self.is_symmetric:
-            n_nodes = grow_symmetric_tree(*data, growth, split, packing, scratch, seed_bits, team, tree)
+            trees.n_nodes[0] = grow_symmetric_tree(*data, *rest)
         else:
-            candidates = self._candidates_for(_n_channels(gradient, split))
-            n_nodes = grow_tree(
-                *data, growth, split, packing, None, candidates, scratch, seed_bits, team, tree
-            )  # fmt: skip
-        trees.n_nodes[0] = n_nodes
+            candidates = self._candidates_for(_n_channels(gradient, self.shared_split))
+            trees.n_nodes[0] = grow_tree(*data, candidates, *rest)
         return GrownTrees(trees, rows, np.array([0, len(rows)]), out_rows, np.array([0, len(out_rows)]))
 
     def grow_per_task(
@@ -142,8 +135,8 @@ class Grower:
             sample.row_start,
             out_rows,
             sample.out_start,
-            self._task_order() if len(gradient) == 1 else NO_ORDER,
-            weight is self.rows.weight and self.rows.is_unweighted,
+            self._local_bins(len(gradient)),
+            not self.rows.is_unweighted,
             growth,
             split,
             self._scratch_for(_n_channels(gradient, split), False),
@@ -152,19 +145,21 @@ class Grower:
         )
         return GrownTrees(trees, rows, sample.row_start, out_rows, sample.out_start)
 
-    def _task_order(self) -> np.ndarray:
-        """Rows of the small tasks, sorted by every feature: uint8 (n_features, n_rows), or none.
+    def _local_bins(self, n_outputs: int) -> LocalBins:
+        """Bins of the small tasks' own.
 
-        Not with monotonic constraints, nor where rows of weight 0 would stand in the lists.
+        None for leaves of several outputs, with monotonic constraints, or where rows of large weight would leave
+        nothing of the others when derivatives are rounded.
         """
-        if self._order is None:
-            self._order = NO_ORDER
-            has_small_task = np.diff(self.rows.task_start).min(initial=MAX_ROWS + 1) <= MAX_ROWS
-            if has_small_task and self.rows.all_count and not self.task_layout.monotonic.any():
-                self._order = np.empty((self.rows.n_features, self.rows.n_rows), dtype=np.uint8)
-                kernel = sort_tasks_parallel if self.n_threads > 1 else sort_tasks
-                kernel(self.rows.words, self.rows.task_start, self._order)
-        return self._order
+        weight = self.rows.weight
+        is_even = weight.max(initial=0.0) <= MAX_WEIGHT_RATIO * weight[weight > 0.0].min(initial=np.inf)
+        if n_outputs > 1 or self.task_layout.monotonic.any() or not is_even:
+            return no_local_bins(self.rows.n_tasks)
+        if self._local is None:
+            self._local = new_local_bins(self.task_layout, self.rows.n_rows, self.rows.n_tasks)
+            kernel = find_local_bins_parallel if self.n_threads > 1 else find_local_bins
+            kernel(self.rows.words, weight, self.rows.task_start, self.task_layout.offset, self._local)
+        return self._local
 
     def _pack(
         self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray, n_in_root: int

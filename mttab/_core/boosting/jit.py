@@ -17,11 +17,11 @@ import numba
 import numba.core.bytecode
 
 try:
-    from .linking import linked
+    from .linking import lent, linked
 except (ImportError, AttributeError):
     # A numba that is built differently inside: kernels that others call are then optimised on their own, too, as numba
     # does it by itself. A first fit takes three to four times as long to compile and computes the same.
-    linked = None  # type: ignore[assignment]
+    lent = linked = None  # type: ignore[assignment]
 
 try:
     import fcntl
@@ -81,6 +81,18 @@ def inner(function: Callable[..., Any]) -> Any:
     if linked is None:
         return numba.njit(no_cpython_wrapper=True, **_OPTIONS)(function)
     return linked(function, **_OPTIONS)
+
+
+def lean(function: Callable[..., Any], **options: Any) -> Any:
+    """The same for a ``function`` that makes no arrays and is given none by what it calls, see `linking.lent`."""
+    if lent is None:
+        return numba.njit(no_cpython_wrapper=True, **_OPTIONS, **options)(function)
+    return lent(function, **_OPTIONS, **options)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """... and for a short step, which becomes part of its caller: to pass the arrays on would take longer."""
+    return lean(function, forceinline=True)
 
 
 def _cached(function: Callable[..., Any], options: dict[str, Any]) -> Any:

@@ -13,6 +13,17 @@ from .splitting import bounded_value
 @jit
 def sum_rows(rows, start, stop, gradient, hessian, weight, constant_hessian, out_sums):  # type: ignore[no-untyped-def]
     n_outputs = gradient.shape[0]
+    if n_outputs == 1:  # in registers: a sum that waits for its own last store takes three times as long
+        w, g, h = 0.0, 0.0, 0.0
+        for j in range(start, stop):
+            w += weight[rows[j]]
+            g += gradient[0, rows[j]]
+            if not constant_hessian:
+                h += hessian[0, rows[j]]
+        out_sums[0], out_sums[1] = w, g
+        if not constant_hessian:
+            out_sums[2] = h
+        return
     out_sums[:] = 0.0
     for j in range(start, stop):
         i = rows[j]

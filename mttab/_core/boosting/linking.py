@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+from llvmlite.ir import CallInstr  # type: ignore[import-untyped]
 from numba import _dynfunc
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
@@ -35,14 +36,29 @@ class _LinkedLibrary(JITCodeLibrary):
         self._finalized = True  # without having been handed to the engine that makes machine code
 
 
+class _LentLibrary(_LinkedLibrary):
+    """The same, of a function that counts no references, see `lent`."""
+
+    def add_ir_module(self, ir_module: Any) -> None:
+        for function in ir_module.functions:
+            for block in function.blocks:
+                block.instructions[:] = [step for step in block.instructions if not _counts_reference(step)]
+        super().add_ir_module(ir_module)
+
+
+def _counts_reference(step: Any) -> bool:
+    return isinstance(step, CallInstr) and step.callee.name in ("NRT_incref", "NRT_decref")
+
+
 @register_pass(mutates_CFG=True, analysis_only=False)
 class _LowerToBeLinked(NativeLowering):
     """numba's lowering, into a `_LinkedLibrary`."""
 
     _name = "mttab_lower_to_be_linked"
+    _library: type[JITCodeLibrary] = _LinkedLibrary
 
     def run_pass(self, state: Any) -> bool:
-        state.library = _LinkedLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library = self._library(state.targetctx.codegen(), state.func_id.func_qualname)
         state.flags.no_compile = True
         super().run_pass(state)
         lowered = state["cr"]
@@ -54,15 +70,38 @@ class _LowerToBeLinked(NativeLowering):
         return True
 
 
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _LowerToBeLent(_LowerToBeLinked):
+    """... and into a `_LentLibrary`."""
+
+    _name = "mttab_lower_to_be_lent"
+    _library = _LentLibrary
+
+
 class _LinkedCompiler(CompilerBase):
+    _lowering: type[NativeLowering] = _LowerToBeLinked
+
     def define_pipelines(self) -> list[PassManager]:
         pipeline = PassManager("linked")
         for step, what in DefaultPassBuilder.define_nopython_pipeline(self.state).passes:
-            pipeline.add_pass(_LowerToBeLinked if step is NativeLowering else step, what)
+            pipeline.add_pass(self._lowering if step is NativeLowering else step, what)
         pipeline.finalize()
         return [pipeline]
+
+
+class _LendingCompiler(_LinkedCompiler):
+    _lowering = _LowerToBeLent
 
 
 def linked(function: Callable[..., Any], **options: Any) -> Any:
     """Compile ``function`` for other kernels alone; it must not be called from Python."""
     return numba.njit(pipeline_class=_LinkedCompiler, no_cpython_wrapper=True, **options)(function)
+
+
+def lent(function: Callable[..., Any], **options: Any) -> Any:
+    """The same for a ``function`` that makes no arrays, is given none by what it calls, and returns none.
+
+    Views are allowed. Its caller keeps the arrays that it works on, so that it need not count who refers to them:
+    numba would raise and lower the count of every array in every tuple that is passed on, a thousand times per tree.
+    """
+    return numba.njit(pipeline_class=_LendingCompiler, no_cpython_wrapper=True, **options)(function)

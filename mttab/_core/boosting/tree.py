@@ -10,19 +10,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
 
 from .binning import cut_between
 from .histogram import gather_statistics
-from .jit import inner, jit, serial_and_parallel
+from .jit import inner, jit
 from .leaves import set_values, set_values_parallel
-from .node_search import allocate_candidates, best_candidate, most_bins, search_nodes, search_nodes_parallel
+from .node_search import best_candidate, most_bins, search_nodes, search_nodes_parallel
 from .packed_histogram import gather_packed, gather_packed_parallel
 from .partition import CELLS_PER_ROW, mark_left, split_range
-from .presorted import deal_lists, find_split_from_lists, presorted_rows
 from .small_nodes import SMALL_NODE, find_split_from_rows
 from .splitting import bounded_value
-from .tree_arrays import best_open_leaf, open_node, tree_at
+from .tree_arrays import best_open_leaf, open_node
 
 # Rows' worth of work, per feature, in a histogram whose node has none: bins are subtracted and searched all the same.
 EMPTY_NODE = 500
@@ -129,13 +127,13 @@ class Growing(NamedTuple):
 
 @jit
 def grow_tree(  # type: ignore[no-untyped-def]
-    table, layout, rows, out_rows, growth, options, packing, presorted, candidates, scratch, seed, team, tree
+    table, layout, rows, out_rows, growth, options, packing, candidates, scratch, seed, team, tree
 ):  # fmt: skip
     """Grow one tree leaf by leaf, the leaf with the largest gain first.
 
     table : Table; layout : BinLayout; rows, out_rows : uint32, rows that count and rows left out, reordered here
     growth, options : GrowthOptions, SplitOptions; scratch : Scratch; seed : uint64
-    packing : Packing, or None where derivatives are floats; presorted : Presorted, or None of rows in no order
+    packing : Packing, or None where derivatives are floats
     candidates : Candidates, scratch, or None where no node has more than `SMALL_NODE` rows
     team : Team, or None for one thread
     tree : TreeArrays of this tree, written here
@@ -154,7 +152,7 @@ def grow_tree(  # type: ignore[no-untyped-def]
     n_nodes, n_leaves = one, one
     if max_leaves > 1 and len(layout.offset) > 1 and growth.max_depth > 0:
         _search(
-            table, layout, rows, growth, options, packing, presorted, candidates, scratch, team, own, tree,
+            table, layout, rows, growth, options, packing, candidates, scratch, team, own, tree,
             root, -one, yes, no,
         )  # fmt: skip
     while n_leaves < max_leaves:
@@ -180,7 +178,7 @@ def grow_tree(  # type: ignore[no-untyped-def]
         if n_leaves < max_leaves and own.depth[left] < growth.max_depth:
             least = 2.0 * options.min_samples_leaf * (1.0 - 1e-9)
             _search(
-                table, layout, rows, growth, options, packing, presorted, candidates, scratch, team, own, tree,
+                table, layout, rows, growth, options, packing, candidates, scratch, team, own, tree,
                 small, large, own.sums[small, 0] >= least, own.sums[large, 0] >= least,
             )  # fmt: skip
     for node in range(n_nodes):
@@ -288,7 +286,7 @@ def _gather(table, rows, start, stop, options, packing, scratch, team, out_sums)
 
 @inner
 def _search(  # type: ignore[no-untyped-def]
-    table, layout, rows, growth, options, packing, presorted, candidates, scratch, team, own, tree, small, large,
+    table, layout, rows, growth, options, packing, candidates, scratch, team, own, tree, small, large,
     is_small_open, is_large_open,
 ):  # fmt: skip
     """Write the best splits of two siblings, or of the root (with ``large`` −1), into those that are open."""
@@ -298,24 +296,18 @@ def _search(  # type: ignore[no-untyped-def]
         widest = small if large < 0 else large
         if tree.stop[widest] - tree.start[widest] > SMALL_NODE:
             _search_histograms(
-                table, layout, rows, growth, options, packing, presorted, candidates, scratch, team, own, tree,
+                table, layout, rows, growth, options, packing, candidates, scratch, team, own, tree,
                 small, large, is_small_open, is_large_open,
             )  # fmt: skip
             return
-    if presorted is not None:
-        if presorted.is_used and large >= 0:
-            left, right = min(small, large), max(small, large)
-            deal_lists(presorted, rows, tree.start[left], tree.stop[left], tree.stop[right])
     for child, is_open in ((small, is_small_open), (large, is_large_open)):
         if is_open:
             features = draw_features(len(layout.offset) - 1, growth.n_features_tried, own.state)
-            _search_rows(
-                table, layout, rows, features, options, packing, presorted, scratch, own, tree, child, child == small
-            )
+            _search_rows(table, layout, rows, features, options, packing, scratch, own, tree, child, child == small)
 
 
 @inner
-def _search_rows(table, layout, rows, features, options, packing, presorted, scratch, own, tree, node, is_gathered):  # type: ignore[no-untyped-def]
+def _search_rows(table, layout, rows, features, options, packing, scratch, own, tree, node, is_gathered):  # type: ignore[no-untyped-def]
     """Write the best split of a node of few rows into it; it becomes one when the node is chosen.
 
     features : int64, ascending, those to try; is_gathered : whether the node's rows are those gathered last
@@ -327,11 +319,6 @@ def _search_rows(table, layout, rows, features, options, packing, presorted, scr
             scratch.statistics, own.sums[node],
         )  # fmt: skip
     sums, low, high, out_set = own.sums[node], tree.low[node], tree.high[node], tree.category_set[node]
-    if presorted is not None:
-        if presorted.is_used:
-            found = find_split_from_lists(table, layout, presorted, start, stop, sums, options, features, out_set)
-            propose(tree, node, found)
-            return
     found = find_split_from_rows(
         table.words, table.task, layout, rows[start:stop], scratch.statistics, sums, options, low, high, features,
         out_set,
@@ -341,7 +328,7 @@ def _search_rows(table, layout, rows, features, options, packing, presorted, scr
 
 @inner
 def _search_histograms(  # type: ignore[no-untyped-def]
-    table, layout, rows, growth, options, packing, presorted, candidates, scratch, team, own, tree, small, large,
+    table, layout, rows, growth, options, packing, candidates, scratch, team, own, tree, small, large,
     is_small_open, is_large_open,
 ):  # fmt: skip
     """The same from histograms, but for a smaller child of few rows."""
@@ -367,7 +354,7 @@ def _search_histograms(  # type: ignore[no-untyped-def]
         if is_large_open:
             _choose(candidates, np.int64(1), rest, layout, options, tree, large)
     if is_small_open and by_rows:
-        _search_rows(table, layout, rows, few, options, packing, presorted, scratch, own, tree, small, np.bool_(True))
+        _search_rows(table, layout, rows, few, options, packing, scratch, own, tree, small, np.bool_(True))
 
 
 @inner
@@ -394,51 +381,3 @@ def propose(tree, node, found):  # type: ignore[no-untyped-def]
     gain, feature, left_bin, right_bin, missing_left = found
     tree.gain[node], tree.feature[node], tree.missing_left[node] = gain, feature, missing_left
     tree.left_bin[node], tree.right_bin[node] = left_bin, right_bin
-
-
-def _grow_trees(  # type: ignore[no-untyped-def]
-    table,
-    layout,
-    rows,
-    row_start,
-    out_rows,
-    out_start,
-    task_order,
-    is_unweighted,
-    growth,
-    options,
-    scratch,
-    seeds,
-    trees,
-):
-    """One tree per task, the trees side by side over threads and each of them serial inside.
-
-    rows, out_rows : uint32; row_start, out_start : int64 (n_trees + 1,), tree t has
-    ``rows[row_start[t]:row_start[t+1]]``
-    task_order : uint8 (n_features, n_rows), see `presorted`, or without features; is_unweighted : bool
-    seeds : uint64 (n_trees,); trees : TreeArrays with n_trees entries. Node ranges count from each tree's own start.
-    """
-    # numba loses what a parallel loop writes to a field of a named tuple, so the array is named before the loop.
-    n_nodes, n_features = trees.n_nodes, len(layout.offset) - 1
-    for t in prange(len(seeds)):
-        own_rows, own_out_rows = rows[row_start[t] : row_start[t + 1]], out_rows[out_start[t] : out_start[t + 1]]
-        # What is in and what is left out are a task's rows, one after the other.
-        first_row, last_row = row_start[t] + out_start[t], row_start[t + 1] + out_start[t + 1]
-        n_nodes[t] = grow_tree(
-            table,
-            layout,
-            own_rows,
-            own_out_rows,
-            growth,
-            options,
-            None,
-            presorted_rows(task_order, is_unweighted and options.constant_hessian, first_row, last_row, own_rows),
-            allocate_candidates(n_features if len(own_rows) > SMALL_NODE else 0, scratch.statistics.shape[1]),
-            scratch_of_rows(scratch, row_start[t], row_start[t + 1], out_start[t], out_start[t + 1]),
-            seeds[t],
-            None,
-            tree_at(trees, t),
-        )
-
-
-grow_trees, grow_trees_parallel = serial_and_parallel(_grow_trees)

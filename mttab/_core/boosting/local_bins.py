@@ -1,0 +1,117 @@
+"""Bins of a small task's own: groups of neighbouring bins that hold about as many of its rows each.
+
+A task of 100 rows uses at most 100 of a feature's 255 bins, most of them for one row. Once per fit its rows are given
+coarser bins, their edges at the quantiles of the task itself, and their place in a histogram whose features stand side
+by side, with *missing* in the last line of it:
+
+    bins of x0 in use    3 9 | 17 31 40 | 77 200         line 0      x0 x1 x2 . . .
+    local bins             0        1        2           line 1      x0 x1 x2 . . .      cell = n_lanes × bin + lane
+
+A feature of which a task has no more than `MAX_BINS` different bins loses nothing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+
+from .binning import BinLayout, byte_of
+from .jit import inner, serial_and_parallel
+
+# Rows of such a task: their numbers, and how many of them are in a bin, fit a byte.
+MAX_ROWS = 255
+# More of them cost time, and fit noise: of 32 the test loss was larger.
+MAX_BINS = 16
+MISSING = 2**16 - 1  # until it is known how many bins come before it
+# Lines and lanes of a histogram are multiples of these: two lines are searched at once, lanes by vector instructions.
+LINE_STEP, LANE_STEP = 2, 4
+
+
+class LocalBins(NamedTuple):
+    """Small tasks' rows by bins of their own.
+
+    feature : int64 (n_numeric,), the feature of each lane; lanes without one fill up to a multiple of `LANE_STEP`
+    cell : uint16 (n_rows, n_lanes), cells of the task's histogram; not written for the rows of other tasks
+    n_bins : int64 (n_tasks,), lines of the histogram before that of missing values; 0 where a task is not small
+    """
+
+    feature: np.ndarray
+    cell: np.ndarray
+    n_bins: np.ndarray
+
+
+def no_local_bins(n_tasks: int) -> LocalBins:
+    """Those of tasks none of which counts as small."""
+    return LocalBins(np.empty(0, dtype=np.int64), np.empty((0, 0), np.uint16), np.zeros(n_tasks, dtype=np.int64))
+
+
+def new_local_bins(layout: BinLayout, n_rows: int, n_tasks: int) -> LocalBins:
+    """Room for `find_local_bins`; none for so many features that the number of a cell would not fit."""
+    feature = np.flatnonzero(layout.is_categorical == 0)
+    if (len(feature) + LANE_STEP) * (MAX_BINS + 1) > 2**16:
+        return no_local_bins(n_tasks)
+    n_lanes = -(-len(feature) // LANE_STEP) * LANE_STEP
+    return LocalBins(feature, np.zeros((n_rows, n_lanes), dtype=np.uint16), np.zeros(n_tasks, dtype=np.int64))
+
+
+@inner
+def _group_bins(mass, n_bins, out_local):  # type: ignore[no-untyped-def]
+    """Write the local bin of every value bin, as `binning.quantile_bins` would form them but that some may stay empty.
+
+    mass : float64 (256,), weight of the task's rows in each bin, overwritten; out_local : uint16 (256,)
+
+    Returns how many there are.
+    """
+    n_used, total = np.int64(0), 0.0
+    for b in range(n_bins):
+        out_local[b] = n_used
+        n_used += mass[b] > 0.0
+        before, total = total, total + mass[b]
+        mass[b] = before
+    if n_used <= MAX_BINS:
+        for b in range(n_bins):  # rows without weight may come after the last that counts
+            out_local[b] = min(np.int64(out_local[b]), max(n_used - 1, 0))
+        return n_used
+    # A bin is in the group of its number if so many of `MAX_BINS` equal shares of the weight end before it.
+    n_shares = MAX_BINS / total
+    for b in range(n_bins):
+        out_local[b] = min(np.int32(mass[b] * n_shares + 1e-9), MAX_BINS - 1)
+    return np.int64(MAX_BINS)
+
+
+def _find_local_bins(words, weight, task_start, offset, local):  # type: ignore[no-untyped-def]
+    """Write the cells and the numbers of bins of every task of at most `MAX_ROWS` rows.
+
+    words : uint32 (n_blocks, n_rows); weight : float64 (n_rows,)
+    task_start : int64 (n_tasks + 1,); offset : as in `binning.BinLayout`
+    """
+    feature, cell, n_local = local.feature, local.cell, local.n_bins  # numba loses writes to fields in parallel loops
+    n_lanes = cell.shape[1]
+    for t in prange(len(task_start) - 1):
+        first, last = task_start[t], task_start[t + 1]
+        if last - first > MAX_ROWS or last == first:
+            continue
+        mass, local_bin = np.empty(256), np.empty(256, dtype=np.uint16)
+        most = np.int64(1)
+        for lane in range(len(feature)):
+            f = feature[lane]
+            shift, mask = byte_of(f)
+            n_bins = offset[f + 1] - offset[f] - 1
+            for b in range(n_bins + 1):
+                mass[b] = 0.0
+            for i in range(first, last):
+                mass[(words[f >> 2, i] >> shift) & mask] += weight[i]
+            most = max(most, _group_bins(mass, n_bins, local_bin))
+            local_bin[n_bins] = MISSING
+            for i in range(first, last):
+                cell[i, lane] = local_bin[(words[f >> 2, i] >> shift) & mask]
+        most = (most + LINE_STEP - 1) // LINE_STEP * LINE_STEP
+        n_local[t] = most
+        for i in range(first, last):
+            for lane in range(n_lanes):
+                cell[i, lane] = min(np.int64(cell[i, lane]), most) * n_lanes + lane
+
+
+find_local_bins, find_local_bins_parallel = serial_and_parallel(_find_local_bins)

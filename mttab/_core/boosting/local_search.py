@@ -1,0 +1,279 @@
+"""Best cut of a node of a small task, from a histogram of the task's local bins.
+
+All numeric features are searched at once, side by side: what is done to one of them is done to as many as a register
+holds. What a row adds to a bin are whole numbers, so that a sum is the same in any order of rows and a child is exactly
+what its sibling leaves of their parent:
+
+    first plane     [ gradient / unit (24 bits, signed) | 1, the row (8 bits) ]      in one int32
+    second plane    [ hessian / unit ]                                               unless it is 1
+    last plane      [ weight / unit ]                                                unless it is 1
+
+Where the hessian is the weight, one plane is both.
+
+A bin holds the sums of all rows up to its end, what is left of a cut there, so that cuts do not wait for each other.
+Units are powers of two, of the task's largest gradient a 2⁻¹⁵th, of hessian and weight a 2⁻²²nd: the sum over n rows
+is off by at most ``n × unit / 2``. Only the choice of cuts sees that, leaf values do not. Cuts are compared in float32,
+and of those whose gains differ by less than `NEAR` the first counts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .jit import inlined, inner
+from .local_bins import MAX_ROWS
+
+# Bits of the largest gradient, and of the largest hessian or weight: `local_bins.MAX_ROWS` of them fit 24 and 31.
+GRADIENT_BITS, OTHER_BITS = 15, 22
+COUNT_BITS, COUNT_MASK = np.int32(8), np.int32(255)
+NEAR = 1e-5
+_BETTER = np.float32(1.0 + NEAR)
+_NONE = np.float32(0.0)
+
+
+# --- what rows add, and what they add up to ---------------------------------------------------------------------------
+
+
+@inlined
+def _least_weight(weight, rows):  # type: ignore[no-untyped-def]
+    """Smallest weight but 0, and by how much units grow, a power of two: all rows may count as more than `MAX_ROWS`."""
+    least, total = np.inf, 0.0
+    for j in range(len(rows)):
+        own = weight[rows[j]]
+        total += own
+        least = min(least, own if own > 0.0 else np.inf)
+    if total == 0.0:
+        return 1.0, 1.0
+    return least, 2.0 ** max(np.ceil(np.log2(total / (least * MAX_ROWS))), 0.0)
+
+
+@inlined
+def _round_rows(values, weight, scale, rows, first_row, n_bits, shift, step, out):  # type: ignore[no-untyped-def]
+    """Write ``values`` of rows as whole numbers of the unit that is returned, shifted up by ``shift``, plus ``step``.
+
+    scale : None, rows have no weights, or as from `_least_weight`
+
+    What is rounded is a value without its weight, and then as often the least weight as it has: a weight of 2 is the
+    row twice. The largest one has 2^n_bits units. The unit is 0, and so are the rows, if all are 0, or out of range.
+    """
+    least, growth = scale if scale is not None else (1.0, 1.0)
+    largest = 0.0
+    for j in range(len(rows)):
+        i = rows[j]
+        size = abs(values[i])
+        if scale is not None:
+            size = size / weight[i] if weight[i] > 0.0 else 0.0
+        largest = max(largest, size)
+    unit, per_unit = 0.0, 0.0
+    if 1e-200 < largest < 1e200:
+        # Less a bit: rounding must not tell 0.5 from 0.5.
+        unit = 2.0 ** (np.ceil(np.log2(largest) - 1e-9) - n_bits) * growth
+        per_unit = 1.0 / unit
+    for j in range(len(rows)):
+        i = rows[j]
+        number = np.rint(values[i] * per_unit)
+        if scale is not None:
+            own = weight[i]
+            number = np.rint(own / least * np.rint(values[i] / own * per_unit)) if own > 0.0 else 0.0
+        out[i - first_row] = (np.int32(number) << shift) + step
+    return unit * least
+
+
+@inlined
+def pack_task(table, constant_hessian, is_weighted, rows, first_row, out_packed):  # type: ignore[no-untyped-def]
+    """What each of a task's rows adds to a histogram; return the units of gradient, hessian and weight.
+
+    table : tree.Table; rows : uint32, those of the task that count; first_row : uint32, of the task
+    out_packed : int32 (n_planes, 256), see `n_planes_for`
+    """
+    weight, none, one = table.weight, np.int32(0), np.int32(1)
+    unit_h, unit_w = 1.0, 1.0
+    if is_weighted:
+        own = weight, _least_weight(weight, rows), rows, first_row
+        unit_g = _round_rows(table.gradient[0], *own, GRADIENT_BITS, COUNT_BITS, one, out_packed[0])
+        if not constant_hessian:
+            unit_h = _round_rows(table.hessian[0], *own, OTHER_BITS, none, none, out_packed[1])
+        unit_w = _round_rows(weight, *own, OTHER_BITS, none, none, out_packed[len(out_packed) - 1])
+        return unit_g, unit_w if constant_hessian else unit_h, unit_w
+    alike = weight, None, rows, first_row
+    unit_g = _round_rows(table.gradient[0], *alike, GRADIENT_BITS, COUNT_BITS, one, out_packed[0])
+    if not constant_hessian:
+        unit_h = _round_rows(table.hessian[0], *alike, OTHER_BITS, none, none, out_packed[1])
+    return unit_g, unit_h, unit_w
+
+
+@inner
+def n_planes_for(constant_hessian, is_weighted):  # type: ignore[no-untyped-def]
+    return np.int64(1) + np.int64(not constant_hessian) + np.int64(is_weighted)
+
+
+@inlined
+def sum_packed(packed, weight, is_weighted, rows, start, stop, first_row, unit_h, out_sums):  # type: ignore[no-untyped-def]
+    """Weight, gradient in units, and hessian of the rows of a node, float64 (3,)."""
+    gradient, hessian, mass = np.int64(0), np.int64(0), 0.0
+    for j in range(start, stop):
+        gradient += packed[0, rows[j] - first_row] >> COUNT_BITS
+    out_sums[0], out_sums[1], out_sums[2] = stop - start, gradient, stop - start
+    if len(packed) > 1:
+        for j in range(start, stop):
+            hessian += packed[1, rows[j] - first_row]
+        out_sums[2] = hessian * unit_h
+    if is_weighted:
+        for j in range(start, stop):
+            mass += weight[rows[j]]
+        out_sums[0] = mass
+
+
+@inlined
+def add_rows(cell, packed, rows, start, stop, first_row, n_bins, slot, out_counts):  # type: ignore[no-untyped-def]
+    """Histogram of the rows of a node, ``out_counts[slot]``, int32 (n_planes, >= n_cells).
+
+    cell : as in `local_bins.LocalBins`; packed, rows, first_row : as above
+    """
+    n_lanes = cell.shape[1]
+    for plane in range(len(packed)):
+        histogram, values = out_counts[slot, plane], packed[plane]
+        for c in range((n_bins + 1) * n_lanes):
+            histogram[c] = 0
+        for j in range(start, stop):
+            row = np.uint64(rows[j])  # unsigned: numba then leaves out its test for a negative index
+            value, own = values[row - np.uint64(first_row)], cell[row]
+            for lane in range(len(own)):
+                histogram[np.uint64(own[np.uint64(lane)])] += value
+        for b in range(1, n_bins):
+            line, before = histogram[b * n_lanes : (b + 1) * n_lanes], histogram[(b - 1) * n_lanes : b * n_lanes]
+            for lane in range(len(line)):
+                line[lane] += before[lane]
+
+
+@inlined
+def subtract(counts, slot, child, n_cells):  # type: ignore[no-untyped-def]
+    """Make a parent's histogram that of the other child."""
+    for plane in range(counts.shape[1]):
+        histogram, own = counts[slot, plane], counts[child, plane]
+        for c in range(n_cells):
+            histogram[c] -= own[c]
+
+
+@inlined
+def move_missing(counts, slot, n_bins, n_lanes, sign):  # type: ignore[no-untyped-def]
+    """Add the line of missing values to all others (``sign`` 1): they are left of every cut then; or undo it (−1)."""
+    for plane in range(counts.shape[1]):
+        histogram = counts[slot, plane]
+        missing = histogram[n_bins * n_lanes : (n_bins + 1) * n_lanes]
+        for b in range(n_bins):
+            line = histogram[b * n_lanes : (b + 1) * n_lanes]
+            for lane in range(len(line)):
+                line[lane] += sign * missing[lane]
+
+
+# --- the search -------------------------------------------------------------------------------------------------------
+
+
+@inlined
+def scan(counts, slot, n_bins, n_lanes, first_place, sums, node, options, out_bar, out_bin):  # type: ignore[no-untyped-def]
+    """Best cut of every lane where rows count once, in their hessian, too, if it beats what has been found before.
+
+    counts : int32 (n_leaves, 1, n_cells), histograms; n_bins : int64, even
+    sums : float64 (max_nodes, 3), of the nodes, as `sum_packed` writes them
+    out_bar : float32 (n_lanes,), what a better cut has to gain: d² / q as in `splitting._scan_one_output`, and `NEAR`
+        of it; 0 at first
+    out_bin : int32 (n_lanes,), last bin left of the cut, the first of them counted as ``first_place``
+
+    Two lines at once, the better one of which is compared with the best so far: a third of the work less.
+    """
+    both, l2 = sums[node, 0] + 2.0 * options.l2, np.float32(options.l2)
+    fewest = max(np.ceil(options.min_samples_leaf * (1.0 - 1e-9)), np.ceil(options.min_hessian), 1.0)
+    if 2.0 * fewest > sums[node, 0]:
+        return
+    slope, both = np.float32(sums[node, 1] / both), np.float32(both)
+    least, spare = np.int32(fewest), np.uint32(sums[node, 0] - 2.0 * fewest)
+    histogram, width = counts[slot, 0], np.uint64(n_lanes)
+    for b in range(0, n_bins, 2):
+        place, line = np.int32(b + first_place), np.uint64(b) * width
+        for k in range(n_lanes):
+            lane = np.uint64(k)
+            gain = _gain(histogram[line + lane], slope, l2, both, least, spare)
+            gain_two = _gain(histogram[line + width + lane], slope, l2, both, least, spare)
+            is_two = gain_two > gain * _BETTER
+            gain = gain_two if is_two else gain
+            at = np.int32(place + np.int32(1)) if is_two else place
+            is_better = gain > out_bar[lane]
+            out_bar[lane] = gain * _BETTER if is_better else out_bar[lane]
+            out_bin[lane] = at if is_better else out_bin[lane]
+
+
+@inlined
+def _gain(total, slope, l2, both, least, spare):  # type: ignore[no-untyped-def]
+    """d² / q of a cut, by the packed sum of the rows left of it; 0 where either side has fewer than ``least`` rows."""
+    n = total & COUNT_MASK
+    below = np.float32(n) + l2
+    d = np.float32(total >> COUNT_BITS) - slope * below
+    # One comparison for two: as an unsigned number, n − least is larger than anything where it is negative.
+    return d * d / (below * (both - below)) if np.uint32(n - least) <= spare else _NONE
+
+
+@inlined
+def scan_planes(  # type: ignore[no-untyped-def]
+    counts, slot, n_bins, n_lanes, first_place, sums, node, is_weighted, units, options, out_bar, out_bin
+):
+    """The same for rows with a hessian or a weight of their own, ``counts`` (n_leaves, 2 or 3, n_cells)."""
+    both, l2 = sums[node, 2] + 2.0 * options.l2, np.float32(options.l2)
+    unit_h, unit_w = np.float32(units[1]), np.float32(units[2])
+    # What rounding may have taken from a side does not count against it; one without any weight is none.
+    least = options.min_samples_leaf * (1.0 - 1e-6) - (256.0 * units[2] if is_weighted else 0.0)
+    least, flattest = max(least, 0.5 * units[2]), options.min_hessian * (1.0 - 1e-6)
+    if both <= 0.0:
+        return
+    low_w, high_w = np.float32(least), np.float32(sums[node, 0] - least)
+    low_h, high_h = np.float32(flattest), np.float32(sums[node, 2] - flattest)
+    slope, both = np.float32(sums[node, 1] / both), np.float32(both)
+    # Without weights the number of rows, the lowest byte of the first plane, stands for them.
+    w_plane = counts.shape[1] - 1 if is_weighted else 0
+    w_mask = np.int32(-1) if is_weighted else COUNT_MASK
+    gradient, hessian, weight, width = counts[slot, 0], counts[slot, 1], counts[slot, w_plane], np.uint64(n_lanes)
+    for b in range(n_bins):
+        place, line = np.int32(b + first_place), np.uint64(b) * width
+        for k in range(n_lanes):
+            lane = np.uint64(k)
+            w, h = np.float32(weight[line + lane] & w_mask) * unit_w, np.float32(hessian[line + lane]) * unit_h
+            below = h + l2
+            d = np.float32(gradient[line + lane] >> COUNT_BITS) - slope * below
+            is_allowed = (w >= low_w) & (w <= high_w) & (h >= low_h) & (h <= high_h)
+            gain = d * d / (below * (both - below)) if is_allowed else _NONE
+            is_better = gain > out_bar[lane]
+            out_bar[lane] = gain * _BETTER if is_better else out_bar[lane]
+            out_bin[lane] = place if is_better else out_bin[lane]
+
+
+@inlined
+def has_missing(counts, slot, n_bins, n_lanes):  # type: ignore[no-untyped-def]
+    """Whether a row of the node has no value of some feature."""
+    is_any = np.int32(0)
+    for c in range(n_bins * n_lanes, (n_bins + 1) * n_lanes):
+        is_any |= counts[slot, 0, c]
+    return is_any != 0
+
+
+@inlined
+def _left_of(histogram, n_bins, n_lanes, lane, cut):  # type: ignore[no-untyped-def]
+    total = np.int64(histogram[cut % n_bins * n_lanes + lane])
+    return total + histogram[n_bins * n_lanes + lane] if cut >= n_bins else total
+
+
+@inlined
+def sums_left_of(counts, slot, n_bins, n_lanes, lane, cut, is_weighted, units):  # type: ignore[no-untyped-def]
+    """Weight, gradient and hessian of what goes left at a cut, as in `sum_packed`, and whether values are missing.
+
+    cut : last bin left of it; where missing values go left, counted from ``n_bins`` on
+    """
+    packed, n_planes = _left_of(counts[slot, 0], n_bins, n_lanes, lane, cut), counts.shape[1]
+    missing = n_bins * n_lanes + lane
+    has_missing = (counts[slot, n_planes - 1, missing] if is_weighted else counts[slot, 0, missing] & COUNT_MASK) > 0
+    n = np.float64(packed & np.int64(COUNT_MASK))
+    weight, hessian = n, n
+    if n_planes > 1:
+        hessian = _left_of(counts[slot, 1], n_bins, n_lanes, lane, cut) * units[1]
+    if is_weighted:
+        weight = _left_of(counts[slot, n_planes - 1], n_bins, n_lanes, lane, cut) * units[2]
+    return weight, np.float64(packed >> np.int64(COUNT_BITS)), hessian, has_missing

@@ -1,0 +1,173 @@
+"""Small tasks have bins of their own, and are searched by them as the twin searches."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import naive
+from boosting_inputs import bin_layout, codes_of, make_grower, split_options, training_rows
+from mttab import RMTGBClassifier, RMTGBRegressor
+from mttab._core.boosting.binning import CATEGORY
+from mttab._core.boosting.local_bins import (
+    LANE_STEP,
+    LINE_STEP,
+    MAX_BINS,
+    MAX_ROWS,
+    find_local_bins,
+    find_local_bins_parallel,
+    new_local_bins,
+)
+from mttab.datasets import make_task_groups
+
+N_BINS, KINDS = [255, 3, 40, 6, 1], [0, 0, 0, CATEGORY, 0]
+N_LANES = LANE_STEP  # the four features that are numbers
+
+
+def tasks_of(sizes, seed):  # type: ignore[no-untyped-def]
+    """Rows of tasks of these sizes with missing values and ties."""
+    rng, n = np.random.default_rng(seed), sum(sizes)
+    codes = np.array([rng.integers(0, b + 1, n) for b in N_BINS], dtype=np.uint8)
+    codes[2] = np.minimum(codes[2], 39)  # a feature without missing values
+    return training_rows(codes, np.repeat(np.arange(len(sizes)), sizes), n_tasks=len(sizes)), bin_layout(N_BINS, KINDS)
+
+
+@pytest.mark.parametrize("kernel", [find_local_bins, find_local_bins_parallel])
+def test_every_row_of_a_small_task_stands_in_its_own_bins_and_large_tasks_are_left_alone(kernel):
+    sizes = [1, 0, MAX_ROWS, MAX_ROWS + 1, 30, 100]
+    rows, layout = tasks_of(sizes, 0)
+    local = new_local_bins(layout, rows.n_rows, rows.n_tasks)
+    kernel(rows.words, rows.weight, rows.task_start, layout.offset, local)
+    codes = codes_of(rows)
+    assert local.feature.tolist() == [0, 1, 2, 4] and local.cell.shape == (rows.n_rows, N_LANES)
+    for t, size in enumerate(sizes):
+        own = slice(rows.task_start[t], rows.task_start[t + 1])
+        if not 0 < size <= MAX_ROWS:
+            assert local.n_bins[t] == 0
+            continue
+        bins = np.array([naive.local_bins(codes[f, own], rows.weight[own], N_BINS[f], MAX_BINS) for f in local.feature])
+        n_lines = max(1, bins.max() + 1)
+        n_lines += -n_lines % LINE_STEP
+        assert local.n_bins[t] == n_lines
+        bins[bins < 0] = n_lines
+        np.testing.assert_array_equal(local.cell[own], bins.T * N_LANES + np.arange(N_LANES))
+
+
+@given(st.lists(st.integers(0, 255), min_size=1, max_size=MAX_ROWS), st.sampled_from([4, 32, 200]))
+def test_local_bins_keep_the_order_share_the_rows_out_and_lose_nothing_where_they_are_enough(codes, max_bins):
+    codes = np.array(codes)
+    bins, n_rows = naive.local_bins(codes, np.ones(len(codes)), 255, max_bins), np.sum(codes < 255)
+    assert np.array_equal(bins < 0, codes == 255) and bins.max(initial=-1) < max_bins
+    order = np.argsort(codes[codes < 255])
+    assert np.all(np.diff(bins[codes < 255][order]) >= 0)
+    n_used = len(np.unique(codes[codes < 255]))
+    if n_used <= max_bins:
+        assert len(np.unique(bins[bins >= 0])) == n_used
+    else:
+        for b in np.unique(bins[bins >= 0]):  # a bin holds its share, and beyond it the rows of one bin at most
+            members = codes[bins == b]
+            assert np.sum(members < members.max()) <= n_rows / max_bins
+
+
+def problem_on_local_bins(rows, layout, gradient, hessian, options, **size):  # type: ignore[no-untyped-def]
+    """The `Problem` of the only task's rows with its local bins as bins; weights are those of the rows."""
+    codes, columns, n_bins = codes_of(rows), [], []
+    for f, n in enumerate(N_BINS):
+        bins = codes[f].astype(int) if KINDS[f] else naive.local_bins(codes[f], rows.weight, n, MAX_BINS)
+        n_bins.append(n if KINDS[f] else MAX_BINS)
+        columns.append(np.where(bins < 0, MAX_BINS, bins))
+    rest = {"min_samples_leaf": options.min_samples_leaf, "l2": options.l2}
+    rest |= {"categorical_min_rows": options.categorical_min_rows}
+    kinds, monotonic = list(KINDS), [0] * len(KINDS)
+    return naive.Problem(columns, n_bins, kinds, monotonic, rows.weight, gradient, hessian, **rest, **size)
+
+
+@pytest.mark.parametrize("is_weighted", [False, True])
+@pytest.mark.parametrize("is_constant", [True, False])
+@given(
+    n=st.integers(1, MAX_ROWS),
+    seed=st.integers(0, 2**32 - 1),
+    min_samples_leaf=st.sampled_from([1.0, 5.0, 6.5]),
+    l2=st.sampled_from([0.0, 1.0]),
+)
+def test_the_tree_of_a_small_task_is_the_one_the_twin_grows_on_local_bins(
+    is_weighted, is_constant, n, seed, min_samples_leaf, l2
+):
+    rng = np.random.default_rng(seed)
+    rows, layout = tasks_of([n], seed)
+    if is_weighted:
+        rows.weight[:] = rng.choice([0.25, 0.5, 1.0, 2.0], n)
+    gradient = np.rint(64 * ((codes_of(rows)[0] > 100) + rng.standard_normal(n)))[None] / 16  # sums are exact
+    hessian = rows.weight[None].copy() if is_constant else rng.choice([0.25, 0.5, 1.0], (1, n))
+    options = split_options(is_constant, min_samples_leaf=min_samples_leaf, l2=l2)
+    grown = make_grower(rows, layout, options, 4).grow_per_task(
+        gradient, hessian, rows.weight, rows.all_rows(), np.zeros(1, dtype=np.uint64)
+    )
+    problem = problem_on_local_bins(rows, layout, gradient, hessian, options, max_leaf_nodes=4)
+    nodes, tree = naive.grow_tree(problem, np.arange(n)), grown.trees
+    assert tree.n_nodes[0] == len(nodes)
+    for i, node in enumerate(nodes):
+        assert tree.weight[0, i] == rows.weight[node.rows].sum()
+        if node.left < 0:
+            assert set(grown.rows[tree.start[0, i] : tree.stop[0, i]]) == set(node.rows)
+            continue
+        # Of cuts that gain as much up to `NEAR` the twin may take another one, seldom enough for this not to happen.
+        assert tree.feature[0, i] == node.split.feature
+        assert tree.gain[0, i] == pytest.approx(node.gain, rel=1e-9)
+
+
+@pytest.mark.parametrize("is_constant", [True, False])
+def test_a_threshold_stands_halfway_between_the_values_of_the_nodes_rows(is_constant):
+    rows = training_rows([np.arange(200)], np.zeros(200, dtype=int))
+    gradient = np.where(np.arange(200) < 100, -1.0, 1.0)[None]
+    grower = make_grower(rows, bin_layout([255]), split_options(is_constant), 2)
+    seeds = np.zeros(1, dtype=np.uint64)
+    grown = grower.grow_per_task(gradient, np.ones((1, 200)), rows.weight, rows.all_rows(), seeds)
+    threshold = grown.trees.threshold[0, 0]
+    own = naive.local_bins(np.arange(200), rows.weight, 255, MAX_BINS)
+    last_left = np.flatnonzero(own == own[99])[-1] if abs(99 - threshold) > 1 else 99
+    assert grown.trees.stop[0, 1] == np.floor(threshold) + 1 and threshold == last_left + 0.5
+
+
+def test_what_rounding_takes_from_the_gain_of_a_tree_is_within_the_stated_bound():
+    rng = np.random.default_rng(0)
+    rows = training_rows([rng.permutation(MAX_ROWS) for _ in range(5)], np.zeros(MAX_ROWS, dtype=int))
+    gradient = rng.standard_normal((1, MAX_ROWS)) * np.exp(rng.standard_normal(MAX_ROWS))
+    grower = make_grower(rows, bin_layout([255] * 5), split_options(min_samples_leaf=5.0), 2)
+    seeds = np.zeros(1, dtype=np.uint64)
+    grown = grower.grow_per_task(gradient, np.ones((1, MAX_ROWS)), rows.weight, rows.all_rows(), seeds)
+    tree, unit = grown.trees, 2.0 ** (np.ceil(np.log2(np.abs(gradient).max())) - 15)
+    sides = [gradient[0, grown.rows[tree.start[0, i] : tree.stop[0, i]]] for i in (0, 1, 2)]
+    scores = [own.sum() ** 2 / len(own) for own in sides]
+    # A sum of n rows is off by n × unit / 2 at most, so a score by |G| × unit + n × unit² / 4.
+    off = sum(abs(own.sum()) * unit + len(own) * unit**2 / 4 for own in sides)
+    exact = scores[1] + scores[2] - scores[0]
+    assert abs(tree.gain[0, 0] - exact) < off < 0.05 * exact
+    for i in (1, 2):
+        assert tree.value[0, i, 0] == pytest.approx(-sides[i].mean(), rel=1e-13), "leaf values do not see it"
+
+
+@pytest.mark.parametrize("kind", ["regression", "binary"])
+def test_trees_of_small_tasks_do_not_depend_on_the_number_of_threads_or_the_other_tasks(kind):
+    X, y = make_task_groups(90, n_features=20, group_sizes=(40, 30), task_type=kind, random_state=0)
+    X.loc[X.index[::7], "x1"] = np.nan
+    model = RMTGBRegressor if kind == "regression" else RMTGBClassifier
+    options = {"max_iter_shared": 0, "max_iter_partition": 0, "max_iter_task": 3, "sharing": "blocks"}
+    options |= {"task_column": "task", "early_stopping": False, "random_state": 0}
+    one, two = (model(n_jobs=n, **options).fit(X, y) for n in (1, 2))
+    method = "predict" if kind == "regression" else "predict_proba"
+    np.testing.assert_array_equal(getattr(one, method)(X), getattr(two, method)(X))
+
+
+def test_rows_of_classes_without_weight_steer_no_split_of_a_small_task():
+    rng = np.random.default_rng(0)
+    n = 600
+    task, labels = np.repeat(np.arange(10), n // 10), rng.integers(0, 3, n)
+    X = np.column_stack([rng.standard_normal((n, 3)) + labels[:, None] * 0.5, task])
+    options = {"max_iter_shared": 0, "max_iter_partition": 0, "max_iter_task": 5, "sharing": "blocks"}
+    options |= {"task_column": 3, "class_weight": {0: 1, 1: 1, 2: 0}, "early_stopping": False, "random_state": 0}
+    predictions = []
+    for values in (X, np.where((labels == 2)[:, None] & (np.arange(4) < 3), np.nan, X)):
+        model = RMTGBClassifier(**options).fit(values, labels)
+        predictions.append(model.predict_proba(X[labels < 2]))
+    np.testing.assert_array_equal(*predictions)
