@@ -45,6 +45,7 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
     __metadata_request__predict: ClassVar[dict[str, Any]] = {"task": True}
     __metadata_request__score: ClassVar[dict[str, Any]] = {"task": True}
 
+    _unsaid_parameters: ClassVar[dict[str, Any]] = {"grow_policy": "leafwise"}
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "task_column": [None, str, Integral, list, tuple],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],

@@ -72,19 +72,21 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         of the same feature, as CatBoost does it; "leafwise": the leaf with the largest gain first, as LightGBM does it.
         Trees of tasks grow leaf by leaf.
     max_leaf_nodes : int, default=64
-        Largest number of leaves of a shared or partition tree; a symmetric one of 64 asks six questions.
+        Largest number of leaves of a shared or partition tree. A symmetric one has as many levels as that allows: six
+        for 64 to 127.
     max_leaf_nodes_task : int or None, default=8
         The same for task trees; None takes ``max_leaf_nodes``.
     max_depth : int or None, default=None
         Largest number of edges from root to leaf.
     min_samples_leaf : float, default=5
-        Smallest sum of sample weights in a leaf of a shared or partition tree, the rows' mixing weights included.
+        Smallest sum of sample weights in a leaf of a shared or partition tree, the rows' mixing weights included. A
+        node of a symmetric tree that would get smaller children from its level's cut is not split by it.
     min_samples_leaf_task : float or None, default=5
         The same for task trees; None takes ``min_samples_leaf``.
     l2_regularization : float, default=3.0
         Added to the sum of second derivatives in a leaf.
     max_features : float, default=1.0
-        Share of the features tried at each node, drawn at random.
+        Share of the features tried at each node, of a symmetric tree on each level, drawn at random.
     subsample : float or "auto", default="auto"
         Share of the rows that each round is fitted on. Which ones is decided by a random hash of what is in a row, so
         equal rows are in or out together, and neither the order of rows nor the names of tasks matter. "auto" is 0.8

@@ -272,7 +272,7 @@ def grow_symmetric_tree(problem: Problem, rows: np.ndarray) -> list[Node]:
                     node = nodes[i]
                     score = split_score(problem, node.rows, split_by(problem, cut, node), node.low, node.high, extra_l2)
                     gain += score - scores[i] if score > -math.inf else 0.0
-                if gain > best + noise:
+                if gain > best + noise + TIE * best:
                     best, chosen = gain, cut
         if chosen is None:
             break

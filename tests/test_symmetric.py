@@ -17,6 +17,8 @@ from boosting_inputs import (
 from mttab import RMTGBClassifier, RMTGBRegressor
 from mttab._core.boosting import growing
 from mttab._core.boosting.binning import CATEGORY, TASK_ID
+from mttab._core.boosting.distributed import DistributedGrower
+from mttab._core.boosting.rows import Peers
 from mttab._core.boosting.threads import Team
 from mttab._core.boosting.tree_arrays import TreeArrays
 from mttab.datasets import make_task_groups
@@ -124,6 +126,91 @@ def test_a_symmetric_tree_is_the_same_for_any_number_of_threads(is_constant, is_
         is_compared = is_split if name in ("threshold", "category_set") else np.full(n_nodes, True)  # not set in leaves
         a, b = (getattr(trees.trees, name)[0, :n_nodes][is_compared] for trees in grown)
         np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+def test_of_features_that_split_alike_the_first_one_is_taken():
+    """Their gains differ in the last bit, for the rows are summed from the other end."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        x = rng.integers(0, 6, 300)
+        gradient = np.sin(x) + rng.standard_normal(300)
+        gradient -= gradient.mean()
+        rows = training_rows(np.array([x, 5 - x]), np.zeros(300))
+        grower = make_grower(rows, bin_layout([6, 6]), split_options(), 2, is_symmetric=True)
+        tree = grower.grow_shared(gradient[None], np.ones((1, 300)), rows.weight, rows.all_rows(), 0).trees
+        assert tree.feature[0, 0] == 0
+
+
+def test_a_heavy_row_is_a_leaf_and_no_more():
+    """A single row may weigh enough for two leaves, but there are no more nodes than rows allow."""
+    codes = np.array([[0, 1, 2], [0, 0, 1]])
+    rows = training_rows(codes, np.zeros(3), weight=np.full(3, 10.0))
+    grower = make_grower(rows, bin_layout([3, 3]), split_options(min_samples_leaf=5.0), 64, is_symmetric=True)
+    tree = grower.grow_shared(
+        np.array([[-30.0, 10.0, 50.0]]), rows.weight[None].copy(), rows.weight, rows.all_rows(), 0
+    )
+    assert tree.trees.n_nodes[0] == 5
+    leaves = tree.trees.left[0, :5] < 0
+    assert sorted(tree.trees.value[0, :5, 0][leaves]) == [-5.0, -1.0, 3.0]
+
+
+def waiting_nodes():
+    """Rows whose second level leaves one node waiting and the children of the other too small to be split."""
+    x0 = np.r_[np.zeros(100, int), np.ones(12, int)]
+    x1 = np.r_[np.ones(3, int), np.zeros(97, int), np.ones(6, int), np.zeros(6, int)]
+    x2 = np.r_[np.arange(100) % 2, np.zeros(12, int)]
+    gradient = np.where(x0 == 0, -20.0, 200.0) + x0 * 60.0 * (x1 - 0.5) + 0.5 * x2
+    return training_rows(np.array([x0, x1, x2]), np.zeros(112)), gradient[None]
+
+
+class PickyPeers(Peers):
+    """The only holder of rows, who refuses to send nothing, as sockets do."""
+
+    def sum(self, values):
+        values = np.ascontiguousarray(values, dtype=np.float64)
+        values.data.cast("B")
+        return values.copy()
+
+
+@pytest.mark.parametrize("is_waiting", [True, False])
+def test_a_symmetric_tree_of_many_processes_is_that_of_one(is_waiting):
+    if is_waiting:
+        (rows, gradient), n_bins = waiting_nodes(), [2, 2, 2]
+    else:
+        rows, _, gradient, _ = numeric_rows(4000, 2, n_features=4)
+        n_bins = [20] * 4
+    hessian = np.ones((1, rows.n_rows))
+    grower = make_grower(rows, bin_layout(n_bins), split_options(min_samples_leaf=5.0), 8, is_symmetric=True)
+    one = grower.grow_shared(gradient, hessian, rows.weight, rows.all_rows(), 0).trees
+    rows.peers = PickyPeers()
+    many = DistributedGrower.of(grower).grow_shared(gradient, hessian, rows.weight, rows.all_rows(), 0).trees
+    n_nodes = one.n_nodes[0]
+    assert n_nodes == many.n_nodes[0] >= 7
+    for name in ("feature", "left_bin", "right_bin", "left", "right", "start", "stop"):
+        np.testing.assert_array_equal(getattr(one, name)[0, :n_nodes], getattr(many, name)[0, :n_nodes], err_msg=name)
+    np.testing.assert_allclose(one.value[0, :n_nodes], many.value[0, :n_nodes], rtol=1e-12)
+
+
+def test_trees_of_large_tasks_grow_side_by_side_as_they_do_alone():
+    """They are grown beside symmetric trees, whose histograms they must not write to."""
+    n_tasks, n = 70, 70 * 300
+    rng = np.random.default_rng(0)
+    task = np.repeat(np.arange(n_tasks), 300)
+    codes = rng.integers(0, 20, (3, n))
+    gradient = (np.sin(codes[0] / 3.0 + task) + rng.standard_normal(n))[None]
+    rows = training_rows(codes, task)
+    trees = []
+    for n_threads in (1, 2):
+        options = split_options(min_samples_leaf=5.0)
+        grower = make_grower(rows, bin_layout([20] * 3), options, 8, n_threads=n_threads, is_symmetric=True)
+        seeds = np.zeros(n_tasks, dtype=np.uint64)
+        trees.append(grower.grow_per_task(gradient, np.ones((1, n)), rows.weight, rows.all_rows(), seeds))
+    one, many = trees
+    np.testing.assert_array_equal(one.trees.n_nodes, many.trees.n_nodes)
+    np.testing.assert_array_equal(one.rows, many.rows)
+    for t in range(n_tasks):
+        n_nodes = one.trees.n_nodes[t]
+        np.testing.assert_array_equal(one.trees.value[t, :n_nodes], many.trees.value[t, :n_nodes])
 
 
 def test_no_rows_or_no_features_give_one_leaf():

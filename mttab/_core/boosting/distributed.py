@@ -4,7 +4,8 @@ What crosses a process boundary is sums: the histogram of a node, the sums of th
 hold quantiles the counts of a radix selection. All of it goes through `Peers.sum`, so every process chooses the same
 split and splits its own rows by it. Trees of a task are grown where the task's rows are, without a word to the others.
 
-The steps are those of `tree.grow_tree` and use its kernels; what is here is the order in which they ask the others.
+The steps are those of `tree` and `symmetric` and use their kernels; `distributed_growth` has the order in which they
+ask the others.
 """
 
 from __future__ import annotations

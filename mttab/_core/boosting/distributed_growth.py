@@ -248,6 +248,8 @@ class SymmetricGrowth(LeafwiseGrowth):
     def begin(self) -> Level:
         """The root with its histogram."""
         max_leaves, n_bins = self.growth.max_leaf_nodes, int(self.layout.offset[-1])
+        if self.growth.max_depth < 62:
+            max_leaves = min(max_leaves, 2**self.growth.max_depth)
         sums = np.zeros((2 * max_leaves - 1, self.n_channels))
         pool = np.empty((max_leaves, n_bins, self.n_channels))
         sums[0], pool[0] = self.measure(0)
@@ -256,6 +258,8 @@ class SymmetricGrowth(LeafwiseGrowth):
 
     def fill(self, level: Level) -> None:
         """Histograms of the smaller children from all processes; the larger ones are what their parents have left."""
+        if level.counts[1] == 0:  # every open node has waited
+            return
         pairs = [(int(level.small[p]), int(level.large[p])) for p in range(level.counts[1])]
         here = np.empty((len(pairs), *level.pool.shape[1:]))
         unused = np.empty(self.n_channels)

@@ -106,7 +106,7 @@ def best_feature(layout, options, level, tree):  # type: ignore[no-untyped-def]
     """The feature that gains most, of equal ones the first, −1 if none pays; its levels are written to the nodes."""
     best, found = 0.0, np.int64(-1)
     for f in range(len(level.gain)):
-        if level.is_tried[f] and level.gain[f] > best + level.noise[0]:
+        if level.is_tried[f] and level.gain[f] > best + level.noise[0] + TIE * best:
             best, found = level.gain[f], np.int64(f)
     if found >= 0 and layout.is_categorical[found]:  # the levels were not kept for every feature
         first = tree.category_set[level.nodes[0]]
@@ -134,15 +134,19 @@ def best_threshold(f, layout, options, level, room):  # type: ignore[no-untyped-
     n_bins, monotonic = b - a - 1, layout.monotonic[f]
     n_outputs = count_outputs(level.pool.shape[2], options)
     has_missing, is_bounded = False, monotonic != 0
+    gains, together = room[3], room[4]
+    for cut in range(n_bins):
+        together[cut] = 0.0
     for j in range(n_open):
         node = level.nodes[j]
         has_missing |= level.pool[level.slot[node], b - 1, 0] > 0.0
         is_bounded |= level.low[node] > -np.inf or level.high[node] < np.inf
+        for cut in range(n_bins):
+            together[cut] += level.pool[level.slot[node], a + cut, 0]
     found, left_bin, is_left = 0.0, np.int64(-1), False
     for missing_left in range(2 if has_missing else 1):
         # The last value bin is a candidate only where missing values go right: then they alone are the right child.
         last = n_bins if has_missing and missing_left == 0 else n_bins - 1
-        gains = room[4]
         for cut in range(last):
             gains[cut] = 0.0
         for j in range(n_open):
@@ -152,26 +156,25 @@ def best_threshold(f, layout, options, level, room):  # type: ignore[no-untyped-
                 _add_gains(part, last, missing_left == 1, level.sums[node], options, level.own[node], room)
             else:
                 _add_gains_of_many(part, last, missing_left == 1, options, n_outputs, monotonic, level, node, gains)
-        for cut in range(last):  # an empty bin has the gain of the used one before it, which came first
-            if gains[cut] > found + level.noise[0]:
+        for cut in range(last):
+            if together[cut] > 0.0 and gains[cut] > found + level.noise[0] + TIE * found:
                 found, left_bin, is_left = gains[cut], np.int64(cut), missing_left == 1
     if left_bin < 0:
         return 0.0, left_bin, left_bin, False
     next_bin, w_left, w_right = n_bins, 0.0, 0.0
-    for j in range(n_open):
-        part = level.pool[level.slot[level.nodes[j]], a:b]
-        for cut in range(left_bin + 1):
-            w_left += part[cut, 0]
-        for cut in range(left_bin + 1, n_bins):
-            w_right += part[cut, 0]
-            if part[cut, 0] > 0.0:
+    for cut in range(n_bins):
+        if cut <= left_bin:
+            w_left += together[cut]
+        else:
+            w_right += together[cut]
+            if together[cut] > 0.0:
                 next_bin = min(next_bin, np.int64(cut))
     return found, left_bin, next_bin, is_left if has_missing else w_left >= w_right * (1.0 - TIE)
 
 
 @inner
 def _add_gains(histogram, last, missing_left, sums, options, own, room):  # type: ignore[no-untyped-def]
-    """Add a node's gain of every cut before bin ``last`` to ``room[4]``, for one output without bounds.
+    """Add a node's gain of every cut before bin ``last`` to ``room[3]``, for one output without bounds.
 
     First the running sums, one after the other, then the gains, of which the processor takes several at a time.
     """
@@ -180,7 +183,7 @@ def _add_gains(histogram, last, missing_left, sums, options, own, room):  # type
     w, g, h = 0.0, 0.0, 0.0
     if missing_left:
         w, g, h = histogram[n_bins, 0], histogram[n_bins, 1], histogram[n_bins, h_channel]
-    weights, gradients, hessians, gains = room[0], room[1], room[2], room[4]
+    weights, gradients, hessians, gains = room[0], room[1], room[2], room[3]
     for b in range(last):
         w += histogram[b, 0]
         g += histogram[b, 1]
@@ -217,6 +220,8 @@ def _add_gains_of_many(histogram, last, missing_left, options, n_outputs, monoto
 def best_subset(f, layout, options, level, out_set):  # type: ignore[no-untyped-def]
     """Best set of levels to send left for all open nodes together; `splitting.scan_categorical` says what is tried.
 
+    Whether a level has enough rows to be sorted is a question of all open nodes together, too.
+
     Returns (sum of gains, missing goes left) and writes ``out_set`` where anything pays.
     """
     a, n_levels, n_channels = layout.offset[f], layout.offset[f + 1] - layout.offset[f], level.pool.shape[2]
@@ -245,7 +250,7 @@ def best_subset(f, layout, options, level, out_set):  # type: ignore[no-untyped-
             levels = levels[::-1].copy()
         gains = _gains_of_prefixes(a, levels, n_cuts, n_outputs, options, l2, level)
         for j in range(n_cuts):
-            if gains[j] > found + level.noise[0]:
+            if gains[j] > found + level.noise[0] + TIE * found:
                 found, n_left, is_reversed = gains[j], j + 1, direction == 1
     if n_left == 0:
         return 0.0, False

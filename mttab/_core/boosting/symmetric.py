@@ -8,7 +8,8 @@ graphs; CatBoost: Prokhorenkova et al., 2018, arXiv 1706.09516). The gain of a c
             x₁ ≤ 3    x₁ ≤ 3                   level 2: the cut with the largest gain in both together
            /   /   |      .                    a child would be too small (·): this node waits for the next level
 
-A node that a level's cut would split into children below the minimum sizes is left whole, and adds nothing to its gain.
+A node that a level's cut would split into children below the minimum sizes, or against a monotonic constraint, is left
+whole, and adds nothing to its gain; it waits for the next level.
 """
 
 from __future__ import annotations
@@ -149,7 +150,8 @@ def _split_level(table, layout, rows, out_rows, options, scratch, team, own, tre
     before = level.nodes[: level.counts[0]].copy()
     for j in range(len(before)):
         node, left, right = before[j], n_nodes, n_nodes + 1
-        if not cut_node(layout, options, level, tree, node, feature, left, right):
+        # No more leaves than rows: one row of a large weight is open, but nothing can be split off.
+        if right >= len(level.sums) or not cut_node(layout, options, level, tree, node, feature, left, right):
             level.nodes[n_open] = node
             n_open += 1
             continue
@@ -166,7 +168,7 @@ def _split_level(table, layout, rows, out_rows, options, scratch, team, own, tre
 
 @jit
 def cut_node(layout, options, level, tree, node, f, left, right):  # type: ignore[no-untyped-def]
-    """Write the level's cut into a node, and its children's sums; False where a child would be too small."""
+    """Write the level's cut into a node, and its children's sums; False where a child is too small or out of order."""
     a, b = layout.offset[f], layout.offset[f + 1]
     histogram, n_channels = level.pool[level.slot[node], a:b], level.sums.shape[1]
     left_sums, right_sums = level.sums[left], level.sums[right]

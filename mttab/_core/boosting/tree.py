@@ -31,7 +31,8 @@ class GrowthOptions(NamedTuple):
 
     max_leaf_nodes : int, at least 1
     max_depth : int, edges from root to leaf
-    n_features_tried : int, features drawn per node; all of them if it is not smaller than their number
+    n_features_tried : int, features drawn per node, or per level of a symmetric tree; all of them if it is not smaller
+    than their number
     """
 
     max_leaf_nodes: int
@@ -62,8 +63,9 @@ def scratch_of_rows(scratch, start, stop, out_start, out_stop):  # type: ignore[
     """The part for a range of rows, and one of rows left out, that are grown beside others."""
     statistics = scratch.statistics[start:stop]
     buffer = scratch.buffer[start + out_start : stop + out_stop]
+    # Trees grow side by side, so none of them may use the pool of the others.
     return Scratch(
-        statistics, scratch.packed, scratch.gathered, scratch.sums, buffer, scratch.left_buffer, scratch.pool
+        statistics, scratch.packed, scratch.gathered, scratch.sums, buffer, scratch.left_buffer, scratch.pool[:0]
     )
 
 
