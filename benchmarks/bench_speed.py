@@ -163,7 +163,7 @@ def task_cases(n_tasks: int, n_rows: int, n_threads: int, bar: float, repeats: i
     def fit(shared: int, partition: int, task: int) -> None:
         ours(
             False, n_threads, max_iter_shared=shared, max_iter_partition=partition, max_iter_task=task,
-            max_leaf_nodes=8, min_samples_leaf_task=5, task_column="task", sharing="blocks",
+            max_leaf_nodes=8, min_samples_leaf_task=5, task_column="task", sharing="blocks", max_bins="auto",
         ).fit(coded, y)  # fmt: skip
 
     name = f"{n_tasks} tasks x {n_rows} rows, {n_threads} thread(s)"

@@ -253,4 +253,5 @@ def shrunk_leaves(grower: Grower, rows: TrainingRows, score: np.ndarray, loss: L
         split,
         grower.n_threads,
         grower.is_symmetric,
+        grower.has_local_bins,
     )

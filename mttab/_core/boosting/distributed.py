@@ -36,7 +36,9 @@ class DistributedGrower(Grower):
         """A grower with the options of another one."""
         splits = grower.shared_split, grower.task_split
         growths = grower.shared_growth, grower.task_growth
-        return cls(grower.rows, grower.layout, *growths, *splits, grower.n_threads, grower.is_symmetric)
+        return cls(
+            grower.rows, grower.layout, *growths, *splits, grower.n_threads, grower.is_symmetric, grower.has_local_bins
+        )
 
     def grow_shared(
         self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray, sample: RowSample, seed: int

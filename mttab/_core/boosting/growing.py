@@ -61,6 +61,8 @@ class Grower:
     n_threads : int
     is_symmetric : bool
         Whether shared trees grow level by level (`symmetric`) and not leaf by leaf (`tree`).
+    has_local_bins : bool
+        Whether trees of small tasks look at a few bins of the task's own (`local_bins`) and not at all bins.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Grower:
         task_split: SplitOptions,
         n_threads: int,
         is_symmetric: bool = False,
+        has_local_bins: bool = False,
     ):
         self.rows = rows
         self.layout = layout
@@ -80,6 +83,7 @@ class Grower:
         self.shared_split, self.task_split = shared_split, task_split
         self.n_threads = n_threads
         self.is_symmetric = is_symmetric
+        self.has_local_bins = has_local_bins
         self.task_ids = rows.task.view(np.uint32)
         self._scratch: dict[tuple[int, bool], Scratch] = {}
         self._candidates: dict[int, Candidates] = {}
@@ -148,12 +152,12 @@ class Grower:
     def _local_bins(self, n_outputs: int) -> LocalBins:
         """Bins of the small tasks' own.
 
-        None for leaves of several outputs, with monotonic constraints, or where rows of large weight would leave
+        None where all bins are to be looked at, for leaves of several outputs, with monotonic constraints, or where rows of large weight would leave
         nothing of the others when derivatives are rounded.
         """
         weight = self.rows.weight
         is_even = weight.max(initial=0.0) <= MAX_WEIGHT_RATIO * weight[weight > 0.0].min(initial=np.inf)
-        if n_outputs > 1 or self.task_layout.monotonic.any() or not is_even:
+        if not self.has_local_bins or n_outputs > 1 or self.task_layout.monotonic.any() or not is_even:
             return no_local_bins(self.rows.n_tasks)
         if self._local is None:
             self._local = new_local_bins(self.task_layout, self.rows.n_rows, self.rows.n_tasks)
