@@ -152,8 +152,8 @@ class Grower:
     def _local_bins(self, n_outputs: int) -> LocalBins:
         """Bins of the small tasks' own.
 
-        None where all bins are to be looked at, for leaves of several outputs, with monotonic constraints, or where rows of large weight would leave
-        nothing of the others when derivatives are rounded.
+        None where all bins are to be looked at, for leaves of several outputs, with monotonic constraints, or where
+        rows of large weight would leave nothing of the others when derivatives are rounded.
         """
         weight = self.rows.weight
         is_even = weight.max(initial=0.0) <= MAX_WEIGHT_RATIO * weight[weight > 0.0].min(initial=np.inf)
