@@ -47,7 +47,15 @@ ABLATION: dict[str, dict[str, Any]] = {
     "one model, no refit": {"n_averaged": 1, "refit": False},
     "all rows in every round": {"subsample": 1.0},
     "255 bins": {"max_bins": 255},
-    "31 leaves": {"max_leaf_nodes": 31},
+    "trees leaf by leaf": {
+        "grow_policy": "leafwise",
+        "max_leaf_nodes": 15,
+        "min_samples_leaf": 20,
+        "l2_regularization": 0.0,
+    },
+    "32 leaves": {"max_leaf_nodes": 32},
+    "no l2": {"l2_regularization": 0.0},
+    "20 rows in a leaf": {"min_samples_leaf": 20},
     "learning rate 0.1": {"learning_rate": 0.1},
 }
 

@@ -56,8 +56,9 @@ def ours(is_binary: bool, n_threads: int, **options: Any) -> Any:
     kind = RMTGBClassifier if is_binary else RMTGBRegressor
     options = {"max_iter_shared": ROUNDS, **ALONE, "max_leaf_nodes": LEAVES, "max_bins": BINS, **options}
     return kind(
-        learning_rate=0.1, min_samples_leaf=20, subsample=1.0, early_stopping=False, n_jobs=n_threads, **options
-    )
+        grow_policy="leafwise", learning_rate=0.1, min_samples_leaf=20, l2_regularization=0.0, subsample=1.0,
+        early_stopping=False, n_jobs=n_threads, **options,
+    )  # fmt: skip
 
 
 def candidates(is_binary: bool, n_threads: int) -> dict[str, Callable[[], Any]]:
@@ -162,7 +163,7 @@ def task_cases(n_tasks: int, n_rows: int, n_threads: int, bar: float, repeats: i
     def fit(shared: int, partition: int, task: int) -> None:
         ours(
             False, n_threads, max_iter_shared=shared, max_iter_partition=partition, max_iter_task=task,
-            max_leaf_nodes=8, min_samples_leaf_task=5, task_column="task", sharing="blocks",
+            max_leaf_nodes=8, min_samples_leaf_task=5, task_column="task", sharing="blocks", max_bins="auto",
         ).fit(coded, y)  # fmt: skip
 
     name = f"{n_tasks} tasks x {n_rows} rows, {n_threads} thread(s)"

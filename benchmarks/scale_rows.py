@@ -12,7 +12,10 @@ SHARED_ONLY: dict[str, Any] = {
     "sharing": "pooled",
     "max_iter_partition": 0,
     "max_iter_task": 0,
+    "grow_policy": "leafwise",
     "max_leaf_nodes": LEAVES,
+    "min_samples_leaf": 20,
+    "l2_regularization": 0.0,
     "random_state": 0,
 }
 TASKS_ONLY = SHARED_ONLY | {"sharing": "blocks", "max_iter_shared": 1}

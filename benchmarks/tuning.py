@@ -28,10 +28,11 @@ class Budget:
 # option -> values to draw from, each about the default
 RMTGB: dict[str, list[Any]] = {
     "learning_rate": [0.03, 0.07, 0.15],
-    "max_leaf_nodes": [7, 15, 31],
+    "grow_policy": ["symmetric", "leafwise"],
+    "max_leaf_nodes": [16, 32, 64],
     "min_samples_leaf": [5, 10, 20],
     "max_features": [0.5, 1.0],
-    "l2_regularization": [0.0, 1.0, 10.0],
+    "l2_regularization": [0.0, 3.0, 10.0],
 }
 LIGHTGBM: dict[str, list[Any]] = {
     "learning_rate": [0.03, 0.1, 0.2],

@@ -47,7 +47,7 @@ search = GridSearchCV(
     pipeline,
     {
         "rmtgbregressor__sharing": ["pooled", "category", "auto"],
-        "rmtgbregressor__max_leaf_nodes": [15] if QUICK else [8, 15],
+        "rmtgbregressor__max_leaf_nodes": [16] if QUICK else [8, 16],
     },
     cv=TaskStratifiedKFold(2 if QUICK else 5, task_column="task", shuffle=True, random_state=0),
     scoring=scoring,

@@ -45,6 +45,7 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
     __metadata_request__predict: ClassVar[dict[str, Any]] = {"task": True}
     __metadata_request__score: ClassVar[dict[str, Any]] = {"task": True}
 
+    _unsaid_parameters: ClassVar[dict[str, Any]] = {"grow_policy": "leafwise"}
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "task_column": [None, str, Integral, list, tuple],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
@@ -53,6 +54,7 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
         "max_iter_shared": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
         "max_iter_partition": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
         "max_iter_task": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
+        "grow_policy": [StrOptions({"symmetric", "leafwise"})],
         "max_leaf_nodes": [Interval(Integral, 2, None, closed="left")],
         "max_leaf_nodes_task": [Interval(Integral, 2, None, closed="left"), None],
         "max_depth": [Interval(Integral, 1, None, closed="left"), None],

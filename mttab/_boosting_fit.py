@@ -356,6 +356,8 @@ class FitSteps:
             shared_split,
             shared_split._replace(min_samples_leaf=float(min_task)),
             n_threads,
+            self.grow_policy == "symmetric",
+            isinstance(self.max_bins, str) and not is_paper,
         )
 
     def _boosting_options(

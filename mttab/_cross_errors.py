@@ -29,6 +29,7 @@ BOOSTING_PILOT: dict[str, Any] = {
     "max_iter_task": 60,
     "learning_rate": 0.1,
     "early_stopping": False,
+    "l2_regularization": 0.0,
     "task_column": None,
 }
 # Rows that the models of all tasks are asked about at once.

@@ -67,28 +67,34 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     max_iter_shared, max_iter_partition, max_iter_task : int or "auto", default="auto"
         Largest number of rounds of each block, 0 leaves it out. A round is one tree, a tree per group, and one tree per
         task. With one task, blocks 2 and 3 are skipped. "auto" is 1000 where validation rows end a block, else 200.
-    max_leaf_nodes : int, default=15
-        Largest number of leaves of a shared or partition tree.
+    grow_policy : {"symmetric", "leafwise"}, default="symmetric"
+        How shared and partition trees grow. "symmetric": level by level, every node of a level split at the same place
+        of the same feature, as CatBoost does it; "leafwise": the leaf with the largest gain first, as LightGBM does it.
+        Trees of tasks grow leaf by leaf.
+    max_leaf_nodes : int, default=64
+        Largest number of leaves of a shared or partition tree. A symmetric one has as many levels as that allows: six
+        for 64 to 127.
     max_leaf_nodes_task : int or None, default=8
         The same for task trees; None takes ``max_leaf_nodes``.
     max_depth : int or None, default=None
         Largest number of edges from root to leaf.
-    min_samples_leaf : float, default=20
-        Smallest sum of sample weights in a leaf of a shared or partition tree, the rows' mixing weights included.
+    min_samples_leaf : float, default=5
+        Smallest sum of sample weights in a leaf of a shared or partition tree, the rows' mixing weights included. A
+        node of a symmetric tree that would get smaller children from its level's cut is not split by it.
     min_samples_leaf_task : float or None, default=5
         The same for task trees; None takes ``min_samples_leaf``.
-    l2_regularization : float, default=0.0
+    l2_regularization : float, default=3.0
         Added to the sum of second derivatives in a leaf.
     max_features : float, default=1.0
-        Share of the features tried at each node, drawn at random.
+        Share of the features tried at each node, of a symmetric tree on each level, drawn at random.
     subsample : float or "auto", default="auto"
         Share of the rows that each round is fitted on. Which ones is decided by a random hash of what is in a row, so
         equal rows are in or out together, and neither the order of rows nor the names of tasks matter. "auto" is 0.8
         with validation rows and at least 100 different training rows, else 1.
     max_bins : int or "auto", default="auto"
         Bins per numeric feature, at most 255; missing values have one of their own. "auto" with validation rows is the
-        square root of the number of training rows, at least 64, else 255. The trees of a task of at most 255 rows see
-        them in at most 16 groups with about as many of its rows each.
+        square root of the number of training rows, at least 64, else 255; and trees of a task of at most 255 rows see
+        the bins in at most 16 groups with about as many of its rows each. With a number all trees see all bins.
     categorical_features : "from_dtype", None or array-like, default="from_dtype"
         Features split by sets of levels: pandas categories, strings and objects; or a mask, names or positions over the
         columns of ``X``. Naming the task column here lets shared and partition trees split on the task; its levels are
@@ -235,12 +241,13 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         max_iter_shared: int | str = "auto",
         max_iter_partition: int | str = "auto",
         max_iter_task: int | str = "auto",
-        max_leaf_nodes: int = 15,
+        grow_policy: str = "symmetric",
+        max_leaf_nodes: int = 64,
         max_leaf_nodes_task: int | None = 8,
         max_depth: int | None = None,
-        min_samples_leaf: float = 20,
+        min_samples_leaf: float = 5,
         min_samples_leaf_task: float | None = 5,
-        l2_regularization: float = 0.0,
+        l2_regularization: float = 3.0,
         max_features: float = 1.0,
         subsample: float | str = "auto",
         max_bins: int | str = "auto",
@@ -276,6 +283,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         self.max_iter_shared = max_iter_shared
         self.max_iter_partition = max_iter_partition
         self.max_iter_task = max_iter_task
+        self.grow_policy = grow_policy
         self.max_leaf_nodes = max_leaf_nodes
         self.max_leaf_nodes_task = max_leaf_nodes_task
         self.max_depth = max_depth
@@ -470,11 +478,11 @@ class RMTGBClassifier(ClassifierMixin, BaseRMTGB):
         leaf.
     class_weight : {"balanced"}, dict or None, default=None
         Factor on the weight of each class's rows; "balanced" gives every class the same total.
-    sharing, n_task_groups, learning_rate, max_iter_shared, max_iter_partition, max_iter_task, max_leaf_nodes, \
-max_leaf_nodes_task, max_depth, min_samples_leaf, min_samples_leaf_task, l2_regularization, max_features, subsample, \
-max_bins, categorical_features, monotonic_cst, algorithm, theta_init, theta_learning_rate, theta_penalty, \
-theta_center, task_weight, unseen_task, early_stopping, validation, validation_fraction, n_iter_no_change, tol, \
-refit, n_averaged, warm_start, random_state, n_jobs, verbose
+    sharing, n_task_groups, learning_rate, max_iter_shared, max_iter_partition, max_iter_task, grow_policy, \
+max_leaf_nodes, max_leaf_nodes_task, max_depth, min_samples_leaf, min_samples_leaf_task, l2_regularization, \
+max_features, subsample, max_bins, categorical_features, monotonic_cst, algorithm, theta_init, \
+theta_learning_rate, theta_penalty, theta_center, task_weight, unseen_task, early_stopping, validation, \
+validation_fraction, n_iter_no_change, tol, refit, n_averaged, warm_start, random_state, n_jobs, verbose
         See `RMTGBRegressor`. Validation rows are stratified by task and class; ``monotonic_cst`` is for two classes.
 
     Attributes
@@ -523,12 +531,13 @@ feature_importances_, task_feature_importances_, task_similarity_, n_tasks_, n_f
         max_iter_shared: int | str = "auto",
         max_iter_partition: int | str = "auto",
         max_iter_task: int | str = "auto",
-        max_leaf_nodes: int = 15,
+        grow_policy: str = "symmetric",
+        max_leaf_nodes: int = 64,
         max_leaf_nodes_task: int | None = 8,
         max_depth: int | None = None,
-        min_samples_leaf: float = 20,
+        min_samples_leaf: float = 5,
         min_samples_leaf_task: float | None = 5,
-        l2_regularization: float = 0.0,
+        l2_regularization: float = 3.0,
         max_features: float = 1.0,
         subsample: float | str = "auto",
         max_bins: int | str = "auto",
@@ -563,6 +572,7 @@ feature_importances_, task_feature_importances_, task_similarity_, n_tasks_, n_f
         self.max_iter_shared = max_iter_shared
         self.max_iter_partition = max_iter_partition
         self.max_iter_task = max_iter_task
+        self.grow_policy = grow_policy
         self.max_leaf_nodes = max_leaf_nodes
         self.max_leaf_nodes_task = max_leaf_nodes_task
         self.max_depth = max_depth
@@ -762,6 +772,7 @@ _PAPER_PARAMETERS = {
     "theta_init": "normal",
     "theta_learning_rate": 0.1,
     "learning_rate": 0.1,
+    "grow_policy": "leafwise",
     "max_leaf_nodes": 2,
     "max_leaf_nodes_task": 2,
     "min_samples_leaf": 1,

@@ -6,7 +6,7 @@ import inspect
 import os
 import re
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from sklearn import config_context
 from sklearn.base import BaseEstimator
@@ -34,6 +34,9 @@ class Saving:
     Its fitted state is every attribute that is no parameter. Annotations on the class say what they are, and `load`
     holds them to it.
     """
+
+    # What parameters stand for that files do not name, for they were written before there were such parameters.
+    _unsaid_parameters: ClassVar[dict[str, Any]] = {}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model to one file, which `mttab.load` reads.
@@ -189,7 +192,7 @@ def _take_apart_estimator(model: Any) -> dict[str, Any]:
 
 
 def _build_estimator(cls: Any, fields: dict[str, Any]) -> Any:
-    options = fields["parameters"]
+    options = {**getattr(cls, "_unsaid_parameters", {}), **fields["parameters"]}
     unknown = set(options) - set(inspect.signature(cls).parameters)
     require(not unknown, f"{cls.__name__} has no parameter {sorted(unknown)[:1]} here; update mttab")
     model = cls(**options)

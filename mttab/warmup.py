@@ -58,6 +58,8 @@ def warm_up() -> float:
             RMTGBRegressor(**more).fit(X, y, sample_weight=weight).predict(X[:1])
             for labels in (classes > 0, classes):
                 RMTGBClassifier(**more).fit(X, labels).predict(X)
+                RMTGBClassifier(grow_policy="leafwise", **more).fit(X, labels).predict(X)
+            RMTGBRegressor(grow_policy="leafwise", **more).fit(X, y).predict(X)
             RMTGBRegressor(**options, n_jobs=n_jobs).fit(X[few], y[few]).predict(X[few])
     return time.perf_counter() - start
 

@@ -70,10 +70,20 @@ def split_options(constant_hessian=True, **changes):  # type: ignore[no-untyped-
     return options._replace(**changes)
 
 
-def make_grower(rows, layout, options, max_leaf_nodes=31, max_depth=NO_LIMIT, n_features_tried=1000, n_threads=1):  # type: ignore[no-untyped-def]
+def make_grower(  # type: ignore[no-untyped-def]
+    rows,
+    layout,
+    options,
+    max_leaf_nodes=31,
+    max_depth=NO_LIMIT,
+    n_features_tried=1000,
+    n_threads=1,
+    is_symmetric=False,
+    has_local_bins=False,
+):
     """`Grower` whose shared and task trees obey the same rules."""
     growth = GrowthOptions(max_leaf_nodes, max_depth, n_features_tried)
-    return Grower(rows, layout, growth, growth, options, options, n_threads)
+    return Grower(rows, layout, growth, growth, options, options, n_threads, is_symmetric, has_local_bins)
 
 
 def make_scratch(statistics=None, gathered=None, n_threads=1):  # type: ignore[no-untyped-def]

@@ -115,7 +115,15 @@ def is_allowed(problem: Problem, rows: np.ndarray) -> bool:
     return len(rows) > 0 and weight >= problem.min_samples_leaf * (1 - 1e-9) and curvature >= problem.min_hessian
 
 
-def split_score(problem: Problem, rows: np.ndarray, split: Split, low: float, high: float) -> float:
+def prior_l2(problem: Problem, f: int, rows: np.ndarray) -> float:
+    """What is added to λ where subsets of levels are scored: rows of prior with the mean hessian of ``rows``."""
+    if problem.kinds[f] == 0:
+        return 0.0
+    mean_hessian = math.fsum(problem.hessian[:, rows].ravel()) / math.fsum(problem.weight[rows]) / problem.n_outputs
+    return problem.categorical_prior * mean_hessian
+
+
+def split_score(problem: Problem, rows: np.ndarray, split: Split, low: float, high: float, extra_l2: float) -> float:
     """Score of both children, −inf where the split is not allowed."""
     left, right = rows[split.is_left], rows[~split.is_left]
     if not (is_allowed(problem, left) and is_allowed(problem, right)):
@@ -123,11 +131,6 @@ def split_score(problem: Problem, rows: np.ndarray, split: Split, low: float, hi
     direction = problem.monotonic[split.feature]
     if direction * (leaf_value(problem, right, 0, low, high) - leaf_value(problem, left, 0, low, high)) < 0:
         return -math.inf
-    extra_l2 = 0.0
-    if problem.kinds[split.feature] > 0:
-        # Subsets of levels are scored with the prior added to λ.
-        mean_hessian = math.fsum(problem.hessian[:, rows].ravel()) / math.fsum(problem.weight[rows]) / problem.n_outputs
-        extra_l2 = problem.categorical_prior * mean_hessian
     return node_score(problem, left, low, high, extra_l2) + node_score(problem, right, low, high, extra_l2)
 
 
@@ -150,8 +153,12 @@ def numeric_splits(problem: Problem, f: int, rows: np.ndarray) -> Iterator[Split
             yield Split(f, is_left, left_bin=b, right_bin=following, missing_left=side)
 
 
-def categorical_splits(problem: Problem, f: int, rows: np.ndarray) -> Iterator[Split]:
-    """The prefixes of the node's levels in the order of their smoothed mean gradient; *missing* is a level.
+def categorical_splits(
+    problem: Problem, f: int, rows: np.ndarray, other_keys: dict[int, float] | None = None
+) -> Iterator[Split]:
+    """The prefixes of the node's levels in the order of their smoothed mean gradient, or of other keys.
+
+    *Missing* is a level like the others.
 
     Levels of a category that have few rows in the node stay right; the order is then tried from both ends.
     """
@@ -170,6 +177,7 @@ def categorical_splits(problem: Problem, f: int, rows: np.ndarray) -> Iterator[S
         spread = sum(means[level] * sums[level] for level in ranked)
         if spread > widest * (1 + 1e-9):  # outputs that mirror each other differ by rounding only
             widest, keys = spread, means
+    keys = keys if other_keys is None else other_keys
     largest = max((abs(mean) for mean in keys.values()), default=0.0)
     order = sorted(ranked, key=lambda level: round(keys[level] / largest * 1e9) if largest > 0 else 0)
     for direction in (order,) if len(ranked) == len(used) else (order, order[::-1]):
@@ -199,7 +207,7 @@ def best_split(
     best, chosen = own, None
     for f in range(len(problem.columns)) if features is None else features:
         for split in splits_of(problem, f, rows):
-            score = split_score(problem, rows, split, low, high)
+            score = split_score(problem, rows, split, low, high, prior_l2(problem, f, rows))
             if score > best + TIE * abs(best):
                 best, chosen = score, split
     return best - own, chosen
@@ -243,6 +251,102 @@ def grow_tree(problem: Problem, rows: np.ndarray) -> list[Node]:
         best.left, best.right = len(nodes), len(nodes) + 1
         nodes += [open_node(left, best.depth + 1, *bounds[0]), open_node(right, best.depth + 1, *bounds[1])]
     return nodes
+
+
+def grow_symmetric_tree(problem: Problem, rows: np.ndarray) -> list[Node]:
+    """Level by level: the cut with the largest sum of gains splits every node that it leaves large enough."""
+    nodes = [Node(rows, 0, -math.inf, math.inf)]
+    open_nodes = [0]
+    depth = 0
+    while open_nodes and depth < problem.max_depth and 2 ** (depth + 1) <= problem.max_leaf_nodes:
+        depth += 1
+        scores = {i: node_score(problem, nodes[i].rows, nodes[i].low, nodes[i].high) for i in open_nodes}
+        noise = TIE * sum(abs(score) for score in scores.values())
+        best, chosen = 0.0, None
+        together = np.concatenate([nodes[i].rows for i in open_nodes])
+        for f in range(len(problem.columns)):
+            extra_l2 = prior_l2(problem, f, together)
+            for cut in level_cuts(problem, f, [nodes[i] for i in open_nodes]):
+                gain = 0.0
+                for i in open_nodes:
+                    node = nodes[i]
+                    score = split_score(problem, node.rows, split_by(problem, cut, node), node.low, node.high, extra_l2)
+                    gain += score - scores[i] if score > -math.inf else 0.0
+                if gain > best + noise + TIE * best:
+                    best, chosen = gain, cut
+        if chosen is None:
+            break
+        still_open = []
+        for i in open_nodes:
+            node = nodes[i]
+            split = split_by(problem, chosen, node)
+            # The prior is for choosing the level's set of levels, and no part of what its nodes gain by it.
+            score = split_score(problem, node.rows, split, node.low, node.high, 0.0)
+            if score == -math.inf:
+                still_open.append(i)
+                continue
+            node.gain, node.split = max(score - scores[i], 0.0), split
+            left, right = node.rows[split.is_left], node.rows[~split.is_left]
+            bounds = child_bounds(problem, node, left, right)
+            node.left, node.right = len(nodes), len(nodes) + 1
+            nodes += [Node(left, depth, *bounds[0]), Node(right, depth, *bounds[1])]
+            smallest = 2 * problem.min_samples_leaf * (1 - 1e-9)
+            still_open += [j for j in (node.left, node.right) if math.fsum(problem.weight[nodes[j].rows]) >= smallest]
+        open_nodes = still_open
+    return nodes
+
+
+def split_by(problem: Problem, cut: Split, node: Node) -> Split:
+    """A level's cut as a split of one node."""
+    codes, missing = problem.columns[cut.feature][node.rows], problem.n_bins[cut.feature]
+    below = np.isin(codes, list(cut.levels)) if problem.kinds[cut.feature] > 0 else codes <= cut.left_bin
+    is_left = np.where(codes == missing, cut.missing_left, below)
+    return Split(cut.feature, is_left, cut.left_bin, cut.right_bin, cut.missing_left, cut.levels)
+
+
+def level_cuts(problem: Problem, f: int, nodes: list[Node]) -> Iterator[Split]:
+    """Candidates of one feature: those of all rows of the open nodes together, levels in an order for all nodes."""
+    together = np.concatenate([node.rows for node in nodes])
+    if problem.kinds[f] == 0:
+        yield from numeric_splits(problem, f, together)
+    elif len(nodes) == 1:
+        yield from categorical_splits(problem, f, together)
+    else:
+        yield from categorical_splits(problem, f, together, contrast_keys(problem, f, nodes))
+
+
+def contrast_keys(problem: Problem, f: int, nodes: list[Node]) -> dict[int, float]:
+    """Key of every level with enough rows: its contrasts to the means of the nodes, weighed by power iteration."""
+    together = np.concatenate([node.rows for node in nodes])
+    codes = problem.columns[f]
+    smallest = problem.categorical_min_rows * (1 - 1e-9) if problem.kinds[f] == 1 else 0.0
+    used = sorted(set(codes[together].tolist()))
+    levels = [b for b in used if math.fsum(problem.weight[together[codes[together] == b]]) >= smallest]
+    if not levels:
+        return {}
+    hessian = problem.hessian
+    prior = problem.categorical_prior * math.fsum(hessian[:, together].ravel()) / problem.n_outputs
+    prior /= math.fsum(problem.weight[together])
+    scale = [math.fsum(hessian[:, together[codes[together] == b]].ravel()) / problem.n_outputs + prior for b in levels]
+    columns = []
+    for node in nodes:
+        for k in range(problem.n_outputs):
+            h = max(math.fsum(hessian[k, node.rows]), 1e-100)
+            mean = math.fsum(problem.gradient[k, node.rows]) / h
+            members = [node.rows[codes[node.rows] == b] for b in levels]
+            beyond = [math.fsum(problem.gradient[k, m]) - mean * math.fsum(hessian[k, m]) for m in members]
+            columns.append(np.array(beyond) / math.sqrt(h))
+    contrast, divisor = np.array(columns).T, np.maximum(scale, 1e-100)
+    widest, first = -1.0, 0
+    for c, column in enumerate(contrast.T):
+        spread = float(np.sum(column / divisor * column))
+        if spread > widest * (1 + 1e-9):
+            widest, first = spread, c
+    direction = np.eye(contrast.shape[1])[first]
+    for _ in range(4):
+        direction = contrast.T @ (contrast @ direction / divisor)
+        direction /= max(np.abs(direction).max(), 1e-300)
+    return dict(zip(levels, contrast @ direction / divisor, strict=True))
 
 
 def child_bounds(problem: Problem, node: Node, left: np.ndarray, right: np.ndarray) -> list[tuple[float, float]]:

@@ -174,7 +174,7 @@ def test_an_estimator_that_reads_numbers_only_is_told_how_to_get_them():
     [
         HistGradientBoostingRegressor(max_iter=10),
         LGBMRegressor(n_estimators=10, verbose=-1, n_jobs=1),
-        mttab.RMTGBRegressor(max_iter_shared=10, early_stopping=False, min_samples_leaf=5),
+        mttab.RMTGBRegressor(max_iter_shared=20, early_stopping=False),
     ],
 )
 def test_categories_reach_an_estimator_that_reads_them(inner, kind):

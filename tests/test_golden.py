@@ -39,6 +39,11 @@ def test_a_golden_file_predicts_what_it_did(path):
             assert got == (pytest.approx(expected, abs=tolerance) if isinstance(expected, float) else expected), name
 
 
+def test_boosters_of_before_there_was_a_choice_go_on_growing_leaf_by_leaf():
+    model = load(GOLDEN / "format_1" / "rmtgb_regressor.mttab")
+    assert model.grow_policy == "leafwise"
+
+
 @pytest.mark.slow
 def test_a_network_without_torch_says_what_to_install():
     path = next(path for path in FILES if path.stem == "multitabnet")

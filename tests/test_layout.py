@@ -66,10 +66,10 @@ ORDER = {
     "boosting": (
         *("linking", "jit", "threads", "quantile", "losses"),
         *("binning", "histogram", "packed_histogram", "splitting", "small_nodes"),
-        *("partition", "node_search"),
-        *("leaves", "tree_arrays", "tree", "local_bins", "local_search", "small_trees", "task_trees"),
+        *("partition", "node_search", "level_search"),
+        *("leaves", "tree_arrays", "tree", "symmetric", "local_bins", "local_search", "small_trees", "task_trees"),
         *("leaf_masks", "scoring", "forest"),
-        *("rows", "theta", "growing", "distributed", "rmtgb", "averaging"),
+        *("rows", "theta", "growing", "distributed_growth", "distributed", "rmtgb", "averaging"),
         *("similarity", "sharing", "adapt", "importance", "export"),
     ),
     "neural": (

@@ -15,8 +15,10 @@ OURS = {
     "max_iter_partition": 50,  # one task has neither of these two blocks
     "max_iter_task": 50,
     "learning_rate": RATE,
+    "grow_policy": "leafwise",
     "max_leaf_nodes": LEAVES,
     "min_samples_leaf": LEAF_ROWS,
+    "l2_regularization": 0.0,
     "max_bins": BINS,
     "early_stopping": False,
 }

@@ -100,7 +100,7 @@ def test_the_tree_of_a_small_task_is_the_one_the_twin_grows_on_local_bins(
     gradient = np.rint(64 * ((codes_of(rows)[0] > 100) + rng.standard_normal(n)))[None] / 16  # sums are exact
     hessian = rows.weight[None].copy() if is_constant else rng.choice([0.25, 0.5, 1.0], (1, n))
     options = split_options(is_constant, min_samples_leaf=min_samples_leaf, l2=l2)
-    grown = make_grower(rows, layout, options, 4).grow_per_task(
+    grown = make_grower(rows, layout, options, 4, has_local_bins=True).grow_per_task(
         gradient, hessian, rows.weight, rows.all_rows(), np.zeros(1, dtype=np.uint64)
     )
     problem = problem_on_local_bins(rows, layout, gradient, hessian, options, max_leaf_nodes=4)
@@ -120,7 +120,7 @@ def test_the_tree_of_a_small_task_is_the_one_the_twin_grows_on_local_bins(
 def test_a_threshold_stands_halfway_between_the_values_of_the_nodes_rows(is_constant):
     rows = training_rows([np.arange(200)], np.zeros(200, dtype=int))
     gradient = np.where(np.arange(200) < 100, -1.0, 1.0)[None]
-    grower = make_grower(rows, bin_layout([255]), split_options(is_constant), 2)
+    grower = make_grower(rows, bin_layout([255]), split_options(is_constant), 2, has_local_bins=True)
     seeds = np.zeros(1, dtype=np.uint64)
     grown = grower.grow_per_task(gradient, np.ones((1, 200)), rows.weight, rows.all_rows(), seeds)
     threshold = grown.trees.threshold[0, 0]
@@ -133,7 +133,7 @@ def test_what_rounding_takes_from_the_gain_of_a_tree_is_within_the_stated_bound(
     rng = np.random.default_rng(0)
     rows = training_rows([rng.permutation(MAX_ROWS) for _ in range(5)], np.zeros(MAX_ROWS, dtype=int))
     gradient = rng.standard_normal((1, MAX_ROWS)) * np.exp(rng.standard_normal(MAX_ROWS))
-    grower = make_grower(rows, bin_layout([255] * 5), split_options(min_samples_leaf=5.0), 2)
+    grower = make_grower(rows, bin_layout([255] * 5), split_options(min_samples_leaf=5.0), 2, has_local_bins=True)
     seeds = np.zeros(1, dtype=np.uint64)
     grown = grower.grow_per_task(gradient, np.ones((1, MAX_ROWS)), rows.weight, rows.all_rows(), seeds)
     tree, unit = grown.trees, 2.0 ** (np.ceil(np.log2(np.abs(gradient).max())) - 15)

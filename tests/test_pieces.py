@@ -122,7 +122,9 @@ def table():
     "options",
     [
         {},
+        {"grow_policy": "leafwise", "max_leaf_nodes": 15},
         {"sharing": "category", "max_features": 0.5},
+        {"sharing": "category", "max_features": 0.5, "grow_policy": "leafwise"},
         {"sharing": "pooled", "subsample": 0.7},
         {"sharing": "separate"},
         {"loss": "absolute_error"},

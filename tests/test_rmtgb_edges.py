@@ -80,7 +80,8 @@ def test_outliers_are_found_without_a_shared_block():
 def test_poisson_outliers_do_not_depend_on_the_mean_count(scale):
     X, y = make_task_groups(300, random_state=1)
     counts = np.random.default_rng(0).poisson(scale * np.exp(y))
-    scores = RMTGBRegressor(task_column="task", loss="poisson", random_state=0).fit(X, counts).outlier_score_
+    model = RMTGBRegressor(task_column="task", loss="poisson", sharing="groups", random_state=0)
+    scores = model.fit(X, counts).outlier_score_
     assert scores[8:].min() > 0.5 > scores[:8].max()
 
 

@@ -133,7 +133,9 @@ def test_with_any_floats_the_split_is_allowed_and_as_good_as_the_best(n, n_outpu
     assert gain == pytest.approx(slow_gain, abs=1e-9 * (own + slow_gain))
     if fast is None:
         return
-    score = naive.split_score(problem, everything, fast, -math.inf, math.inf)
+    score = naive.split_score(
+        problem, everything, fast, -math.inf, math.inf, naive.prior_l2(problem, fast.feature, everything)
+    )
     assert np.isfinite(score), "the split leaves a child too small"
     assert score - own == pytest.approx(gain, abs=1e-9 * (own + gain))
 

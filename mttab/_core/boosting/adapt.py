@@ -252,4 +252,6 @@ def shrunk_leaves(grower: Grower, rows: TrainingRows, score: np.ndarray, loss: L
         grower.shared_split,
         split,
         grower.n_threads,
+        grower.is_symmetric,
+        grower.has_local_bins,
     )

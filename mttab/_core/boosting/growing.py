@@ -14,6 +14,7 @@ from .packed_histogram import Packing, choose_packing, pack_rows, pack_rows_para
 from .rows import RowSample, TrainingRows
 from .small_nodes import SMALL_NODE
 from .splitting import SplitOptions
+from .symmetric import grow_symmetric_tree
 from .task_trees import grow_trees, grow_trees_parallel
 from .threads import team_of
 from .tree import GrowthOptions, Scratch, Table, grow_tree
@@ -58,6 +59,10 @@ class Grower:
     shared_growth, task_growth : GrowthOptions
     shared_split, task_split : SplitOptions
     n_threads : int
+    is_symmetric : bool
+        Whether shared trees grow level by level (`symmetric`) and not leaf by leaf (`tree`).
+    has_local_bins : bool
+        Whether trees of small tasks look at a few bins of the task's own (`local_bins`) and not at all bins.
     """
 
     def __init__(
@@ -69,12 +74,16 @@ class Grower:
         shared_split: SplitOptions,
         task_split: SplitOptions,
         n_threads: int,
+        is_symmetric: bool = False,
+        has_local_bins: bool = False,
     ):
         self.rows = rows
         self.layout = layout
         self.shared_growth, self.task_growth = shared_growth, task_growth
         self.shared_split, self.task_split = shared_split, task_split
         self.n_threads = n_threads
+        self.is_symmetric = is_symmetric
+        self.has_local_bins = has_local_bins
         self.task_ids = rows.task.view(np.uint32)
         self._scratch: dict[tuple[int, bool], Scratch] = {}
         self._candidates: dict[int, Candidates] = {}
@@ -94,20 +103,14 @@ class Grower:
         trees = self._allocate(1, self.shared_growth.max_leaf_nodes, len(gradient), self.layout)
         rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
         packing, scratch = self._pack(gradient, hessian, weight, len(rows))
-        trees.n_nodes[0] = grow_tree(
-            Table(self.rows.words, self.task_ids, gradient, hessian, weight),
-            self.layout,
-            rows,
-            out_rows,
-            self.shared_growth,
-            self.shared_split,
-            packing,
-            self._candidates_for(_n_channels(gradient, self.shared_split)),
-            scratch,
-            np.uint64(seed),
-            team_of(self.n_threads),
-            only_tree(trees),
-        )
+        table = Table(self.rows.words, self.task_ids, gradient, hessian, weight)
+        data = table, self.layout, rows, out_rows, self.shared_growth, self.shared_split, packing
+        rest = scratch, np.uint64(seed), team_of(self.n_threads), only_tree(trees)
+        if self.is_symmetric:
+            trees.n_nodes[0] = grow_symmetric_tree(*data, *rest)
+        else:
+            candidates = self._candidates_for(_n_channels(gradient, self.shared_split))
+            trees.n_nodes[0] = grow_tree(*data, candidates, *rest)
         return GrownTrees(trees, rows, np.array([0, len(rows)]), out_rows, np.array([0, len(out_rows)]))
 
     def grow_per_task(
@@ -149,12 +152,12 @@ class Grower:
     def _local_bins(self, n_outputs: int) -> LocalBins:
         """Bins of the small tasks' own.
 
-        None for leaves of several outputs, with monotonic constraints, or where rows of large weight would leave
-        nothing of the others when derivatives are rounded.
+        None where all bins are to be looked at, for leaves of several outputs, with monotonic constraints, or where
+        rows of large weight would leave nothing of the others when derivatives are rounded.
         """
         weight = self.rows.weight
         is_even = weight.max(initial=0.0) <= MAX_WEIGHT_RATIO * weight[weight > 0.0].min(initial=np.inf)
-        if n_outputs > 1 or self.task_layout.monotonic.any() or not is_even:
+        if not self.has_local_bins or n_outputs > 1 or self.task_layout.monotonic.any() or not is_even:
             return no_local_bins(self.rows.n_tasks)
         if self._local is None:
             self._local = new_local_bins(self.task_layout, self.rows.n_rows, self.rows.n_tasks)
@@ -190,7 +193,7 @@ class Grower:
                 sums=np.empty((self.n_threads, 3, 1024)),
                 buffer=np.empty(n_rows, dtype=np.uint32),
                 left_buffer=np.empty(n_rows if self.n_threads > 1 else 0, dtype=np.uint32),
-                pool=np.empty((n_leaves if is_packed else 0, n_bins, n_channels)),
+                pool=np.empty((n_leaves if is_packed or self.is_symmetric else 0, n_bins, n_channels)),
             )
         return self._scratch[n_channels, is_packed]
 

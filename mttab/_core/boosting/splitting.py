@@ -70,7 +70,7 @@ def _is_allowed(sums, n_outputs, options):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _pair_score(left, right, n_outputs, options, l2, monotonic, low, high):  # type: ignore[no-untyped-def]
+def pair_score(left, right, n_outputs, options, l2, monotonic, low, high):  # type: ignore[no-untyped-def]
     """Score of two children, −inf if one is too small or their order breaks the feature's monotonic constraint."""
     if not (_is_allowed(left, n_outputs, options) and _is_allowed(right, n_outputs, options)):
         return -np.inf
@@ -123,7 +123,7 @@ def scan_numeric(histogram, sums, options, monotonic, low, high, best):  # type:
                 continue
             if right[0] < options.min_samples_leaf * (1.0 - 1e-9):
                 break
-            score = _pair_score(left, right, n_outputs, options, options.l2, monotonic, low, high)
+            score = pair_score(left, right, n_outputs, options, options.l2, monotonic, low, high)
             if score > found + TIE * abs(found):
                 found, best_bin, best_next = score, b, n_bins
                 best_missing_left = missing_left == 1 if has_missing else left[0] >= right[0] * (1.0 - TIE)
@@ -202,22 +202,12 @@ def scan_categorical(histogram, sums, options, min_rows, low, high, best, out_se
     """
     n_levels, n_channels = histogram.shape
     n_outputs = n_channels - 1 if options.constant_hessian else (n_channels - 1) // 2
-    levels = np.empty(n_levels, dtype=np.int64)
-    n_used, has_rest = 0, False
-    for b in range(n_levels):
-        if histogram[b, 0] > 0.0 and histogram[b, 0] >= min_rows * (1.0 - 1e-9):
-            levels[n_used] = b
-            n_used += 1
-        elif histogram[b, 0] > 0.0:
-            has_rest = True
+    levels, has_rest = levels_in_use(histogram, min_rows)
+    n_used = len(levels)
     if n_used + has_rest < 2:
         return best, False
-    levels = levels[:n_used]
-    order = stable_order(_level_keys(histogram, levels, sums, n_outputs, options))
-    for j in range(n_used):
-        order[j] = levels[order[j]]
-    levels = order
-    l2 = options.l2 + options.categorical_prior * _mean_hessian(sums, n_outputs, options)
+    levels = sort_levels(levels, level_keys(histogram, levels, sums, n_outputs, options))
+    l2 = options.l2 + options.categorical_prior * mean_hessian(sums, n_outputs, options)
     left = np.empty(n_channels)
     right = np.empty(n_channels)
     found, n_left, is_reversed, is_left_heavier = best, 0, False, False
@@ -228,7 +218,7 @@ def scan_categorical(histogram, sums, options, min_rows, low, high, best, out_se
             for c in range(n_channels):
                 left[c] += histogram[b, c]
                 right[c] = sums[c] - left[c]
-            score = _pair_score(left, right, n_outputs, options, l2, np.int8(0), low, high)
+            score = pair_score(left, right, n_outputs, options, l2, np.int8(0), low, high)
             if score > found + TIE * abs(found):
                 found, n_left, is_reversed, is_left_heavier = (
                     score,
@@ -248,6 +238,39 @@ def scan_categorical(histogram, sums, options, min_rows, low, high, best, out_se
         if goes_left[b]:
             out_set[b >> 5] |= np.uint32(1) << np.uint32(b & 31)
     return found, goes_left[n_levels - 1]
+
+
+@jit
+def levels_in_use(histogram, min_rows):  # type: ignore[no-untyped-def]
+    """Levels with rows, at least ``min_rows``, and whether there are others with rows."""
+    n_levels = len(histogram)
+    levels = np.empty(n_levels, dtype=np.int64)
+    n_used, has_rest = 0, False
+    for b in range(n_levels):
+        if histogram[b, 0] > 0.0 and histogram[b, 0] >= min_rows * (1.0 - 1e-9):
+            levels[n_used] = b
+            n_used += 1
+        elif histogram[b, 0] > 0.0:
+            has_rest = True
+    return levels[:n_used], has_rest
+
+
+@jit
+def sort_levels(levels, keys):  # type: ignore[no-untyped-def]
+    """``levels`` in the order of ``keys``, which are rounded in place first.
+
+    Equal levels (same labels, same weights) must not be told apart by the rounding of their sums.
+    """
+    largest = 0.0
+    for j in range(len(levels)):
+        largest = max(largest, abs(keys[j]))
+    if largest > 0.0:
+        for j in range(len(levels)):
+            keys[j] = np.rint(keys[j] / largest * 1e9)
+    order = stable_order(keys)
+    for j in range(len(levels)):
+        order[j] = levels[order[j]]
+    return order
 
 
 @jit
@@ -274,7 +297,7 @@ def stable_order(keys):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _mean_hessian(sums, n_outputs, options):  # type: ignore[no-untyped-def]
+def mean_hessian(sums, n_outputs, options):  # type: ignore[no-untyped-def]
     """Mean hessian of a row in the node, over outputs."""
     if options.constant_hessian:
         return 1.0
@@ -285,7 +308,7 @@ def _mean_hessian(sums, n_outputs, options):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _level_keys(histogram, levels, sums, n_outputs, options):  # type: ignore[no-untyped-def]
+def level_keys(histogram, levels, sums, n_outputs, options):  # type: ignore[no-untyped-def]
     """Smoothed mean gradient of each used level; of several outputs, the one that differs most between levels."""
     keys = np.empty(len(levels))
     candidate = np.empty(len(levels))
@@ -303,13 +326,6 @@ def _level_keys(histogram, levels, sums, n_outputs, options):  # type: ignore[no
             widest = spread
             for j in range(len(levels)):  # assigned as a whole, an array brings two seconds of compiling messages
                 keys[j] = candidate[j]
-    # Equal levels (same labels, same weights) must not be told apart by the rounding of their sums.
-    largest = 0.0
-    for j in range(len(levels)):
-        largest = max(largest, abs(keys[j]))
-    if largest > 0.0:
-        for j in range(len(levels)):
-            keys[j] = np.rint(keys[j] / largest * 1e9)
     return keys
 
 

@@ -31,7 +31,8 @@ class GrowthOptions(NamedTuple):
 
     max_leaf_nodes : int, at least 1
     max_depth : int, edges from root to leaf
-    n_features_tried : int, features drawn per node; all of them if it is not smaller than their number
+    n_features_tried : int, features drawn per node, or per level of a symmetric tree; all of them if it is not smaller
+    than their number
     """
 
     max_leaf_nodes: int
@@ -62,8 +63,9 @@ def scratch_of_rows(scratch, start, stop, out_start, out_stop):  # type: ignore[
     """The part for a range of rows, and one of rows left out, that are grown beside others."""
     statistics = scratch.statistics[start:stop]
     buffer = scratch.buffer[start + out_start : stop + out_stop]
+    # Trees grow side by side, so none of them may use the pool of the others.
     return Scratch(
-        statistics, scratch.packed, scratch.gathered, scratch.sums, buffer, scratch.left_buffer, scratch.pool
+        statistics, scratch.packed, scratch.gathered, scratch.sums, buffer, scratch.left_buffer, scratch.pool[:0]
     )
 
 
@@ -109,7 +111,7 @@ class Table(NamedTuple):
     weight: np.ndarray
 
 
-class _Growing(NamedTuple):
+class Growing(NamedTuple):
     """What a tree needs while it grows, one entry per node.
 
     depth : int64; slot : int64, place of the node's histogram in the pool; sums : float64 (…, n_channels)
@@ -143,7 +145,7 @@ def grow_tree(  # type: ignore[no-untyped-def]
     Returns the number of nodes.
     """
     max_leaves = min(growth.max_leaf_nodes, max(len(rows), 1))
-    own = _begin(table, layout, rows, options, scratch, seed, max_leaves)
+    own = begin_tree(table, layout, rows, options, scratch, seed, max_leaves)
     # numba compiles a callee once more for each literal that it is given, so none of these is one.
     root, one, yes, no = np.int64(0), np.int64(1), np.bool_(True), np.bool_(False)
     open_node(tree, root, root, len(rows), root, len(out_rows), -np.inf, np.inf)
@@ -162,7 +164,7 @@ def grow_tree(  # type: ignore[no-untyped-def]
         left, right = n_nodes, n_nodes + 1
         n_nodes += 2
         n_leaves += 1
-        _split(table, layout, rows, out_rows, scratch, team, own, tree, node, left, right)
+        split_node(table, layout, rows, out_rows, scratch, team, own, tree, node, left, right)
         # Only the smaller child's rows are read; the other one's sums and histogram are what the parent has left.
         is_left_small = tree.stop[left] - tree.start[left] <= tree.stop[right] - tree.start[right]
         small, large = (left, right) if is_left_small else (right, left)
@@ -185,12 +187,12 @@ def grow_tree(  # type: ignore[no-untyped-def]
         if tree.left[node] < 0:
             tree.feature[node] = -1
             tree.gain[node] = 0.0
-    _value_leaves(table, rows, options, team, tree, n_nodes)
+    value_leaves(table, rows, options, team, tree, n_nodes)
     return n_nodes
 
 
 @inner
-def _begin(table, layout, rows, options, scratch, seed, max_leaves):  # type: ignore[no-untyped-def]
+def begin_tree(table, layout, rows, options, scratch, seed, max_leaves):  # type: ignore[no-untyped-def]
     n_outputs, n_features, max_nodes = table.gradient.shape[0], len(layout.offset) - 1, 2 * max_leaves - 1
     n_channels = 1 + n_outputs if options.constant_hessian else 1 + 2 * n_outputs
     pool = scratch.pool
@@ -199,7 +201,7 @@ def _begin(table, layout, rows, options, scratch, seed, max_leaves):  # type: ig
     depth, state = np.empty(max_nodes, dtype=np.int64), np.empty(1, dtype=np.uint64)
     slot = np.empty(max_nodes, dtype=np.int64)
     depth[0], slot[0], state[0] = 0, 0, seed
-    return _Growing(
+    return Growing(
         depth,
         slot,
         np.empty((max_nodes, n_channels)),
@@ -210,7 +212,7 @@ def _begin(table, layout, rows, options, scratch, seed, max_leaves):  # type: ig
 
 
 @inner
-def _value_leaves(table, rows, options, team, tree, n_nodes):  # type: ignore[no-untyped-def]
+def value_leaves(table, rows, options, team, tree, n_nodes):  # type: ignore[no-untyped-def]
     derivatives = table.gradient, table.hessian, table.weight
     if team is None:
         set_values(tree, n_nodes, rows, *derivatives, options, np.int64(1))
@@ -221,7 +223,7 @@ def _value_leaves(table, rows, options, team, tree, n_nodes):  # type: ignore[no
 
 
 @inner
-def _split(table, layout, rows, out_rows, scratch, team, own, tree, node, left, right):  # type: ignore[no-untyped-def]
+def split_node(table, layout, rows, out_rows, scratch, team, own, tree, node, left, right):  # type: ignore[no-untyped-def]
     """Send the rows of a node to two children, which are opened."""
     start, stop, out_start, out_stop = tree.start[node], tree.stop[node], tree.out_start[node], tree.out_stop[node]
     f = np.int64(tree.feature[node])
