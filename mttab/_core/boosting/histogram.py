@@ -14,10 +14,10 @@ from __future__ import annotations
 import numpy as np
 
 from .binning import ALL_BITS, TASK_ID, byte_of
-from .jit import inner, jit
+from .jit import lean, lean_jit
 
 
-@jit
+@lean_jit
 def gather_statistics(rows, start, stop, gradient, hessian, weight, constant_hessian, out_statistics, out_sums):  # type: ignore[no-untyped-def]
     """Lay the channels of ``rows[start:stop]`` side by side in node order, and sum them.
 
@@ -40,7 +40,7 @@ def gather_statistics(rows, start, stop, gradient, hessian, weight, constant_hes
                 out_sums[1 + n_outputs + k] += hessian[k, i]
 
 
-@inner
+@lean
 def add_to_bins(words, shift, mask, rows, start, stop, statistics, out_histogram):  # type: ignore[no-untyped-def]
     """Add the rows of one node to the bins of one feature.
 
@@ -68,7 +68,7 @@ def add_to_bins(words, shift, mask, rows, start, stop, statistics, out_histogram
                 out_histogram[b, c] += statistics[j, c]
 
 
-@inner
+@lean
 def fill_floats(words, task, layout, rows, start, stop, statistics, first, last, out_histogram):  # type: ignore[no-untyped-def]
     """Histogram of the node ``rows[start:stop]`` over the features ``first`` to ``last``, that one left out.
 
@@ -84,7 +84,7 @@ def fill_floats(words, task, layout, rows, start, stop, statistics, first, last,
             add_to_bins(words[f >> 2], shift, mask, rows, start, stop, statistics, part)
 
 
-@jit
+@lean_jit
 def subtract_histogram(parent, child, out_sibling):  # type: ignore[no-untyped-def]
     """Sibling = parent − child, cell by cell; ``out_sibling`` may be ``parent``.
 

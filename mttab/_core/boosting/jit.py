@@ -68,10 +68,14 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
     Where numba finds no folder that it may write to (a read-only package folder and no home), it refuses at decoration
     time; the function is then compiled once per process instead.
     """
+    return _callable_as(inner, function, options)
+
+
+def _callable_as(compile_inner: Callable[..., Any], function: Callable[..., Any], options: dict[str, Any]) -> Any:
     kernel = _cached(renamed(function, f"_{_SOURCES}"), options)
     if linked is not None and not options:
         # What kernels call is not the machine code, see `linking`.
-        kernel.linked = inner(function)
+        kernel.linked = compile_inner(function)
         kernel.get_call_template, kernel.get_overload = kernel.linked.get_call_template, kernel.linked.get_overload
     return kernel
 
@@ -81,6 +85,11 @@ def inner(function: Callable[..., Any]) -> Any:
     if linked is None:
         return numba.njit(no_cpython_wrapper=True, **_OPTIONS)(function)
     return linked(function, **_OPTIONS)
+
+
+def lean_jit(function: Callable[..., Any]) -> Any:
+    """`jit` for a ``function`` that is `lean` to other kernels."""
+    return _callable_as(lean, function, {})
 
 
 def lean(function: Callable[..., Any], **options: Any) -> Any:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from .jit import jit, serial_and_parallel
+from .jit import lean_jit, serial_and_parallel
 from .quantile import weighted_quantile
 from .splitting import bounded_value
 
 
-@jit
+@lean_jit
 def sum_rows(rows, start, stop, gradient, hessian, weight, constant_hessian, out_sums):  # type: ignore[no-untyped-def]
     n_outputs = gradient.shape[0]
     if n_outputs == 1:  # in registers: a sum that waits for its own last store takes three times as long
@@ -80,7 +80,7 @@ def _renew_values(trees, row_start, rows, residual, weight, quantile):  # type: 
 renew_values, renew_values_parallel = serial_and_parallel(_renew_values)
 
 
-@jit
+@lean_jit
 def _add_to_rows(rows, start, stop, step, output, out_score):  # type: ignore[no-untyped-def]
     for j in range(start, stop):
         out_score[rows[j], output] += step

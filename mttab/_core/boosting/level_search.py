@@ -14,7 +14,7 @@ from numba import prange
 
 from .binning import CATEGORY
 from .histogram import fill_floats, subtract_histogram
-from .jit import inner, jit, serial_and_parallel
+from .jit import inner, jit, lean, lean_jit, serial_and_parallel
 from .node_search import first_feature, most_bins
 from .packed_histogram import fill_packed, subtract_exactly
 from .splitting import TIE, level_keys, levels_in_use, mean_hessian, pair_score, sort_levels
@@ -101,7 +101,7 @@ def _search_level(  # type: ignore[no-untyped-def]
 search_level, search_level_parallel = serial_and_parallel(_search_level)
 
 
-@jit
+@lean_jit
 def best_feature(layout, options, level, tree):  # type: ignore[no-untyped-def]
     """The feature that gains most, of equal ones the first, −1 if none pays; its levels are written to the nodes."""
     best, found = 0.0, np.int64(-1)
@@ -117,12 +117,12 @@ def best_feature(layout, options, level, tree):  # type: ignore[no-untyped-def]
     return found
 
 
-@inner
+@lean
 def count_outputs(n_channels, options):  # type: ignore[no-untyped-def]
     return n_channels - 1 if options.constant_hessian else (n_channels - 1) // 2
 
 
-@jit
+@lean_jit
 def best_threshold(f, layout, options, level, room):  # type: ignore[no-untyped-def]
     """Best threshold for all open nodes together, and the side of their missing values.
 
@@ -172,7 +172,7 @@ def best_threshold(f, layout, options, level, room):  # type: ignore[no-untyped-
     return found, left_bin, next_bin, is_left if has_missing else w_left >= w_right * (1.0 - TIE)
 
 
-@inner
+@lean
 def _add_gains(histogram, last, missing_left, sums, options, own, room):  # type: ignore[no-untyped-def]
     """Add a node's gain of every cut before bin ``last`` to ``room[3]``, for one output without bounds.
 
@@ -289,7 +289,7 @@ def _gains_of_prefixes(a, levels, n_cuts, n_outputs, options, l2, level):  # typ
     return gains
 
 
-@inner
+@lean
 def _hessian_of(channels, k, n_outputs, options):  # type: ignore[no-untyped-def]
     return channels[0] if options.constant_hessian else channels[1 + n_outputs + k]
 
@@ -338,7 +338,7 @@ def _contrast_keys(a, levels, together, sums, n_outputs, options, level):  # typ
     return keys
 
 
-@inner
+@lean
 def _project(keys, contrast, out_direction):  # type: ignore[no-untyped-def]
     """Weights of the columns by what the keys have in common with each, the largest of them 1."""
     largest = 1e-300

@@ -24,7 +24,7 @@ import numpy as np
 from numba import prange
 
 from .binning import TASK_ID
-from .jit import inner, jit, serial_and_parallel
+from .jit import inner, jit, lean, lean_jit, serial_and_parallel
 
 # Rows per chunk: with a constant hessian two fields share 64 bits, else three do and have to be emptied more often.
 CHUNK_TWO_FIELDS, CHUNK_THREE_FIELDS = 2**20, 2**10
@@ -121,7 +121,7 @@ def unpack(fields, packing):  # type: ignore[no-untyped-def]
     return np.float64(count), np.float64(fields >> packing.shift_g) * packing.unit_g, np.float64(h) * packing.unit_h
 
 
-@inner
+@lean
 def _gather_part(rows, start, stop, packed, packing, out_packed, out_sums):  # type: ignore[no-untyped-def]
     """Copy the packed rows of ``rows[start:stop]`` to ``out_packed`` and sum their fields as floats."""
     out_sums[:] = 0.0
@@ -159,7 +159,7 @@ def _gather_packed(rows, start, stop, packed, packing, n_threads, out_packed, ou
 gather_packed, gather_packed_parallel = serial_and_parallel(_gather_packed)
 
 
-@inner
+@lean
 def _add_chunk(words, rows, node_start, start, stop, packed, cells):  # type: ignore[no-untyped-def]
     """Add ``rows[start:stop]`` to the bins of four features at once.
 
@@ -173,7 +173,7 @@ def _add_chunk(words, rows, node_start, start, stop, packed, cells):  # type: ig
         cells[3, word >> 24] += fields
 
 
-@inner
+@lean
 def _add_chunk_of_two(words, shift, rows, node_start, start, stop, packed, cells):  # type: ignore[no-untyped-def]
     """The same for two features, those of the lower half of the words (shift 0) or of the upper half (shift 16)."""
     for j in range(start, stop):
@@ -182,7 +182,7 @@ def _add_chunk_of_two(words, shift, rows, node_start, start, stop, packed, cells
         cells[1, (word >> 8) & 255] += fields
 
 
-@inner
+@lean
 def _empty_cells(cells, packing, out_sums):  # type: ignore[no-untyped-def]
     """Add the fields of ``cells`` (256,) to ``out_sums`` float64 (3, 256) and set them to 0."""
     mask_c = (np.int64(1) << packing.shift_h) - 1
@@ -196,7 +196,7 @@ def _empty_cells(cells, packing, out_sums):  # type: ignore[no-untyped-def]
     cells[:] = 0
 
 
-@inner
+@lean
 def _write_cells(cells, packing, out_histogram):  # type: ignore[no-untyped-def]
     """One feature's ``cells`` (>= n_bins,) as floats (n_bins, 2 or 3)."""
     mask_c = (np.int64(1) << packing.shift_h) - 1
@@ -209,7 +209,7 @@ def _write_cells(cells, packing, out_histogram):  # type: ignore[no-untyped-def]
             out_histogram[b, 2] = np.float64((cells[b] >> packing.shift_h) & mask_h) * packing.unit_h
 
 
-@inner
+@lean
 def _add_task_levels(task, rows, start, stop, packed, packing, out_histogram):  # type: ignore[no-untyped-def]
     """The histogram of the task id, which has any number of bins, row by row."""
     out_histogram[:, :] = 0.0
@@ -264,7 +264,7 @@ def fill_packed(words, task, layout, rows, start, stop, packed, packing, first, 
         f += n_here
 
 
-@jit
+@lean_jit
 def subtract_exactly(parent, child, out_sibling):  # type: ignore[no-untyped-def]
     """Sibling = parent − child of packed sums, which leave no rounding behind; ``out_sibling`` may be ``parent``."""
     for b in range(len(parent)):

@@ -13,13 +13,13 @@ import numpy as np
 from numba import prange
 
 from .binning import ALL_BITS, TASK_ID, byte_of
-from .jit import jit
+from .jit import jit, lean_jit
 
 # To move a row costs about as much as to add it to so many bins.
 CELLS_PER_ROW = 4
 
 
-@jit
+@lean_jit
 def mark_left(n_codes, left_bin, missing_left, is_categorical, category_set, out_is_left):  # type: ignore[no-untyped-def]
     """Write for each of a feature's bin codes, the last of them *missing*, whether it goes left: uint8, 1 or 0."""
     for code in range(n_codes - 1):
@@ -30,7 +30,7 @@ def mark_left(n_codes, left_bin, missing_left, is_categorical, category_set, out
     out_is_left[n_codes - 1] = missing_left
 
 
-@jit
+@lean_jit
 def _deal_rows(part, words, shift, mask, is_left, out_left, out_right):  # type: ignore[no-untyped-def]
     """Copy the rows ``part`` to the side that they go to, in their order; return how many go left.
 
@@ -48,7 +48,7 @@ def _deal_rows(part, words, shift, mask, is_left, out_left, out_right):  # type:
     return np.int64(n_left)
 
 
-@jit
+@lean_jit
 def partition_rows(rows, start, stop, words, shift, mask, is_left, buffer):  # type: ignore[no-untyped-def]
     """Sort the rows of ``rows[start:stop]`` in two; return where those begin that do not go left.
 
@@ -88,7 +88,7 @@ def _partition_rows_parallel(rows, start, stop, words, shift, mask, is_left, buf
 partition_rows_parallel = jit(_partition_rows_parallel, parallel=True)
 
 
-@jit
+@lean_jit
 def split_range(rows, start, stop, words, task, layout, f, is_left, scratch, team):  # type: ignore[no-untyped-def]
     """`partition_rows` by feature ``f``, of whose bins ``is_left`` tells which go left."""
     is_task = layout.is_categorical[f] == TASK_ID

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .binning import CATEGORY
-from .jit import jit
+from .jit import jit, lean_jit
 
 TIE = 1e-10
 # Smallest hessian sum of a leaf, as in LightGBM: keeps −G / H finite where a probability has saturated.
@@ -38,7 +38,7 @@ class SplitOptions(NamedTuple):
     constant_hessian: bool
 
 
-@jit
+@lean_jit
 def bounded_value(gradient, hessian, l2, low, high):  # type: ignore[no-untyped-def]
     """Newton step −G / (H + λ), held between the bounds that monotonic constraints set."""
     denominator = hessian + l2
@@ -46,7 +46,7 @@ def bounded_value(gradient, hessian, l2, low, high):  # type: ignore[no-untyped-
     return min(max(value, low), high)
 
 
-@jit
+@lean_jit
 def sums_score(sums, n_outputs, options, l2, low, high):  # type: ignore[no-untyped-def]
     """Score Σ_k G_k² / (H_k + λ) of channel sums; with bounds, of the value that they allow."""
     total = 0.0
@@ -58,7 +58,7 @@ def sums_score(sums, n_outputs, options, l2, low, high):  # type: ignore[no-unty
     return total
 
 
-@jit
+@lean_jit
 def _is_allowed(sums, n_outputs, options):  # type: ignore[no-untyped-def]
     # 1e-9: sums of weights like 0.1 must not fail a whole-number minimum by rounding.
     if sums[0] <= 0.0 or sums[0] < options.min_samples_leaf * (1.0 - 1e-9):
@@ -69,7 +69,7 @@ def _is_allowed(sums, n_outputs, options):  # type: ignore[no-untyped-def]
     return total >= options.min_hessian
 
 
-@jit
+@lean_jit
 def pair_score(left, right, n_outputs, options, l2, monotonic, low, high):  # type: ignore[no-untyped-def]
     """Score of two children, −inf if one is too small or their order breaks the feature's monotonic constraint."""
     if not (_is_allowed(left, n_outputs, options) and _is_allowed(right, n_outputs, options)):
@@ -131,7 +131,7 @@ def scan_numeric(histogram, sums, options, monotonic, low, high, best):  # type:
     return found, best_bin, best_next, best_missing_left
 
 
-@jit
+@lean_jit
 def _scan_one_output(histogram, sums, options, best):  # type: ignore[no-untyped-def]
     """`scan_numeric` for one output without bounds, the common case: sums in registers, and hardly a division.
 
@@ -296,7 +296,7 @@ def stable_order(keys):  # type: ignore[no-untyped-def]
     return order
 
 
-@jit
+@lean_jit
 def mean_hessian(sums, n_outputs, options):  # type: ignore[no-untyped-def]
     """Mean hessian of a row in the node, over outputs."""
     if options.constant_hessian:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from .histogram import gather_statistics
-from .jit import inner, jit
+from .jit import inner, jit, lean, lean_jit
 from .level_search import Level, best_feature, count_outputs, search_level, search_level_parallel
 from .packed_histogram import gather_packed
 from .splitting import TIE, pair_score, sums_score
@@ -98,7 +98,7 @@ def new_level(n_features, sums, pool, slot, low, high):  # type: ignore[no-untyp
 first_level = inner(new_level)  # the same for kernels
 
 
-@jit
+@lean_jit
 def may_go_deeper(depth, growth):  # type: ignore[no-untyped-def]
     return depth < growth.max_depth and depth < 62 and (np.int64(2) << depth) <= growth.max_leaf_nodes
 
@@ -119,7 +119,7 @@ def draw_level(level, growth, options, n_outputs, state):  # type: ignore[no-unt
     level.noise[0] = TIE * total
 
 
-@inner
+@lean
 def _gather_node(table, rows, start, stop, options, packing, scratch, out_sums):  # type: ignore[no-untyped-def]
     """Bring a node's derivatives into the order of its rows, at the places of its rows, and sum them."""
     if packing is not None:
@@ -166,7 +166,7 @@ def _split_level(table, layout, rows, out_rows, options, scratch, team, own, tre
     return n_nodes
 
 
-@jit
+@lean_jit
 def cut_node(layout, options, level, tree, node, f, left, right):  # type: ignore[no-untyped-def]
     """Write the level's cut into a node, and its children's sums; False where a child is too small or out of order."""
     a, b = layout.offset[f], layout.offset[f + 1]
@@ -198,7 +198,7 @@ def cut_node(layout, options, level, tree, node, f, left, right):  # type: ignor
     return True
 
 
-@jit
+@lean_jit
 def open_children(options, level, node, left, right, new_slot, n_open, n_pairs):  # type: ignore[no-untyped-def]
     """Say which of two children is filled, and open those that are large enough to be split.
 

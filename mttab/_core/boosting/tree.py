@@ -13,7 +13,7 @@ import numpy as np
 
 from .binning import cut_between
 from .histogram import gather_statistics
-from .jit import inner, jit
+from .jit import inner, jit, lean, lean_jit
 from .leaves import set_values, set_values_parallel
 from .node_search import best_candidate, most_bins, search_nodes, search_nodes_parallel
 from .packed_histogram import gather_packed, gather_packed_parallel
@@ -222,7 +222,7 @@ def value_leaves(table, rows, options, team, tree, n_nodes):  # type: ignore[no-
         set_values(tree, n_nodes, rows, *derivatives, options, np.int64(1))
 
 
-@inner
+@lean
 def split_node(table, layout, rows, out_rows, scratch, team, own, tree, node, left, right):  # type: ignore[no-untyped-def]
     """Send the rows of a node to two children, which are opened."""
     start, stop, out_start, out_stop = tree.start[node], tree.stop[node], tree.out_start[node], tree.out_stop[node]
@@ -245,7 +245,7 @@ def split_node(table, layout, rows, out_rows, scratch, team, own, tree, node, le
     open_node(tree, right, middle, stop, out_middle, out_stop, tree.low[node], tree.high[node])
 
 
-@jit
+@lean_jit
 def bound_children(lows, highs, node, left, right, monotonic, left_sums, right_sums, options):  # type: ignore[no-untyped-def]
     """Bounds of two children: the middle of their values parts them, so that no later split can break the order.
 
@@ -377,7 +377,7 @@ def _choose(candidates, k, histogram, layout, options, tree, node):  # type: ign
     propose(tree, node, best_candidate(candidates, k, histogram, layout, options, tree.category_set[node]))
 
 
-@jit
+@lean_jit
 def propose(tree, node, found):  # type: ignore[no-untyped-def]
     """Write the best split that was found for a node into it; it becomes one when the node is chosen."""
     gain, feature, left_bin, right_bin, missing_left = found

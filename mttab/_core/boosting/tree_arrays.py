@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .jit import inner, jit
+from .jit import inner, lean_jit
 
 
 class TreeArrays(NamedTuple):
@@ -99,7 +99,7 @@ def tree_at(trees, t):  # type: ignore[no-untyped-def]
     )
 
 
-@jit
+@lean_jit
 def open_node(tree, node, start, stop, out_start, out_stop, low, high):  # type: ignore[no-untyped-def]
     tree.start[node], tree.stop[node] = start, stop
     tree.out_start[node], tree.out_stop[node] = out_start, out_stop
@@ -109,7 +109,7 @@ def open_node(tree, node, start, stop, out_start, out_stop, low, high):  # type:
     tree.gain[node] = 0.0
 
 
-@jit
+@lean_jit
 def best_open_leaf(left, gain, n_nodes):  # type: ignore[no-untyped-def]
     """Leaf with the largest gain, −1 if none pays; of equal gains (to rounding) the oldest."""
     best, found = -1, 0.0
