@@ -47,23 +47,23 @@ def add_to_bins(words, shift, mask, rows, start, stop, statistics, out_histogram
     words : uint32 (n_rows,), a row's bin is ``(word >> shift) & mask``; statistics : as gathered
     out_histogram : float64 (n_bins, n_channels), zeroed here
     """
-    n_channels = statistics.shape[1]
+    n_channels, part = statistics.shape[1], rows[start:stop]
     out_histogram[:, :] = 0.0
     if n_channels == 2:
         # The two cases of one output are spelled out: an inner loop over channels costs more.
-        for j in range(stop - start):
-            b = (words[rows[start + j]] >> shift) & mask
+        for j in range(len(part)):
+            b = (words[part[j]] >> shift) & mask
             out_histogram[b, 0] += statistics[j, 0]
             out_histogram[b, 1] += statistics[j, 1]
     elif n_channels == 3:
-        for j in range(stop - start):
-            b = (words[rows[start + j]] >> shift) & mask
+        for j in range(len(part)):
+            b = (words[part[j]] >> shift) & mask
             out_histogram[b, 0] += statistics[j, 0]
             out_histogram[b, 1] += statistics[j, 1]
             out_histogram[b, 2] += statistics[j, 2]
     else:
-        for j in range(stop - start):
-            b = (words[rows[start + j]] >> shift) & mask
+        for j in range(len(part)):
+            b = (words[part[j]] >> shift) & mask
             for c in range(n_channels):
                 out_histogram[b, c] += statistics[j, c]
 

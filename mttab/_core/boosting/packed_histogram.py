@@ -198,15 +198,16 @@ def _empty_cells(cells, packing, out_sums):  # type: ignore[no-untyped-def]
 
 @lean
 def _write_cells(cells, packing, out_histogram):  # type: ignore[no-untyped-def]
-    """One feature's ``cells`` (>= n_bins,) as floats (n_bins, 2 or 3)."""
+    """One feature's ``cells`` (>= n_bins,) as floats (n_bins, 2 or 3); those that were in use are 0 afterwards."""
     mask_c = (np.int64(1) << packing.shift_h) - 1
     mask_h = (np.int64(1) << (packing.shift_g - packing.shift_h)) - 1
     for b in range(len(out_histogram)):
-        out_histogram[b, 0] = np.float64(cells[b] & mask_c)
-        out_histogram[b, 1] = np.float64(cells[b] >> packing.shift_g) * packing.unit_g
-    if mask_h > 0:
-        for b in range(len(out_histogram)):
-            out_histogram[b, 2] = np.float64((cells[b] >> packing.shift_h) & mask_h) * packing.unit_h
+        fields = cells[b]
+        cells[b] = 0
+        out_histogram[b, 0] = np.float64(fields & mask_c)
+        out_histogram[b, 1] = np.float64(fields >> packing.shift_g) * packing.unit_g
+        if mask_h > 0:
+            out_histogram[b, 2] = np.float64((fields >> packing.shift_h) & mask_h) * packing.unit_h
 
 
 @lean
@@ -260,13 +261,12 @@ def fill_packed(words, task, layout, rows, start, stop, packed, packing, first, 
                 for b in range(len(out)):
                     for c in range(out.shape[1]):
                         out[b, c] = sums[c, 256 * (own - f) + b]
-        cells[:, :] = 0
-        f += n_here
+        f += n_here  # what a feature of another thread, or none, has left in the cells is not read any more
 
 
 @lean_jit
 def subtract_exactly(parent, child, out_sibling):  # type: ignore[no-untyped-def]
     """Sibling = parent − child of packed sums, which leave no rounding behind; ``out_sibling`` may be ``parent``."""
-    for b in range(len(parent)):
-        for c in range(parent.shape[1]):
-            out_sibling[b, c] = parent[b, c] - child[b, c]
+    minuend, subtrahend, out = parent.reshape(parent.size), child.reshape(child.size), out_sibling.reshape(child.size)
+    for cell in range(len(out)):
+        out[cell] = minuend[cell] - subtrahend[cell]

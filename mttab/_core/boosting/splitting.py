@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .binning import CATEGORY
-from .jit import jit, lean_jit
+from .jit import jit, lean, lean_jit
 
 TIE = 1e-10
 # Smallest hessian sum of a leaf, as in LightGBM: keeps −G / H finite where a probability has saturated.
@@ -202,11 +202,13 @@ def scan_categorical(histogram, sums, options, min_rows, low, high, best, out_se
     """
     n_levels, n_channels = histogram.shape
     n_outputs = n_channels - 1 if options.constant_hessian else (n_channels - 1) // 2
-    levels, has_rest = levels_in_use(histogram, min_rows)
-    n_used = len(levels)
+    room, keys = np.empty((3, n_levels), dtype=np.int64), np.empty((2, n_levels))
+    n_used, has_rest = levels_in_use(histogram, min_rows, room[0])
     if n_used + has_rest < 2:
         return best, False
-    levels = sort_levels(levels, level_keys(histogram, levels, sums, n_outputs, options))
+    levels = room[0, :n_used]
+    level_keys(histogram, levels, sums, n_outputs, options, keys[0], keys[1])
+    sort_levels(levels, keys[0], room[1], room[2])
     l2 = options.l2 + options.categorical_prior * mean_hessian(sums, n_outputs, options)
     left = np.empty(n_channels)
     right = np.empty(n_channels)
@@ -240,49 +242,38 @@ def scan_categorical(histogram, sums, options, min_rows, low, high, best, out_se
     return found, goes_left[n_levels - 1]
 
 
-@jit
-def levels_in_use(histogram, min_rows):  # type: ignore[no-untyped-def]
-    """Levels with rows, at least ``min_rows``, and whether there are others with rows."""
-    n_levels = len(histogram)
-    levels = np.empty(n_levels, dtype=np.int64)
+@lean
+def levels_in_use(histogram, min_rows, out_levels):  # type: ignore[no-untyped-def]
+    """Write the levels with rows, at least ``min_rows``; return how many, and whether there are others with rows."""
     n_used, has_rest = 0, False
-    for b in range(n_levels):
+    for b in range(len(histogram)):
         if histogram[b, 0] > 0.0 and histogram[b, 0] >= min_rows * (1.0 - 1e-9):
-            levels[n_used] = b
+            out_levels[n_used] = b
             n_used += 1
         elif histogram[b, 0] > 0.0:
             has_rest = True
-    return levels[:n_used], has_rest
+    return n_used, has_rest
 
 
-@jit
-def sort_levels(levels, keys):  # type: ignore[no-untyped-def]
-    """``levels`` in the order of ``keys``, which are rounded in place first.
+@lean
+def sort_levels(levels, keys, room, more_room):  # type: ignore[no-untyped-def]
+    """Sort ``levels`` by ``keys``, which are rounded in place first; equal ones stay in their order.
 
     Equal levels (same labels, same weights) must not be told apart by the rounding of their sums.
+    room, more_room : int64 (>= len(levels),), scratch
     """
-    largest = 0.0
-    for j in range(len(levels)):
+    n, largest = len(levels), 0.0
+    for j in range(n):
         largest = max(largest, abs(keys[j]))
+        room[j] = j
     if largest > 0.0:
-        for j in range(len(levels)):
+        for j in range(n):
             keys[j] = np.rint(keys[j] / largest * 1e9)
-    order = stable_order(keys)
-    for j in range(len(levels)):
-        order[j] = levels[order[j]]
-    return order
-
-
-@jit
-def stable_order(keys):  # type: ignore[no-untyped-def]
-    """Indices int64 (n,) that sort ``keys``, equal ones in their order: a merge sort that compiles in no time."""
-    order, merged = np.empty(len(keys), dtype=np.int64), np.empty(len(keys), dtype=np.int64)
-    for j in range(len(keys)):
-        order[j] = j
-    width = 1
-    while width < len(keys):
-        for low in range(0, len(keys), 2 * width):
-            middle, high = min(low + width, len(keys)), min(low + 2 * width, len(keys))
+    # A merge sort, for numpy's takes long to compile.
+    order, merged, width = room, more_room, 1
+    while width < n:
+        for low in range(0, n, 2 * width):
+            middle, high = min(low + width, n), min(low + 2 * width, n)
             a, b = low, middle
             for place in range(low, high):
                 if a < middle and (b >= high or keys[order[a]] <= keys[order[b]]):
@@ -293,7 +284,10 @@ def stable_order(keys):  # type: ignore[no-untyped-def]
                     b += 1
         order, merged = merged, order
         width *= 2
-    return order
+    for j in range(n):
+        merged[j] = levels[order[j]]
+    for j in range(n):
+        levels[j] = merged[j]
 
 
 @lean_jit
@@ -307,11 +301,12 @@ def mean_hessian(sums, n_outputs, options):  # type: ignore[no-untyped-def]
     return total / (n_outputs * sums[0])
 
 
-@jit
-def level_keys(histogram, levels, sums, n_outputs, options):  # type: ignore[no-untyped-def]
-    """Smoothed mean gradient of each used level; of several outputs, the one that differs most between levels."""
-    keys = np.empty(len(levels))
-    candidate = np.empty(len(levels))
+@lean
+def level_keys(histogram, levels, sums, n_outputs, options, out_keys, candidate):  # type: ignore[no-untyped-def]
+    """Smoothed mean gradient of each used level; of several outputs, the one that differs most between levels.
+
+    out_keys, candidate : float64 (>= len(levels),), the latter scratch
+    """
     widest = -1.0
     for k in range(n_outputs):
         h_total = sums[0] if options.constant_hessian else sums[1 + n_outputs + k]
@@ -325,8 +320,7 @@ def level_keys(histogram, levels, sums, n_outputs, options):  # type: ignore[no-
         if spread > widest * (1.0 + 1e-9):  # outputs that mirror each other differ by rounding only
             widest = spread
             for j in range(len(levels)):  # assigned as a whole, an array brings two seconds of compiling messages
-                keys[j] = candidate[j]
-    return keys
+                out_keys[j] = candidate[j]
 
 
 @jit
