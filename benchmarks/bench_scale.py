@@ -33,7 +33,7 @@ from scale_memory import KINDS, run_memory
 from scale_rows import N_TASKS, SHARED_ONLY, TASKS_ONLY, make_rows
 
 N_FEATURES = (10, 40)
-MESSAGE_BYTES = (16, 40_000, 160_000, 640_000)
+MESSAGE_BYTES = (16, 40_000, 160_000, 640_000, 2_600_000)
 TASK_FEATURES = 10
 
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from scale_rows import LEAVES
+from scale_rows import N_HISTOGRAMS, N_LEVELS
 
 BINS, CHANNELS = 256, 2
+N_SMALL_SUMS = 2  # of a round beside those of histograms: of the leaves, and of the loss
 
 
 def fit_costs(columns: list[Any], seconds: Any) -> list[float]:
@@ -22,7 +23,7 @@ class CostModel:
     """Seconds of a round: own rows, and messages, which pass one after the other through where they are added.
 
     one worker   node + cell × rows × features
-    W workers    node_of_many + cell × rows / W × features  +  sums × W / 2 × (latency + byte × bytes of a sum)
+    W workers    node_of_many + cell × rows / W × features  +  W / 2 × (latency × sums + byte × bytes of all histograms)
 
     `together` are node_of_many and cell where the workers share a processor.
     """
@@ -43,8 +44,8 @@ class CostModel:
         return node + cell * n_rows / n_workers * n_features + self.seconds_of_messages(n_features, n_workers)
 
     def seconds_of_messages(self, n_features: int, n_workers: int) -> float:
-        n_bytes = n_features * BINS * CHANNELS * 8
-        return LEAVES * n_workers / 2 * (self.latency + self.byte * n_bytes)
+        n_bytes = N_HISTOGRAMS * n_features * BINS * CHANNELS * 8
+        return n_workers / 2 * ((N_LEVELS + N_SMALL_SUMS) * self.latency + self.byte * n_bytes)
 
     def least_rows(self, n_features: int, n_workers: int) -> float:
         """Rows from which on so many workers are faster than one."""

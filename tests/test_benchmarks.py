@@ -482,8 +482,8 @@ def test_the_cost_model_finds_what_rounds_and_messages_cost(script):
     model = bench.CostModel(rounds(1e-3, 2e-9), own, messages)
     assert (model.node, model.node_of_many, model.cell) == pytest.approx((1e-3, 3e-3, 2e-9))
     assert (model.latency, model.byte) == pytest.approx((1e-4, 1e-9))
-    n_bytes = 10 * bench.BINS * bench.CHANNELS * 8
-    of_messages = bench.LEAVES * (1e-4 + 1e-9 * n_bytes)
+    n_bytes = bench.N_HISTOGRAMS * 10 * bench.BINS * bench.CHANNELS * 8
+    of_messages = (bench.N_LEVELS + bench.N_SMALL_SUMS) * 1e-4 + 1e-9 * n_bytes
     assert model.seconds(1e6, 10, 1) == pytest.approx(1e-3 + 2e-9 * 1e6 * 10)
     assert model.seconds(1e6, 10, 2) == pytest.approx(3e-3 + 2e-9 * 1e6 / 2 * 10 + of_messages)
     assert model.seconds(1e6, 10, 2, is_together=True) == pytest.approx(2e-3 + 5e-9 * 1e6 / 2 * 10 + of_messages)

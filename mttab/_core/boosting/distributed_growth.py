@@ -22,9 +22,9 @@ from .packed_histogram import (
 from .partition import CELLS_PER_ROW, mark_left, split_range
 from .small_nodes import SMALL_NODE
 from .splitting import SplitOptions, bounded_value, find_node_split
-from .symmetric import cut_node, draw_level, may_go_deeper, new_level, open_children
+from .symmetric import draw_level, may_go_deeper, new_level, split_level
 from .threads import team_of
-from .tree import GrowthOptions, bound_children, draw_features, propose
+from .tree import Growing, GrowthOptions, Table, bound_children, draw_features, propose
 from .tree_arrays import TreeArrays, best_open_leaf, open_node
 
 if TYPE_CHECKING:
@@ -224,6 +224,9 @@ class SymmetricGrowth(LeafwiseGrowth):
         open_node(tree, 0, 0, len(self.rows), 0, len(self.out_rows), -np.inf, np.inf)
         level = self.begin()
         tree.weight[0] = level.sums[0, 0]
+        table = Table(self.words, self.task, self.gradient, self.hessian, self.weight)
+        growing = Growing(self.depth, level.slot, level.sums, level.pool, self.is_left, self.state)
+        parted = table, self.layout, self.rows, self.out_rows, self.options, self.scratch, self.team, growing, tree
         n_levels = 0
         while level.counts[0] > 0 and may_go_deeper(n_levels, self.growth):
             n_levels += 1
@@ -236,7 +239,7 @@ class SymmetricGrowth(LeafwiseGrowth):
             feature = best_feature(self.layout, self.options, level, tree)
             if feature < 0:
                 break
-            n_before, n_nodes = n_nodes, self.split_level(level, int(feature), n_nodes)
+            n_before, n_nodes = n_nodes, int(split_level(*parted, level, feature, n_nodes))
             if n_nodes == n_before:
                 break
         for node in range(n_nodes):
@@ -273,21 +276,3 @@ class SymmetricGrowth(LeafwiseGrowth):
             level.pool[level.slot[small]] = histogram
             rest = level.pool[level.slot[large]]
             subtract(rest, histogram, rest)
-
-    def split_level(self, level: Level, feature: int, n_nodes: int) -> int:
-        """Split the open nodes and open their children; returns the number of nodes."""
-        n_open, n_pairs = 0, 0
-        for node in level.nodes[: level.counts[0]].copy():
-            left, right = n_nodes, n_nodes + 1
-            if not cut_node(self.layout, self.options, level, self.tree, node, feature, left, right):
-                level.nodes[n_open] = node
-                n_open += 1
-                continue
-            self.sums = {int(node): level.sums[node]}
-            self.pool = {int(node): level.pool[level.slot[node]]}
-            self.split(int(node), left, right)
-            n_nodes += 2
-            new_slot = (n_nodes + 1) // 2 - 1
-            n_open, n_pairs = open_children(self.options, level, node, left, right, new_slot, n_open, n_pairs)
-        level.counts[0], level.counts[1] = n_open, n_pairs
-        return n_nodes

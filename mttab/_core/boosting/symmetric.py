@@ -55,9 +55,7 @@ def grow_symmetric_tree(  # type: ignore[no-untyped-def]
         if feature < 0:
             break
         n_before = n_nodes
-        n_nodes = _split_level(
-            table, layout, rows, out_rows, options, scratch, team, own, tree, level, feature, n_nodes
-        )
+        n_nodes = split_level(table, layout, rows, out_rows, options, scratch, team, own, tree, level, feature, n_nodes)
         if n_nodes == n_before:
             break
     for node in range(n_nodes):
@@ -143,8 +141,8 @@ def _gather_level(table, rows, options, packing, scratch, tree, level):  # type:
     return n_cells
 
 
-@inner
-def _split_level(table, layout, rows, out_rows, options, scratch, team, own, tree, level, feature, n_nodes):  # type: ignore[no-untyped-def]
+@jit
+def split_level(table, layout, rows, out_rows, options, scratch, team, own, tree, level, feature, n_nodes):  # type: ignore[no-untyped-def]
     """Split the open nodes and open their children, whose number is returned with that of all others."""
     n_open, n_pairs, n_leaves = np.int64(0), np.int64(0), (n_nodes + 1) // 2
     before = level.nodes[: level.counts[0]].copy()
