@@ -24,7 +24,8 @@ import pandas as pd
 
 from bench_accuracy import describe_machine
 from mttab import RMTGBRegressor
-from mttab._boosting_pieces import boost_rows, encode, merge_columns, merge_labels, read_columns, read_labels
+from mttab._boosting_pieces import encode, merge_columns, merge_labels, read_columns, read_labels
+from mttab._boosting_training import boost_rows
 from mttab._core.boosting.rows import Peers
 from mttab._core.progress import Progress
 from mttab._core.sources import Piece

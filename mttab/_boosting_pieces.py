@@ -5,14 +5,13 @@ Every step reads pieces and returns something small that can be merged, until ro
     read_labels   tasks, classes and columns of some pieces       ->  merge_labels   ->  Problem
     read_columns  levels and quantile summaries of their columns   ->  merge_columns  ->  Problem with encoder and bins
     encode        BinnedRows, one byte per cell
-    boost_rows    the fit itself, on the rows of one process
 
-None sets an attribute of the estimator but `finish`, which makes it the one that a fit on the whole table leaves.
+What follows is in `_boosting_training`. None of them sets an attribute of the estimator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -21,27 +20,15 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-from mttab._boosting_fit import AUTO_MIN_BINS, Fitted
-from mttab._core.boosting.averaging import boost_averaged
+from mttab._boosting_fit import AUTO_MIN_BINS
 from mttab._core.boosting.binning import (
     MAX_BINS,
     BinMapper,
     merge_summaries,
-    pack_words,
     summarise_column,
-    unpack_words,
 )
-from mttab._core.boosting.distributed import DistributedGrower, spread_base_score
-from mttab._core.boosting.forest import ForestBuilder
-from mttab._core.boosting.growing import Grower
-from mttab._core.boosting.losses import Loss
-from mttab._core.boosting.rmtgb import BoostedModel, boost
-from mttab._core.boosting.rows import ALONE, Peers, TrainingRows, ValidationRows
-from mttab._core.boosting.sharing import Sharing, with_rounds
 from mttab._core.features import FeatureEncoder, resolve_categorical_features
-from mttab._core.holdout import stops_early
-from mttab._core.long_table import Inputs, LongTable, TargetScaling
-from mttab._core.progress import Progress
+from mttab._core.long_table import Inputs, LongTable
 from mttab._core.sources import Piece
 from mttab._core.tasks import TaskLabels, factorize_labels, label_array, sort_order
 from mttab._core.validation import check_same_length, check_table, check_weight, resolve_task_ids, split_task_column
@@ -389,162 +376,3 @@ def encode(model: Any, problem: Problem, piece: Piece, first: int) -> BinnedRows
     y = read.y if problem.classes is None else _class_codes(read, problem)
     position = first + np.arange(len(y), dtype=np.int64)
     return BinnedRows(codes, _task_codes(read, problem), y, read.weight * _factor(read, problem), position)
-
-
-def boost_rows(
-    model: Any,
-    problem: Problem,
-    rows: BinnedRows,
-    *,
-    seed: int,
-    n_threads: int,
-    peers: Peers = ALONE,
-    is_own_task: np.ndarray | None = None,
-    explicit: dict[str, Any] | None = None,
-    progress: Progress | None = None,
-) -> Fitted:
-    """Boost the rows that are here, in step with the peers; the forest has trees of the tasks that are here.
-
-    is_own_task : bool (n_tasks,), tasks that this process answers for; None: all
-    explicit : ``X_val`` and its companions, of which each process takes the rows of its own tasks
-    """
-    labels, loss = problem.labels, model._make_loss(problem.classes)
-    order = np.lexsort((rows.position, rows.task))
-    task = rows.task[order]
-    scaling = spread_scaling(model, rows.y, rows.task, rows.weight, labels.n_tasks, loss, peers)
-    training = TrainingRows(
-        words=pack_words(rows.codes[:, order]),
-        n_features=len(rows.codes),
-        task=task,
-        task_start=np.searchsorted(task, np.arange(labels.n_tasks + 1)).astype(np.int64),
-        y=(rows.y[order] - scaling.center[task]) / scaling.scale[task],
-        weight=rows.weight[order],
-        position=rows.position[order],
-        task_mass=problem.task_mass,
-        peers=peers,
-    )
-    explicit = explicit or {"X_val": None}
-    validation = own_validation(model, problem, training, is_own_task, explicit, scaling)
-    is_stopped = stops_early(model.early_stopping, problem.n_rows, explicit, None) and (
-        validation is not None or model.validation_fraction is None
-    )
-    return boost_training(
-        model, problem, training, validation, scaling, is_stopped, seed=seed, n_threads=n_threads,
-        follow=lambda _: progress or Progress(),
-    )  # fmt: skip
-
-
-class DecodedRows:
-    """Raw values (n_features, n_rows) of binned rows, made for the rows that are asked for: ``X[:, rows]``."""
-
-    def __init__(self, mapper: BinMapper, rows: TrainingRows):
-        self.mapper, self.rows = mapper, rows
-
-    def __getitem__(self, place: tuple[Any, Any]) -> np.ndarray:
-        return self.mapper.decode(unpack_words(self.rows.words[place], self.rows.n_features))
-
-
-def boost_training(
-    model: Any,
-    problem: Problem,
-    training: TrainingRows,
-    validation: ValidationRows | None,
-    scaling: TargetScaling,
-    is_stopped: bool,
-    *,
-    seed: int,
-    n_threads: int,
-    follow: Callable[[Callable[[BoostedModel], Fitted]], Progress],
-    chosen: Fitted | None = None,
-    is_held: np.ndarray | None = None,
-) -> Fitted:
-    """Boost training rows; ``chosen`` is a fit whose sharing and numbers of rounds are taken over.
-
-    ``follow`` is given what makes the fit of a model, and makes what follows the rounds.
-    ``is_held`` (n_models, n_rows) asks for the mean of models which hold these rows out; there is then no
-    ``validation``.
-    """
-    mapper, encoder, labels, inputs = problem.mapper, problem.encoder, problem.labels, problem.inputs
-    assert mapper is not None and encoder is not None
-    loss = model._make_loss(problem.classes)
-    is_alone = training.peers is ALONE
-    if model.loss == "poisson" and training.totals(training.y.sum()) == [0.0]:
-        model._read_target(np.zeros(1))  # says what is wrong
-    X = DecodedRows(mapper, training)
-    if is_held is not None:
-        validation = training.judged(X, is_held[0])
-    has_validation = validation is not None or chosen is not None
-    options = model._boosting_options(loss, labels, is_stopped, has_validation, labels, training)
-    base = np.zeros(loss.n_outputs)
-    if model.algorithm != "paper":
-        n_classes = None if problem.classes is None else len(problem.classes)
-        base = spread_base_score(loss, training, n_classes)
-        if is_alone:
-            base = loss.base_score(training.y, training.weight)
-
-    def make_grower(rows: TrainingRows, task_is_category: bool) -> Grower:
-        grower = model._make_grower(rows, mapper, inputs, n_threads, loss, task_is_category)
-        return grower if is_alone else DistributedGrower.of(grower)
-
-    def make_builder() -> ForestBuilder:
-        return ForestBuilder(mapper, labels.n_tasks)
-
-    if chosen is not None:
-        sharing: Sharing = chosen.sharing
-        options = with_rounds(sharing.apply(options), chosen.model.forest.n_rounds)
-    else:
-        sharing = model._decide_sharing(
-            training, X, validation, loss, make_grower, make_builder, options, base, inputs.task_is_category, seed
-        )
-        options = sharing.apply(options)
-    weight = training.sum_by_task(training.weight)
-
-    def as_fitted(boosted: BoostedModel) -> Fitted:
-        numbered, positions = sharing.renumbered(boosted.group_order), tuple(problem.columns.task_positions)
-        return Fitted(boosted, loss, encoder, mapper, scaling, labels, numbered, weight, positions)
-
-    def make_own_grower(rows: TrainingRows) -> Grower:
-        return make_grower(rows, sharing.is_category(inputs.task_is_category))
-
-    progress = follow(as_fitted)
-    if is_held is not None:
-        return as_fitted(
-            boost_averaged(training, X, is_held, loss, make_own_grower, make_builder, options, base, seed, progress)
-        )
-    rng, grower = np.random.default_rng([seed, 1, 0]), make_own_grower(training)
-    return as_fitted(boost(training, validation, loss, grower, make_builder(), options, base, rng, progress=progress))
-
-
-def spread_scaling(
-    model: Any, y: np.ndarray, task: np.ndarray, weight: np.ndarray, n_tasks: int, loss: Loss, peers: Peers = ALONE
-) -> TargetScaling:
-    """Centre and scale of each task's target, from the rows of all processes."""
-    if getattr(model, "target_scaling", None) is None or not loss.supports_target_scaling:
-        return TargetScaling.identity(n_tasks)
-    return TargetScaling.standard(y, task, weight, n_tasks, total=peers.sum)
-
-
-def own_validation(
-    model: Any,
-    problem: Problem,
-    rows: TrainingRows,
-    is_own_task: np.ndarray | None,
-    explicit: dict[str, Any],
-    scaling: TargetScaling,
-) -> ValidationRows | None:
-    """Validation rows of the tasks that are here; those of unseen tasks count with the first process."""
-    if explicit.get("X_val") is None:
-        return None
-    factors = problem.class_factors, problem.task_factors
-    everything = model._explicit_validation(explicit, problem.inputs, problem.encoder, problem.labels, scaling, factors)
-    if is_own_task is None:
-        return everything
-    keep = np.append(is_own_task, rows.peers.rank == 0)[everything.task]
-    X = np.ascontiguousarray(everything.X[:, keep])
-    return ValidationRows(X, everything.task[keep], everything.y[keep], everything.weight[keep])
-
-
-def finish(model: Any, problem: Problem, fitted: Fitted, seed: int) -> None:
-    """Leave the estimator as a fit on the whole table does."""
-    model._seed, model._fitted = seed, fitted
-    model._set_fitted_attributes(problem.inputs)

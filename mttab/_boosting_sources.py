@@ -16,19 +16,8 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from mttab._boosting_fit import Fitted
-from mttab._boosting_pieces import (
-    DecodedRows,
-    Problem,
-    boost_training,
-    encode,
-    finish,
-    merge_columns,
-    merge_labels,
-    own_validation,
-    read_columns,
-    read_labels,
-    spread_scaling,
-)
+from mttab._boosting_pieces import Problem, encode, merge_columns, merge_labels, read_columns, read_labels
+from mttab._boosting_training import DecodedRows, boost_training, finish, own_validation, spread_scaling
 from mttab._callbacks import FitHooks
 from mttab._core.boosting.binning import pack_words
 from mttab._core.boosting.rmtgb import BoostedModel

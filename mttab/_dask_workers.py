@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from mttab._boosting_fit import Fitted
-from mttab._boosting_pieces import BinnedRows, Problem, boost_rows, encode
+from mttab._boosting_pieces import BinnedRows, Problem, encode
+from mttab._boosting_training import boost_rows
 from mttab._core.boosting.distributed import common_digest, own_part, without_trees
 from mttab._core.boosting.forest import BLOCKS
 from mttab._core.boosting.rows import ALONE, Peers

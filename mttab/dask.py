@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import check_random_state
 
-from mttab._boosting_pieces import finish
+from mttab._boosting_training import finish
 from mttab._core.validation import fit_context
 from mttab._dask_checks import check_travels, check_workers, find_client, refuse_options
 from mttab._dask_fit import ClusterFit

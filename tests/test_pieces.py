@@ -9,16 +9,8 @@ from numpy.testing import assert_allclose
 from sklearn.base import clone
 
 from mttab import RMTGBClassifier, RMTGBRegressor
-from mttab._boosting_pieces import (
-    BinnedRows,
-    boost_rows,
-    encode,
-    finish,
-    merge_columns,
-    merge_labels,
-    read_columns,
-    read_labels,
-)
+from mttab._boosting_pieces import BinnedRows, encode, merge_columns, merge_labels, read_columns, read_labels
+from mttab._boosting_training import boost_rows, finish
 from mttab._core.boosting import rows
 from mttab._core.boosting.binning import SUMMARY_SIZE, merge_summaries, summarise_column
 from mttab._core.boosting.distributed import merged_forest, own_part, spread_quantiles
