@@ -15,7 +15,7 @@ from .rows import RowSample, TrainingRows
 from .small_nodes import SMALL_NODE
 from .splitting import SplitOptions
 from .symmetric import grow_symmetric_tree
-from .task_trees import grow_trees, grow_trees_parallel
+from .task_trees import grow_small_trees, grow_small_trees_parallel, grow_trees, grow_trees_parallel
 from .threads import team_of
 from .tree import GrowthOptions, Scratch, Table, grow_tree
 from .tree_arrays import TreeArrays, allocate_trees, only_tree
@@ -132,22 +132,15 @@ class Grower:
     def _grow_per_task(self, gradient, hessian, weight, sample, seeds, growth, split) -> GrownTrees:  # type: ignore[no-untyped-def]
         trees = self._allocate(self.rows.n_tasks, growth.max_leaf_nodes, len(gradient), self.n_set_words_of_tasks)
         rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
-        kernel = grow_trees_parallel if self.n_threads > 1 else grow_trees
-        kernel(
-            Table(self.rows.words, self.task_ids, gradient, hessian, weight),
-            self.task_layout,
-            rows,
-            sample.row_start,
-            out_rows,
-            sample.out_start,
-            self._local_bins(len(gradient)),
-            not self.rows.is_unweighted,
-            growth,
-            split,
-            self._scratch_for(_n_channels(gradient, split), False),
-            seeds,
-            trees,
-        )
+        table, local = Table(self.rows.words, self.task_ids, gradient, hessian, weight), self._local_bins(len(gradient))
+        data = table, self.task_layout, rows, sample.row_start, out_rows, sample.out_start, local
+        if local.n_bins.any():
+            kernel = grow_small_trees_parallel if self.n_threads > 1 else grow_small_trees
+            kernel(*data, not self.rows.is_unweighted, growth, split, seeds, trees)
+        if not local.n_bins.all():
+            scratch = self._scratch_for(_n_channels(gradient, split), False)
+            kernel = grow_trees_parallel if self.n_threads > 1 else grow_trees
+            kernel(*data, growth, split, scratch, seeds, trees)
         return GrownTrees(trees, rows, sample.row_start, out_rows, sample.out_start)
 
     def _local_bins(self, n_outputs: int) -> LocalBins:

@@ -70,6 +70,11 @@ def new_masks(n_nodes, n_trees):  # type: ignore[no-untyped-def]
 allocate_masks = inner(new_masks)  # the same for kernels
 
 
+@inner
+def masks_of(keep, leaf, size, n_cuts, cut, table):  # type: ignore[no-untyped-def]
+    return LeafMasks(keep, leaf, size, n_cuts, cut, table)
+
+
 @lean
 def _has_level(words, start, level):  # type: ignore[no-untyped-def]
     """Whether a level is in the set whose first word is ``words[start]``."""

@@ -11,7 +11,7 @@ import numpy as np
 from numba import prange
 
 from .jit import lean, serial_and_parallel
-from .leaf_masks import allocate_masks, find_leaves, is_left, make_masks
+from .leaf_masks import allocate_masks, find_leaves, is_left, make_masks, masks_of
 
 # What the trees of a model are for, in the order of training.
 BLOCKS = ("shared", "partition", "task")
@@ -108,13 +108,16 @@ def _add_round(X, task, n_tasks, nodes, trees, is_per_task, out_score):  # type:
     masks = allocate_masks(np.int64(0) if is_per_task else n_nodes, np.int64(0) if is_per_task else n_trees)
     if not is_per_task:
         make_masks(nodes, trees.root, np.int64(0), np.int64(1), masks)
+    # A parallel loop cannot be given a named tuple that is made here, so it puts one together itself.
+    keep, leaf, size, n_cuts, cut, table = masks
     for block in prange((n_rows + ROW_BLOCK - 1) // ROW_BLOCK):
         first = np.int64(block) * ROW_BLOCK
         last = min(first + ROW_BLOCK, n_rows)
+        own = masks_of(keep, leaf, size, n_cuts, cut, table)
         bits, leaves = np.empty(ROW_BLOCK, dtype=np.uint64), np.full(ROW_BLOCK, np.int32(-1))
         if not is_per_task:
             root = np.int64(trees.root[0])
-            leaves_of_rows(nodes, root, np.int64(0), masks, X, task, n_tasks, first, last, bits, leaves)
+            leaves_of_rows(nodes, root, np.int64(0), own, X, task, n_tasks, first, last, bits, leaves)
         else:
             for i in range(first, last):
                 tree = np.int64(task[i])
