@@ -250,7 +250,7 @@ class ForestBuilder:
         ints, floats = np.empty((5, n_nodes), dtype=np.int32), np.empty((3, n_nodes))
         missing_left, value = np.empty(n_nodes, dtype=np.bool_), np.empty((n_nodes, grown.value.shape[2]))
         words = np.empty(n_nodes * grown.category_set.shape[2], dtype=np.uint32)
-        n_words = collect_nodes(grown, self._n_levels, learning_rate, ints, floats, missing_left, value, words)
+        n_words = collect_nodes(grown, self._n_levels, float(learning_rate), ints, floats, missing_left, value, words)
         feature, left, right, category_start, n_levels = ints
         threshold, gain, weight = floats
         sets = words[:n_words].copy()
