@@ -118,6 +118,7 @@ def run_boosting(
     task_is_category: bool = False,
     max_leaf_nodes: int = 8,
     min_samples_leaf: float = 5.0,
+    is_symmetric: bool = False,
     seed: int = 0,
     **options: object,
 ) -> tuple[BoostedModel, BinMapper]:
@@ -134,7 +135,7 @@ def run_boosting(
         rows,
         None,
         loss,
-        make_grower(rows, layout, split, max_leaf_nodes),
+        make_grower(rows, layout, split, max_leaf_nodes, is_symmetric=is_symmetric),
         ForestBuilder(mapper, rows.n_tasks),
         BoostingOptions(blocks=tuple(BlockOptions(n, 0.1) for n in rounds), **options),  # type: ignore[arg-type]
         loss.base_score(rows.y, rows.weight) if base is None else base,

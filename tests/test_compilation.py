@@ -12,7 +12,7 @@ SCRIPT = """
 import numpy as np
 from numba.core.caching import NullCache
 from mttab import RMTGBClassifier, RMTGBRegressor
-from mttab._core.boosting import forest, growing, histogram, leaf_masks, leaves, losses
+from mttab._core.boosting import collecting, forest, growing, histogram, leaf_masks, leaves, losses, sampling
 from mttab._core.boosting import local_bins, packed_histogram, scoring, small_nodes, splitting, task_trees, tree
 from mttab.datasets import make_task_groups
 
@@ -34,7 +34,7 @@ for labels in (target > 0, np.digitize(target, [-1, 1])):
 kernels = {
     id(kernel): kernel
     for module in (
-        *(forest, growing, histogram, leaf_masks, leaves, losses),
+        *(collecting, forest, growing, histogram, leaf_masks, leaves, losses, sampling),
         *(local_bins, packed_histogram, scoring, small_nodes, splitting, task_trees, tree),
     )
     for kernel in vars(module).values()

@@ -348,9 +348,9 @@ def test_a_round_just_stored_adds_to_other_rows_what_the_forest_would():
     np.testing.assert_array_equal(score[:, 0], [1.0 + 4.0, 1.0 + 8.0, 1.0])
 
 
-@pytest.mark.parametrize("n_leaves", [8, 65])
+@pytest.mark.parametrize(("n_leaves", "is_symmetric"), [(8, False), (65, False), (64, True)])
 @pytest.mark.parametrize("n_threads", [1, 2])
-def test_every_round_adds_what_walking_its_trees_gives(n_leaves, n_threads, monkeypatch):
+def test_every_round_adds_what_walking_its_trees_gives(n_leaves, is_symmetric, n_threads, monkeypatch):
     """With sets of levels, gaps, unseen levels and tasks, and trees too large for a mask."""
     stored = []
     append = ForestBuilder.append
@@ -367,7 +367,7 @@ def test_every_round_adds_what_walking_its_trees_gives(n_leaves, n_threads, monk
     model, _ = run_boosting(
         X, task, y, SQUARED, (3, 2, 2),
         is_categorical=np.array([False, False, True]), n_categories=np.array([0, 0, 40]), task_is_category=True,
-        max_leaf_nodes=n_leaves, min_samples_leaf=2.0,
+        max_leaf_nodes=n_leaves, min_samples_leaf=2.0, is_symmetric=is_symmetric,
     )  # fmt: skip
     X, task = raw_rows(2 * ROW_BLOCK + 1, 7)
     rows_of_tasks = np.ones((N_TASKS + 1, 1))
@@ -379,7 +379,31 @@ def test_every_round_adds_what_walking_its_trees_gives(n_leaves, n_threads, monk
         np.testing.assert_allclose(score, naive.forest_score(forest, X, task), rtol=1e-12, atol=1e-14)
     assert any(np.any((nodes.category_start >= 0) & (nodes.feature == 2)) for nodes, _ in stored)
     assert any(np.any(nodes.feature == 3) for nodes, _ in stored)
-    assert max(np.sum(nodes.feature < 0) for nodes, _ in stored[:3]) == n_leaves
+    n_largest = max(np.sum(nodes.feature < 0) for nodes, _ in stored[:3])
+    assert n_largest == n_leaves or (is_symmetric and n_leaves // 2 < n_largest < n_leaves), "some nodes wait"
+
+
+@pytest.mark.parametrize("n_leaves", [4, 64])
+def test_rows_ask_a_symmetric_tree_few_questions_and_find_the_leaf_that_walking_finds(n_leaves):
+    """With nodes that were left whole on a level, and gaps, unseen levels and tasks among the rows."""
+    X, task = raw_rows(900, 11)
+    task = np.sort(np.minimum(task, N_TASKS - 1))
+    y = np.nan_to_num(X[0] * X[1]) + np.nan_to_num(X[2] % 5) + 3.0 * (task == 2)
+    model, _ = run_boosting(
+        X, task, y, SQUARED, (4, 0, 2),
+        is_categorical=np.array([False, False, True]), n_categories=np.array([0, 0, 40]), task_is_category=True,
+        max_leaf_nodes=n_leaves, is_symmetric=True,
+    )  # fmt: skip
+    forest = model.forest
+    masks = forest.masks(0, len(forest.trees.root))
+    is_shared = forest.trees.block == SHARED
+    n_questions = masks.n_cuts[is_shared]
+    if n_leaves == 4:
+        assert not n_questions.any(), "three nodes, two questions: a table would save nothing"
+    else:
+        assert np.all((n_questions > 2) & (n_questions <= 6)) and not masks.size[is_shared].any()
+    X, task = raw_rows(forest_module.MIN_ROWS + 1, 12)
+    np.testing.assert_allclose(forest.score(X, task), naive.forest_score(forest, X, task), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("subsample", [1.0, 0.5])

@@ -271,6 +271,10 @@ def test_halves_are_about_equal_and_do_not_follow_the_target(kind):
 def test_equal_rows_are_drawn_together_in_any_order_and_the_seed_draws_others(n, share, seed):
     rng = np.random.default_rng(seed)
     codes, y = rng.integers(0, 4, (2, n)), rng.integers(0, 3, n).astype(float)
+    rows = training_rows(codes, rng.integers(0, 3, n), y)
+    sample, expected = rows.content_sample(share, seed), rows.sample(rows.content_share(share, seed))
+    for name in ("rows", "row_start", "out_rows", "out_start"):
+        np.testing.assert_array_equal(getattr(sample, name), getattr(expected, name))
     drawn = training_rows(codes, np.zeros(n), y).content_share(share, seed)
     for row in range(n):
         same = np.all(codes == codes[:, [row]], axis=0) & (y == y[row])

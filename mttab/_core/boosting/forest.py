@@ -20,7 +20,8 @@ import numpy as np
 from mttab._core.records import require
 
 from .binning import BinMapper
-from .leaf_masks import MIN_ROWS, LeafMasks, make_masks
+from .collecting import collect_nodes
+from .leaf_masks import MIN_ROWS, LeafMasks, make_masks, new_masks
 from .scoring import BLOCKS as BLOCKS
 from .scoring import PARTITION as PARTITION
 from .scoring import SHARED as SHARED
@@ -211,12 +212,10 @@ class Forest:
 
     def masks(self, begin: int, end: int) -> LeafMasks:
         """Masks of the trees ``begin:end``; the others are walked."""
-        n_nodes = len(self.nodes.feature) if end > begin else 0
-        masks = LeafMasks(
-            np.empty(n_nodes, np.uint64), np.empty(n_nodes, np.int32), np.zeros(len(self.trees.root), np.int32)
-        )
-        if end > begin:
-            make_masks(self.nodes, self.trees.root[begin:end], masks.keep, masks.leaf, masks.size[begin:end])
+        is_any = end > begin
+        masks = new_masks(len(self.nodes.feature) if is_any else 0, len(self.trees.root))
+        if is_any:
+            make_masks(self.nodes, self.trees.root, begin, end, masks)
         return masks
 
     def _walk(self, X, task, begin, end, task_begin, task_end, n_threads):  # type: ignore[no-untyped-def]
@@ -233,6 +232,8 @@ class ForestBuilder:
     def __init__(self, mapper: BinMapper, n_tasks: int):
         self._mapper = mapper
         self._n_tasks = n_tasks
+        n_levels = np.append(np.where(mapper.is_categorical, mapper.n_bins, 0), n_tasks)
+        self._n_levels = n_levels.astype(np.int64)
         self._chunks: list[tuple[Nodes, Trees]] = []
 
     def copy(self) -> ForestBuilder:
@@ -245,40 +246,21 @@ class ForestBuilder:
         self, grown: TreeArrays, block: int, group: np.ndarray, round_: int, output: int, learning_rate: float
     ) -> tuple[Nodes, Trees]:
         """Add a stack of trees of one round and return it; ``group`` (n_trees,) is the partition group or the task."""
-        n_trees, width = grown.feature.shape
-        if n_trees == 1:
-            place: Any = slice(0, int(grown.n_nodes[0]))
-        else:  # by number: a mask would be looked through for every array
-            place = np.flatnonzero(np.arange(width) < grown.n_nodes[:, None])
-
-        def in_use(array: np.ndarray) -> np.ndarray:
-            return array.reshape(n_trees * width, *array.shape[2:])[place]
-
-        root = np.cumsum(grown.n_nodes) - grown.n_nodes
-        shift = np.repeat(root, grown.n_nodes).astype(np.int32)
-        feature = in_use(grown.feature)
-        is_inner = feature >= 0
-        category_start, n_levels, words = self._pack_categories(feature, in_use(grown.category_set))
+        n_trees, n_nodes = len(grown.n_nodes), int(grown.n_nodes.sum())
+        ints, floats = np.empty((5, n_nodes), dtype=np.int32), np.empty((3, n_nodes))
+        missing_left, value = np.empty(n_nodes, dtype=np.bool_), np.empty((n_nodes, grown.value.shape[2]))
+        words = np.empty(n_nodes * grown.category_set.shape[2], dtype=np.uint32)
+        n_words = collect_nodes(grown, self._n_levels, float(learning_rate), ints, floats, missing_left, value, words)
+        feature, left, right, category_start, n_levels = ints
+        threshold, gain, weight = floats
+        sets = words[:n_words].copy()
         nodes = Nodes(
-            feature=feature,
-            threshold=np.where(is_inner, in_use(grown.threshold), np.inf),
-            missing_left=in_use(grown.missing_left),
-            left=np.where(is_inner, in_use(grown.left) + shift, np.int32(-1)),
-            right=np.where(is_inner, in_use(grown.right) + shift, np.int32(-1)),
-            category_start=category_start,
-            n_levels=n_levels,
-            category_words=words,
-            value=learning_rate * in_use(grown.value),
-            gain=in_use(grown.gain),
-            weight=in_use(grown.weight),
+            feature, threshold, missing_left, left, right, category_start, n_levels, sets, value, gain, weight
         )
-        trees = Trees(
-            root=root.astype(np.int32),
-            block=np.full(n_trees, block, dtype=np.int32),
-            group=np.asarray(group, dtype=np.int32),
-            round=np.full(n_trees, round_, dtype=np.int32),
-            output=np.full(n_trees, output, dtype=np.int32),
-        )
+        of_tree = np.empty((5, n_trees), dtype=np.int32)
+        root, of_tree[1], of_tree[2], of_tree[3], of_tree[4] = of_tree[0], block, group, round_, output
+        np.subtract(np.cumsum(grown.n_nodes), grown.n_nodes, out=root, casting="unsafe")
+        trees = Trees(*of_tree)
         self._chunks.append((nodes, trees))
         return nodes, trees
 
@@ -317,41 +299,30 @@ class ForestBuilder:
         trees = Trees(*(column[order] for column in trees))
         return Forest(nodes, trees, base, mixing, n_rounds)
 
-    def _pack_categories(self, feature, category_set):  # type: ignore[no-untyped-def]
-        """Level sets of the categorical splits only, one after the other."""
-        n_bins = np.append(self._mapper.n_bins, self._n_tasks)
-        is_categorical = np.append(self._mapper.is_categorical, True)
-        is_split = (feature >= 0) & is_categorical[feature]
-        if not is_split.any():
-            none = np.zeros(len(feature), dtype=np.int32)
-            return none - 1, none, np.empty(0, dtype=np.uint32)
-        n_levels = np.where(is_split, n_bins[feature], 0)
-        n_words = (n_levels + 31) // 32
-        start = np.where(is_split, np.cumsum(n_words) - n_words, -1)
-        words = category_set[np.arange(category_set.shape[1]) < n_words[:, None]]
-        return start.astype(np.int32), n_levels.astype(np.int32), words
-
 
 def _concatenate(chunks: list[tuple[Nodes, Trees]], n_leaf_outputs: int) -> tuple[Nodes, Trees]:
     if not chunks:
         i, f, b = np.empty(0, np.int32), np.empty(0), np.empty(0, np.bool_)
         words, value = np.empty(0, np.uint32), np.empty((0, n_leaf_outputs))
         return Nodes(i, f, b, i, i, i, i, words, value, f, f), Trees(i, i, i, i, i)
-    n_nodes = np.cumsum([0] + [len(nodes.feature) for nodes, _ in chunks])
-    n_words = np.cumsum([0] + [len(nodes.category_words) for nodes, _ in chunks])
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in Nodes._fields + Trees._fields}
-    for (nodes, trees), node_shift, word_shift in zip(chunks, n_nodes, n_words, strict=False):
-        shifted = nodes._replace(
-            left=np.where(nodes.left < 0, -1, nodes.left + node_shift).astype(np.int32),
-            right=np.where(nodes.right < 0, -1, nodes.right + node_shift).astype(np.int32),
-            category_start=np.where(nodes.category_start < 0, -1, nodes.category_start + word_shift).astype(np.int32),
-        )
-        for name, column in shifted._asdict().items():
-            columns[name].append(column)
-        for name, column in trees._replace(root=(trees.root + node_shift).astype(np.int32))._asdict().items():
-            columns[name].append(column)
-    merged = {name: np.concatenate(parts) for name, parts in columns.items()}
-    return Nodes(**{n: merged[n] for n in Nodes._fields}), Trees(**{n: merged[n] for n in Trees._fields})
+    all_nodes, all_trees = (zip(*parts, strict=True) for parts in zip(*chunks, strict=True))
+    nodes, trees = Nodes(*map(np.concatenate, all_nodes)), Trees(*map(np.concatenate, all_trees))
+    n_nodes, n_words, n_trees = (
+        np.array([len(part) for part in parts])
+        for parts in zip(*((n.feature, n.category_words, t.root) for n, t in chunks), strict=True)
+    )
+    first_node, first_word = np.cumsum(n_nodes) - n_nodes, np.cumsum(n_words) - n_words
+    shift, shift_of_words = np.repeat(first_node, n_nodes), np.repeat(first_word, n_nodes)
+    return nodes._replace(
+        left=_shifted(nodes.left, shift),
+        right=_shifted(nodes.right, shift),
+        category_start=_shifted(nodes.category_start, shift_of_words),
+    ), trees._replace(root=_shifted(trees.root, np.repeat(first_node, n_trees)))
+
+
+def _shifted(place: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Places int32 in all chunks from those in each; −1 stays what it is."""
+    return np.where(place < 0, -1, place + shift).astype(np.int32)
 
 
 def add_round(

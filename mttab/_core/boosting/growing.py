@@ -15,7 +15,7 @@ from .rows import RowSample, TrainingRows
 from .small_nodes import SMALL_NODE
 from .splitting import SplitOptions
 from .symmetric import grow_symmetric_tree
-from .task_trees import grow_trees, grow_trees_parallel
+from .task_trees import grow_small_trees, grow_small_trees_parallel, grow_trees, grow_trees_parallel
 from .threads import team_of
 from .tree import GrowthOptions, Scratch, Table, grow_tree
 from .tree_arrays import TreeArrays, allocate_trees, only_tree
@@ -95,12 +95,13 @@ class Grower:
             is_categorical=layout.is_categorical[:n_features],
             monotonic=layout.monotonic[:n_features],
         )
+        self.n_set_words, self.n_set_words_of_tasks = n_set_words(layout), n_set_words(self.task_layout)
 
     def grow_shared(
         self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray, sample: RowSample, seed: int
     ) -> GrownTrees:
         """One tree on all rows of the sample; derivatives are (K, n_rows)."""
-        trees = self._allocate(1, self.shared_growth.max_leaf_nodes, len(gradient), self.layout)
+        trees = self._allocate(1, self.shared_growth.max_leaf_nodes, len(gradient), self.n_set_words)
         rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
         packing, scratch = self._pack(gradient, hessian, weight, len(rows))
         table = Table(self.rows.words, self.task_ids, gradient, hessian, weight)
@@ -129,24 +130,17 @@ class Grower:
         return self._grow_per_task(gradient, hessian, weight, sample, seeds, growth, split)
 
     def _grow_per_task(self, gradient, hessian, weight, sample, seeds, growth, split) -> GrownTrees:  # type: ignore[no-untyped-def]
-        trees = self._allocate(self.rows.n_tasks, growth.max_leaf_nodes, len(gradient), self.task_layout)
+        trees = self._allocate(self.rows.n_tasks, growth.max_leaf_nodes, len(gradient), self.n_set_words_of_tasks)
         rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
-        kernel = grow_trees_parallel if self.n_threads > 1 else grow_trees
-        kernel(
-            Table(self.rows.words, self.task_ids, gradient, hessian, weight),
-            self.task_layout,
-            rows,
-            sample.row_start,
-            out_rows,
-            sample.out_start,
-            self._local_bins(len(gradient)),
-            not self.rows.is_unweighted,
-            growth,
-            split,
-            self._scratch_for(_n_channels(gradient, split), False),
-            seeds,
-            trees,
-        )
+        table, local = Table(self.rows.words, self.task_ids, gradient, hessian, weight), self._local_bins(len(gradient))
+        data = table, self.task_layout, rows, sample.row_start, out_rows, sample.out_start, local
+        if local.n_bins.any():
+            kernel = grow_small_trees_parallel if self.n_threads > 1 else grow_small_trees
+            kernel(*data, not self.rows.is_unweighted, growth, split, seeds, trees)
+        if not local.n_bins.all():
+            scratch = self._scratch_for(_n_channels(gradient, split), False)
+            kernel = grow_trees_parallel if self.n_threads > 1 else grow_trees
+            kernel(*data, growth, split, scratch, seeds, trees)
         return GrownTrees(trees, rows, sample.row_start, out_rows, sample.out_start)
 
     def _local_bins(self, n_outputs: int) -> LocalBins:
@@ -155,11 +149,14 @@ class Grower:
         None where all bins are to be looked at, for leaves of several outputs, with monotonic constraints, or where
         rows of large weight would leave nothing of the others when derivatives are rounded.
         """
-        weight = self.rows.weight
-        is_even = weight.max(initial=0.0) <= MAX_WEIGHT_RATIO * weight[weight > 0.0].min(initial=np.inf)
-        if not self.has_local_bins or n_outputs > 1 or self.task_layout.monotonic.any() or not is_even:
+        if n_outputs > 1:
             return no_local_bins(self.rows.n_tasks)
         if self._local is None:
+            weight = self.rows.weight
+            is_even = weight.max(initial=0.0) <= MAX_WEIGHT_RATIO * weight[weight > 0.0].min(initial=np.inf)
+            if not self.has_local_bins or self.task_layout.monotonic.any() or not is_even:
+                self._local = no_local_bins(self.rows.n_tasks)
+                return self._local
             self._local = new_local_bins(self.task_layout, self.rows.n_rows, self.rows.n_tasks)
             kernel = find_local_bins_parallel if self.n_threads > 1 else find_local_bins
             kernel(self.rows.words, weight, self.rows.task_start, self.task_layout.offset, self._local)
@@ -205,9 +202,9 @@ class Grower:
             self._candidates[n_channels] = new_candidates(len(self.layout.offset) - 1, n_channels)
         return self._candidates[n_channels]
 
-    def _allocate(self, n_trees: int, max_leaf_nodes: int, n_outputs: int, layout: BinLayout) -> TreeArrays:
+    def _allocate(self, n_trees: int, max_leaf_nodes: int, n_outputs: int, n_words: int) -> TreeArrays:
         n_leaves = min(max_leaf_nodes, max(self.rows.n_rows, 1))
-        return allocate_trees(n_trees, n_leaves, n_outputs, n_set_words(layout))
+        return allocate_trees(n_trees, n_leaves, n_outputs, n_words)
 
 
 def n_set_words(layout: BinLayout) -> int:

@@ -91,7 +91,7 @@ def _find_local_bins(words, weight, task_start, offset, local):  # type: ignore[
     n_lanes = cell.shape[1]
     for t in prange(len(task_start) - 1):
         first, last = task_start[t], task_start[t + 1]
-        if last - first > MAX_ROWS or last == first:
+        if last - first > MAX_ROWS:
             continue
         mass, local_bin = np.empty(256), np.empty(256, dtype=np.uint16)
         most = np.int64(1)

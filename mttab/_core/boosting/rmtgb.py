@@ -391,7 +391,7 @@ class _Run:
     def draw_sample(self) -> RowSample:
         if self.options.subsample >= 1.0:
             return self.rows.all_rows()
-        return self.rows.sample(self.rows.content_share(self.options.subsample, self.draw_seed()))
+        return self.rows.content_sample(self.options.subsample, self.draw_seed())
 
     def draw_seed(self) -> int:
         return int(self.rng.integers(2**63))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .forest import PARTITION
+from .sampling import draw_rows, draw_uniform
 
 # Values of y, those of all processes together, up to which the processes tell them each other: 16 MB.
 MAX_SHARED_VALUES = 2**20
@@ -167,16 +168,24 @@ class TrainingRows:
         """About that share of the rows, bool (n_rows,), drawn by what is in them."""
         return self._uniform(seed) < share
 
+    def content_sample(self, share: float, seed: int) -> RowSample:
+        """Sample of `content_share`."""
+        n = self.n_rows
+        rows, out_rows = np.empty((2, n + 1), dtype=np.uint32)
+        row_start, out_start = np.empty((2, len(self.task_start)), dtype=np.int64)
+        starts = self.task_start, rows, row_start, out_rows, out_start
+        n_in = draw_rows(self.content_key, np.uint64(seed), share, *starts)
+        return RowSample(rows[:n_in], row_start, out_rows[: n - n_in], out_start)
+
     def content_folds(self, n_folds: int, seed: int) -> np.ndarray:
         """Fold int (n_rows,) of every row, by what is in it; folds are of about equal size."""
         return (self._uniform(seed) * n_folds).astype(np.int64)
 
     def _uniform(self, seed: int) -> np.ndarray:
         """Numbers (n_rows,) in [0, 1), the same for equal rows."""
-        mixed = self.content_key ^ np.uint64(seed)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        out = np.empty(self.n_rows)
+        draw_uniform(self.content_key, np.uint64(seed), out)
+        return out
 
     def take(self, is_in: np.ndarray) -> TrainingRows:
         """The rows where ``is_in`` (n_rows,) holds, all tasks kept."""

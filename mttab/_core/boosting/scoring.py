@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from .jit import inner, serial_and_parallel
-from .leaf_masks import find_leaves, is_left, make_masks
+from .jit import lean, serial_and_parallel
+from .leaf_masks import allocate_masks, find_leaves, is_left, make_masks, masks_of
 
 # What the trees of a model are for, in the order of training.
 BLOCKS = ("shared", "partition", "task")
@@ -20,7 +20,7 @@ SHARED, PARTITION, TASK = 0, 1, 2
 ROW_BLOCK = 128
 
 
-@inner
+@lean
 def find_leaf(nodes, root, X, task, n_tasks, i):  # type: ignore[no-untyped-def]
     """Leaf of row ``i`` in the tree that starts at node ``root``."""
     node = np.int64(root)
@@ -29,12 +29,10 @@ def find_leaf(nodes, root, X, task, n_tasks, i):  # type: ignore[no-untyped-def]
     return node
 
 
-@inner
-def leaves_of_rows(nodes, root, size, masks, X, task, n_tasks, begin, end, bits, out_leaf):  # type: ignore[no-untyped-def]
-    """Leaf of each row ``begin:end`` in one tree, by its masks, or walked to where they are none (``size`` 0)."""
-    if size > 0:
-        find_leaves(nodes, root, size, masks.keep, masks.leaf, X, task, n_tasks, begin, end, bits, out_leaf)
-    else:
+@lean
+def leaves_of_rows(nodes, root, tree, masks, X, task, n_tasks, begin, end, bits, out_leaf):  # type: ignore[no-untyped-def]
+    """Leaf of each row ``begin:end`` in one tree, by its table or its masks, or walked to where it has neither."""
+    if not find_leaves(nodes, root, tree, masks, X, task, n_tasks, begin, end, bits, out_leaf):
         for i in range(begin, end):
             out_leaf[i - begin] = find_leaf(nodes, root, X, task, n_tasks, i)
 
@@ -55,8 +53,8 @@ def _add_trees(X, task, nodes, trees, masks, mixing, begin, end, task_begin, tas
         bits, leaves = np.empty(ROW_BLOCK, dtype=np.uint64), np.empty(ROW_BLOCK, dtype=np.int32)
         for tree in range(begin, end):
             kind, column = trees.block[tree], trees.output[tree]
-            root, size = np.int64(trees.root[tree]), np.int64(masks.size[tree])
-            leaves_of_rows(nodes, root, size, masks, X, task, n_tasks, first, last, bits, leaves)
+            root = np.int64(trees.root[tree])
+            leaves_of_rows(nodes, root, tree, masks, X, task, n_tasks, first, last, bits, leaves)
             for i in range(first, last):
                 share = 1.0 if kind == SHARED else mixing[task[i], trees.group[tree]]
                 for k in range(n_leaf_outputs):
@@ -94,8 +92,8 @@ def _add_task_trees(X, order, block_task, block_start, nodes, trees, masks, task
         bits, leaves = np.empty(ROW_BLOCK, dtype=np.uint64), np.empty(ROW_BLOCK, dtype=np.int32)
         begin, end = np.int64(0), np.int64(n_rows)
         for tree in range(task_begin[t], task_end[t]):
-            root, size = np.int64(trees.root[tree]), np.int64(masks.size[tree])
-            leaves_of_rows(nodes, root, size, masks, own, ids, np.int64(1), begin, end, bits, leaves)
+            root = np.int64(trees.root[tree])
+            leaves_of_rows(nodes, root, tree, masks, own, ids, np.int64(1), begin, end, bits, leaves)
             for j in range(n_rows):
                 for k in range(nodes.value.shape[1]):
                     out[TASK, order[first + j], trees.output[tree] + k] += nodes.value[leaves[j], k]
@@ -107,20 +105,22 @@ add_task_trees, add_task_trees_parallel = serial_and_parallel(_add_task_trees)
 def _add_round(X, task, n_tasks, nodes, trees, is_per_task, out_score):  # type: ignore[no-untyped-def]
     """Add one tree, or of one tree per task each row's own, to ``out_score`` (n_rows, n_outputs), unweighted."""
     n_rows, n_nodes, n_trees = X.shape[1], len(nodes.feature), len(trees.root)
-    keep, leaf = np.empty(n_nodes, dtype=np.uint64), np.empty(n_nodes, dtype=np.int32)
-    size = np.zeros(n_trees, dtype=np.int32)
+    masks = allocate_masks(np.int64(0) if is_per_task else n_nodes, np.int64(0) if is_per_task else n_trees)
     if not is_per_task:
-        make_masks(nodes, trees.root, keep, leaf, size)
+        make_masks(nodes, trees.root, np.int64(0), np.int64(1), masks)
+    # A parallel loop cannot be given a named tuple that is made here, so it puts one together itself.
+    keep, leaf, size, n_cuts, cut, table = masks
     for block in prange((n_rows + ROW_BLOCK - 1) // ROW_BLOCK):
         first = np.int64(block) * ROW_BLOCK
         last = min(first + ROW_BLOCK, n_rows)
+        own = masks_of(keep, leaf, size, n_cuts, cut, table)
         bits, leaves = np.empty(ROW_BLOCK, dtype=np.uint64), np.full(ROW_BLOCK, np.int32(-1))
-        if not is_per_task and size[0] > 0:
-            root, n_own = np.int64(trees.root[0]), np.int64(size[0])
-            find_leaves(nodes, root, n_own, keep, leaf, X, task, n_tasks, first, last, bits, leaves)
+        if not is_per_task:
+            root = np.int64(trees.root[0])
+            leaves_of_rows(nodes, root, np.int64(0), own, X, task, n_tasks, first, last, bits, leaves)
         else:
             for i in range(first, last):
-                tree = np.int64(task[i]) if is_per_task else np.int64(0)
+                tree = np.int64(task[i])
                 if tree < n_trees:
                     leaves[i - first] = find_leaf(nodes, np.int64(trees.root[tree]), X, task, n_tasks, i)
         for i in range(first, last):

@@ -121,8 +121,8 @@ def _add_every_task(X, nodes, root, output, first, masks, out):  # type: ignore[
         for begin in range(0, n_rows, ROW_BLOCK):
             end = min(begin + ROW_BLOCK, n_rows)
             for tree in range(first[j], first[j + 1]):
-                at, size = np.int64(root[tree]), np.int64(masks.size[tree])
-                leaves_of_rows(nodes, at, size, masks, X, task, np.int64(1), begin, end, bits, leaves)
+                at = np.int64(root[tree])
+                leaves_of_rows(nodes, at, tree, masks, X, task, np.int64(1), begin, end, bits, leaves)
                 for i in range(begin, end):
                     out[j, i, output[tree]] += nodes.value[leaves[i - begin], 0]
 

@@ -1,4 +1,8 @@
-"""One tree per task, all tasks in one parallel pass: side by side over threads, each tree serial inside."""
+"""One tree per task, all tasks in a parallel pass: side by side over threads, each tree serial inside.
+
+Small tasks have bins of their own and a pass of their own, so that a table of small tasks does not wait for the kernel
+of large ones to be compiled, nor the other way round.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +22,43 @@ from .tree_arrays import tree_at
 TASKS_AT_ONCE = 32
 
 
-def _grow_trees(  # type: ignore[no-untyped-def]
-    table, layout, rows, row_start, out_rows, out_start, local, is_weighted, growth, options, scratch, seeds, trees
-):
-    """Grow the tree of every task, on local bins where the task has some.
+def _grow_trees(table, layout, rows, row_start, out_rows, out_start, local, growth, options, scratch, seeds, trees):  # type: ignore[no-untyped-def]
+    """Grow the tree of every task that has no local bins.
 
     rows, out_rows : uint32; row_start, out_start : int64 (n_trees + 1,), tree t has
     ``rows[row_start[t]:row_start[t+1]]``
-    local : LocalBins; is_weighted : bool, rows have weights other than 1; seeds : uint64 (n_trees,)
+    local : LocalBins; seeds : uint64 (n_trees,)
     trees : TreeArrays with n_trees entries. Node ranges count from each tree's own start.
     """
     # numba loses what a parallel loop writes to a field of a named tuple, so the array is named before the loop.
+    n_nodes, n_features = trees.n_nodes, len(layout.offset) - 1
+    for t in prange(len(seeds)):
+        if local.n_bins[t] > 0:
+            continue
+        own_rows, own_out_rows = rows[row_start[t] : row_start[t + 1]], out_rows[out_start[t] : out_start[t + 1]]
+        n_nodes[t] = grow_tree(
+            table,
+            layout,
+            own_rows,
+            own_out_rows,
+            growth,
+            options,
+            None,
+            allocate_candidates(n_features if len(own_rows) > SMALL_NODE else 0, scratch.statistics.shape[1]),
+            scratch_of_rows(scratch, row_start[t], row_start[t + 1], out_start[t], out_start[t + 1]),
+            seeds[t],
+            None,
+            tree_at(trees, np.int64(t)),
+        )
+
+
+grow_trees, grow_trees_parallel = serial_and_parallel(_grow_trees)
+
+
+def _grow_small_trees(  # type: ignore[no-untyped-def]
+    table, layout, rows, row_start, out_rows, out_start, local, is_weighted, growth, options, seeds, trees
+):
+    """The same for every task that has local bins; is_weighted : bool, rows have weights other than 1."""
     n_nodes, n_features, n_trees = trees.n_nodes, len(layout.offset) - 1, len(seeds)
     n_lanes, n_planes = local.cell.shape[1], n_planes_for(options.constant_hessian, is_weighted)
     for job in prange((n_trees + TASKS_AT_ONCE - 1) // TASKS_AT_ONCE):
@@ -40,29 +70,15 @@ def _grow_trees(  # type: ignore[no-untyped-def]
         n_leaves = min(growth.max_leaf_nodes, MAX_ROWS) if most > 0 else 0
         small = new_small_scratch(n_leaves, n_features, n_lanes, most + 1, n_planes)
         for t in range(first, last):  # type: ignore[call-overload]
-            own_rows, own_out_rows = rows[row_start[t] : row_start[t + 1]], out_rows[out_start[t] : out_start[t + 1]]
             if local.n_bins[t] > 0:
+                own_rows = rows[row_start[t] : row_start[t + 1]]
+                own_out_rows = out_rows[out_start[t] : out_start[t + 1]]
                 # What is in and what is left out are a task's rows, one after the other.
                 first_row = np.uint32(row_start[t] + out_start[t])
                 n_nodes[t] = grow_small_tree(
                     table, layout, local, local.n_bins[t], own_rows, own_out_rows, first_row, is_weighted, growth,
                     options, small, seeds[t], tree_at(trees, t),
                 )  # fmt: skip
-                continue
-            n_nodes[t] = grow_tree(
-                table,
-                layout,
-                own_rows,
-                own_out_rows,
-                growth,
-                options,
-                None,
-                allocate_candidates(n_features if len(own_rows) > SMALL_NODE else 0, scratch.statistics.shape[1]),
-                scratch_of_rows(scratch, row_start[t], row_start[t + 1], out_start[t], out_start[t + 1]),
-                seeds[t],
-                None,
-                tree_at(trees, t),
-            )
 
 
-grow_trees, grow_trees_parallel = serial_and_parallel(_grow_trees)
+grow_small_trees, grow_small_trees_parallel = serial_and_parallel(_grow_small_trees)

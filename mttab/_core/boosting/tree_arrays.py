@@ -44,27 +44,28 @@ class TreeArrays(NamedTuple):
 def allocate_trees(n_trees: int, max_leaf_nodes: int, n_outputs: int, n_words: int) -> TreeArrays:
     """Room for ``n_trees`` trees of at most ``max_leaf_nodes`` leaves with ``n_outputs`` values each."""
     shape = (n_trees, 2 * max_leaf_nodes - 1)
-    ints = [np.empty(shape, dtype=np.int32) for _ in range(5)]
-    longs = [np.empty(shape, dtype=np.int64) for _ in range(4)]
-    floats = [np.empty(shape, dtype=np.float64) for _ in range(5)]
+    # One block for all arrays of a type: there are thousands of such trees.
+    feature, left_bin, right_bin, left, right = np.empty((5, *shape), dtype=np.int32)
+    start, stop, out_start, out_stop = np.empty((4, *shape), dtype=np.int64)
+    threshold, gain, weight, low, high = np.empty((5, *shape))
     return TreeArrays(
-        feature=ints[0],
-        left_bin=ints[1],
-        right_bin=ints[2],
-        threshold=floats[4],
+        feature=feature,
+        left_bin=left_bin,
+        right_bin=right_bin,
+        threshold=threshold,
         missing_left=np.empty(shape, dtype=np.bool_),
-        left=ints[3],
-        right=ints[4],
-        gain=floats[0],
-        weight=floats[1],
+        left=left,
+        right=right,
+        gain=gain,
+        weight=weight,
         value=np.empty((*shape, n_outputs)),
         category_set=np.zeros((*shape, n_words), dtype=np.uint32),
-        start=longs[0],
-        stop=longs[1],
-        out_start=longs[2],
-        out_stop=longs[3],
-        low=floats[2],
-        high=floats[3],
+        start=start,
+        stop=stop,
+        out_start=out_start,
+        out_stop=out_stop,
+        low=low,
+        high=high,
         n_nodes=np.zeros(n_trees, dtype=np.int64),
     )
 

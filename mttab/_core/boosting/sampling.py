@@ -1,0 +1,46 @@
+"""Which rows a round trains on: drawn by what is in a row, so that equal rows are drawn together."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .jit import jit, lean
+
+
+@lean
+def uniform_of_key(key, seed):  # type: ignore[no-untyped-def]
+    """A number in [0, 1) from a row's random bits and a seed, both uint64."""
+    mixed = key ^ seed
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.float64((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+
+
+@jit
+def draw_uniform(key, seed, out):  # type: ignore[no-untyped-def]
+    """Such a number for every row: key uint64 (n_rows,), out float64 (n_rows,)."""
+    for i in range(len(key)):
+        out[i] = uniform_of_key(key[i], seed)
+
+
+@jit
+def draw_rows(key, seed, share, task_start, out_rows, out_row_start, out_left, out_left_start):  # type: ignore[no-untyped-def]
+    """Part the rows of every task into those with numbers below ``share``, and those that are left out.
+
+    key : uint64 (n_rows,); task_start : int64 (n_tasks + 1,)
+    out_rows, out_left : uint32 (n_rows,); out_row_start, out_left_start : int64 (n_tasks + 1,), of each task
+
+    Returns how many rows are in.
+    """
+    n_in, n_left = np.uint64(0), np.uint64(0)
+    for t in range(len(task_start) - 1):
+        out_row_start[t], out_left_start[t] = n_in, n_left
+        for i in range(task_start[t], task_start[t + 1]):
+            # Every row is written to both and counted in one: nobody could predict a branch.
+            out_rows[n_in] = i
+            out_left[n_left] = i
+            is_in = uniform_of_key(key[i], seed) < share
+            n_in += np.uint64(is_in)
+            n_left += np.uint64(not is_in)
+    out_row_start[len(task_start) - 1], out_left_start[len(task_start) - 1] = n_in, n_left
+    return np.int64(n_in)
