@@ -21,6 +21,7 @@ _PLAIN_TRAINING = {
     "gradient_clip": 0.0,
     "weight_averaging": 0.0,
     "n_members": 1,
+    "companion_dim": 0,
 }
 _PAPERS: dict[str, dict[str, Any]] = {
     "multitab_net": _PLAIN_TRAINING
@@ -158,7 +159,7 @@ class BaseMultiTabNet(TaskAdaptation, BaseNetwork):
             By column of ``y``; with row tasks by task, of those that ``X`` has rows of, None being those that fit did
             not see. Columns are the features and then the columns of ``y``, whose token stands for the row's own task
             where there are row tasks; every row sums to 1. A task that is called like a feature is "task ..." here.
-            What goes past the attention, through ``direct_dim``, does not show.
+            What goes past the attention, through ``direct_dim`` and ``companion_dim``, does not show.
         """
         features, row_task, _ = self._read_rows(X, task)
         encoding = self._encoding
@@ -177,12 +178,12 @@ class BaseMultiTabNet(TaskAdaptation, BaseNetwork):
         columns = encoding.encode_features(features)
         place = Place.of(self._networks[0], self.precision)
         if row_task is None or encoding.row_tasks is None:
-            by_target = np.moveaxis(average_attention(self._networks, place, columns, None), 1, 0)
+            by_target = np.moveaxis(average_attention(self._members, place, columns, None), 1, 0)
             return {label: framed(weights) for label, weights in zip(labels, by_target, strict=True)}
         known, of_task = encoding.row_tasks.labels, {}
         for t in np.unique(row_task):
             rows = row_task == t
-            weights = average_attention(self._networks, place, columns.take(rows), row_task[rows])[:, 0]
+            weights = average_attention(self._members, place, columns.take(rows), row_task[rows])[:, 0]
             of_task[known[t] if t < len(known) else None] = framed(weights)
         return of_task
 
@@ -219,6 +220,31 @@ class BaseMultiTabNet(TaskAdaptation, BaseNetwork):
             context_size=self.context_size,
             direct_width=self.direct_dim,
             dropout=self.dropout,
+        )
+        return MultiTabModule(tokens, options)
+
+    def _make_companion(self, encoding: Any, outputs: Any) -> Any:
+        columns = encoding.columns
+        n_levels = len(columns.categorical)
+        tokens = self._feature_tokens(encoding, None, self.embedding_dim, 0, "linear")
+        options = NetworkOptions(
+            n_features=n_levels,
+            n_numeric=len(columns.numeric),
+            n_tasks=len(outputs.kinds),
+            n_outputs=outputs.n_outputs,
+            n_row_tasks=0 if encoding.row_tasks is None else encoding.row_tasks.n_tasks,
+            width=self.embedding_dim,
+            n_blocks=0,
+            n_heads=self.n_heads,
+            mlp_width=self.mlp_dim,
+            head_width=self.head_dim,
+            mask=self.mask,
+            sample_attention=False,
+            sample_attention_width=0,
+            context_size=0,
+            direct_width=self.companion_dim,
+            dropout=self.dropout,
+            has_waves=True,
         )
         return MultiTabModule(tokens, options)
 

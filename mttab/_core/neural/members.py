@@ -22,6 +22,9 @@ from mttab._core.progress import Progress
 
 Job = Callable[[Callable[[], bool]], "tuple[TrainedNetwork, list[dict[str, Any]]]"]
 
+# Companions draw their seeds as if they were the members from this number on.
+_FIRST_COMPANION = 2**31
+
 
 class EncodedRows(NamedTuple):
     """Rows as arrays.
@@ -120,6 +123,8 @@ def prepare_training(
     seeds: tuple[int, int],
     progress: Progress,
     pool: EncodedRows | None = None,
+    *,
+    is_companion: bool = False,
 ) -> Job:
     """One training, ready to run.
 
@@ -136,6 +141,8 @@ def prepare_training(
         Follows the epochs.
     pool : EncodedRows, default=None
         Rows of the pretext task, those of `training` among them; their labels are not read.
+    is_companion : bool, default=False
+        Whether it is the companion of the member of this number.
 
     Returns
     -------
@@ -143,12 +150,13 @@ def prepare_training(
         Takes a function that says whether to stop; gives the network and the figures of its epochs.
     """
     seed, member = seeds
+    key = member + _FIRST_COMPANION * is_companion
     progress = progress if rank() == 0 else Progress()  # one of the processes that train together is enough to tell
     if isinstance(start, TrainedNetwork):
         network = copy.deepcopy(start)
         network.move(place.device, place.dtype)
     else:
-        with seeded(_hash(seed, member), place.device, place.dtype):
+        with seeded(_hash(seed, key), place.device, place.dtype):
             network = start()
         for part in (network.module, network.outputs, network.weighting):
             part.to(place.device)
@@ -162,7 +170,8 @@ def prepare_training(
 
         def note(figures: dict[str, Any], current: Callable[[], TrainedNetwork]) -> bool:
             is_pretext = figures.get("phase") == "pretext"
-            history.append({"member": member, **figures, "epoch": figures["epoch"] + (0 if is_pretext else n_before)})
+            number = {"member": member, "is_companion": is_companion}
+            history.append({**number, **figures, "epoch": figures["epoch"] + (0 if is_pretext else n_before)})
             if is_pretext:
                 return False  # what follows the training follows its epochs
             named = {"training loss": figures["train_loss"]}
@@ -170,10 +179,11 @@ def prepare_training(
                 named["validation score"] = figures["validation_score"]
             return progress.end_step(figures["epoch"] + 1, named, current)
 
-        generator = torch.Generator(place.device).manual_seed(_hash(seed, member, n_before + 1))
-        masking = torch.Generator(place.device).manual_seed(_hash(seed, member, n_before + 1, 1))
+        generator = torch.Generator(place.device).manual_seed(_hash(seed, key, n_before + 1))
+        masking = torch.Generator(place.device).manual_seed(_hash(seed, key, n_before + 1, 1))
         task = None if pool_rows is None else PretextRows(pool_rows.inputs, pool_rows.weight.amax(dim=1), masking)
-        progress.begin(f"member {member + 1}", options.max_epochs)
+        name = f"member {member + 1}" + (", its companion" if is_companion else "")
+        progress.begin(name, options.max_epochs)
         train(network, examples, held_out, options, generator, progress.begin_step, note, is_cancelled, task)
         progress.end()
         return network, history
@@ -181,13 +191,21 @@ def prepare_training(
     return run
 
 
-def average_predictions(networks: list[TrainedNetwork], place: Place, columns: Columns, task: Any) -> np.ndarray:
-    """Mean of the predictions of all members, (n, n_tasks, n_outputs), float64."""
+def average_predictions(
+    networks: list[TrainedNetwork], place: Place, columns: Columns, task: Any, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Mean of the predictions of some networks, (n, n_tasks, n_outputs), float64.
+
+    ``weights`` (n_networks, n_tasks), which sum to 1 for every task, say how much each counts; None: all the same.
+    """
     inputs = place.inputs(columns, task)
     total: Any = 0.0
-    for network in networks:
-        total = total + network.outputs.predictions(network.scores(inputs, bf16=place.bf16)).cpu().double()
-    return (total / len(networks)).numpy()
+    for i, network in enumerate(networks):
+        if weights is not None and not weights[i].any():
+            continue
+        found = network.outputs.predictions(network.scores(inputs, bf16=place.bf16)).cpu().double()
+        total = total + (found if weights is None else found * torch.as_tensor(weights[i])[:, None])
+    return (total / len(networks) if weights is None else total).numpy()
 
 
 def average_attention(networks: list[TrainedNetwork], place: Place, columns: Columns, task: Any) -> np.ndarray:
