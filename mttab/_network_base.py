@@ -189,7 +189,9 @@ class BaseNetwork(
             pool = training.and_rows(unlabelled) if learns_pretext else None
             progress = hooks.follow(self.verbose, "epoch", partial(self._attributes_of, encoding, place, seed), number)
             seeds = (seed, member)
-            job = self._prepare(encoding, training, held, place, seeds, start, progress, pool, is_companion=is_companion)
+            job = self._prepare(
+                encoding, training, held, place, seeds, start, progress, pool, is_companion=is_companion
+            )
             jobs.append(job)
         with messages_shown(self.verbose):
             done = run_side_by_side(jobs, place.device, self.n_jobs)
@@ -218,7 +220,9 @@ class BaseNetwork(
     def _attributes_of(self, encoding: Encoding, place: Place, seed: int, network: TrainedNetwork) -> dict[str, Any]:
         """All attributes of this estimator as they would be with that network alone, for a callback to look at."""
         other = copy.copy(self)
-        other._take_over([(network, [])], encoding, place, seed, None, self._find_shares([(network, [])], [], place, None))
+        other._take_over(
+            [(network, [])], encoding, place, seed, None, self._find_shares([(network, [])], [], place, None)
+        )
         return dict(vars(other))
 
     @fit_context(prefer_skip_nested_validation=True)

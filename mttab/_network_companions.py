@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from mttab._core.neural.blending import EQUAL, JudgedRows, find_shares
-from mttab._core.neural.members import EncodedRows, Place
+from mttab._core.neural.blending import EQUAL, find_shares
+from mttab._core.neural.members import EncodedRows, Place, judged_rows
 from mttab._core.neural.training import TrainedNetwork
 
 
@@ -58,9 +57,7 @@ class Companions:
 
     # --- in fit ----------------------------------------------------------------------------------------------------
 
-    def _find_shares(
-        self, done: list[Any], held: list[EncodedRows | None], place: Place, previous: Any
-    ) -> np.ndarray:
+    def _find_shares(self, done: list[Any], held: list[EncodedRows | None], place: Place, previous: Any) -> np.ndarray:
         """Share of the companions in every column of y.
 
         Parameters
@@ -80,40 +77,7 @@ class Companions:
         if not members or not companions:
             return np.full(n_columns, float(bool(companions)))
         if len(members) == len(companions) == len(held) and held[0] is not None:
-            return find_shares(networks[0].outputs, _judged(members, companions, held, place))
+            return find_shares(networks[0].outputs, judged_rows(members, companions, held, place))
         if previous is not None and previous._companions:
             return np.array(list(previous.companion_share_.values()))
         return np.full(n_columns, EQUAL)
-
-
-def _judged(
-    members: list[TrainedNetwork], companions: list[TrainedNetwork], held: list[Any], place: Place
-) -> list[JudgedRows]:
-    """The validation rows with the mean predictions of the members that were stopped by them, and of the companions."""
-    users: list[tuple[EncodedRows, list[int]]] = []
-    for i, rows in enumerate(held):
-        same = next((numbers for other, numbers in users if _is_same(other, rows)), None)
-        if same is None:
-            users.append((rows, [i]))
-        else:
-            same.append(i)
-    judged = []
-    for rows, numbers in users:
-        examples = place.examples(rows.with_weight_of_1())
-        means = []
-        for networks in (members, companions):
-            found = [
-                networks[i].outputs.predictions(networks[i].scores(examples.inputs, bf16=place.bf16)) for i in numbers
-            ]
-            means.append(torch.stack(found).mean(dim=0))
-        judged.append(JudgedRows(means[0], means[1], examples.y, examples.weight))
-    return judged
-
-
-def _is_same(one: EncodedRows, other: EncodedRows) -> bool:
-    """Whether they are the same rows of one table, as a splitter chooses them for all members."""
-    return one is other or (
-        len(one.y) == len(other.y)
-        and np.array_equal(one.y, other.y)
-        and all(np.array_equal(a, b) for a, b in zip(one.columns, other.columns, strict=True))
-    )

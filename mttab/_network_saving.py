@@ -38,7 +38,7 @@ class NetworkSaving(Saving):
             return fitted
         # Parameters may have been set to something else since fit; the weights are those of then.
         options = fitted["_options_of_fit"]
-        if "companion_dim" in type(self)._parameter_constraints and "companion_dim" not in options:
+        if "companion_dim" in self._fixed_options and "companion_dim" not in options:
             self.companion_dim = options["companion_dim"] = 0  # of a file that was written before there were companions
         maker = type(self)(**{**self.get_params(deep=False), **options})
         encoding, networks, n_added = fitted["_encoding"], [], fitted.pop("_n_added", 0)

@@ -298,10 +298,12 @@ class MultiTabNet(MixedTargets, BaseMultiTabNet):
     classes_ : dict
         Sorted classes of every column that holds classes.
     history_ : DataFrame
-        A row per member and epoch: step size, training loss, and with validation rows their mean figure and that of
-        every column of ``y`` (see ``early_stopping``).
+        A row per network and epoch: the number of its member and whether it is its companion, step size, training
+        loss, and with validation rows their mean figure and that of every column of ``y`` (see ``early_stopping``).
     n_iter_ : list of int
-        Epochs trained, per member.
+        Epochs trained, per member and then per companion.
+    companion_share_ : dict
+        Share of the companions in the prediction of every column of ``y``, see ``companion_dim``.
     device_ : str
         Where it was trained.
     n_tasks_, n_features_in_ : int
@@ -313,7 +315,9 @@ class MultiTabNet(MixedTargets, BaseMultiTabNet):
     -----
     ``MultiTabNet(**MultiTabNet.paper_parameters())`` has the architecture and the optimiser of [1]_. The defaults
     depart from it: numbers are embedded by bins and on two scales, several networks are averaged and so are the
-    weights of each, and rows do not attend to rows.
+    weights of each, rows do not attend to rows, and beside every network there is an MLP of all features, its companion
+    [5]_. Attention with bins is better at jumps and the MLP at what is smooth; validation rows weigh them column by
+    column.
 
     With a 1-D ``y`` there is one task token, which is what others call CLS, and the network is a transformer for a
     single task. ``paper_parameters`` has the settings of three of them, [2]_, [3]_ and [4]_; widths and step sizes are
@@ -346,6 +350,8 @@ class MultiTabNet(MixedTargets, BaseMultiTabNet):
        Tabular Data via Row Attention and Contrastive Pre-Training". 2021, arXiv:2106.01342.
     .. [4] X. Huang, A. Khetan, M. Cvitkovic, Z. Karnin. "TabTransformer: Tabular Data Modeling Using Contextual
        Embeddings". 2020, arXiv:2012.06678.
+    .. [5] After D. Holzmüller, L. Grinsztajn, I. Steinwart. "Better by Default: Strong Pre-Tuned MLPs and Boosted Trees
+       on Tabular Data". NeurIPS 2024, arXiv:2407.04491.
 
     Examples
     --------
@@ -372,7 +378,7 @@ class MultiTabNetRegressor(NumberTargets, BaseMultiTabNet):
 
     Attributes
     ----------
-    tasks_, task_types_, history_, n_iter_, device_, n_tasks_, n_features_in_, feature_names_in_
+    tasks_, task_types_, history_, n_iter_, companion_share_, device_, n_tasks_, n_features_in_, feature_names_in_
         See `MultiTabNet`.
 
     References
@@ -405,7 +411,7 @@ class MultiTabNetClassifier(ClassTargets, BaseMultiTabNet):
     ----------
     classes_ : ndarray of shape (n_classes,) or list of these
         Sorted classes; a list with an entry per column where ``y`` had several.
-    tasks_, task_types_, history_, n_iter_, device_, n_tasks_, n_features_in_, feature_names_in_
+    tasks_, task_types_, history_, n_iter_, companion_share_, device_, n_tasks_, n_features_in_, feature_names_in_
         See `MultiTabNet`.
 
     Notes

@@ -33,6 +33,7 @@ SMALL = {
     "mlp_dim": 16,
     "head_dim": 8,
     "direct_dim": 8,
+    "companion_dim": 8,
     "n_bins": 4,
     "n_members": 1,
     "max_epochs": 4,

@@ -11,6 +11,7 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
 
+from mttab._core.neural.blending import JudgedRows
 from mttab._core.neural.columns import Columns
 from mttab._core.neural.device import resolve_device, resolve_precision, seeded
 from mttab._core.neural.network import Inputs
@@ -206,6 +207,42 @@ def average_predictions(
         found = network.outputs.predictions(network.scores(inputs, bf16=place.bf16)).cpu().double()
         total = total + (found if weights is None else found * torch.as_tensor(weights[i])[:, None])
     return (total / len(networks) if weights is None else total).numpy()
+
+
+def judged_rows(
+    first: list[TrainedNetwork], second: list[TrainedNetwork], held: list[Any], place: Place
+) -> list[JudgedRows]:
+    """Validation rows with the mean predictions of the networks that were stopped by them, of each of two kinds.
+
+    Network i of either kind was stopped by ``held[i]``.
+    """
+    users: list[tuple[EncodedRows, list[int]]] = []
+    for i, rows in enumerate(held):
+        same = next((numbers for other, numbers in users if _is_same(other, rows)), None)
+        if same is None:
+            users.append((rows, [i]))
+        else:
+            same.append(i)
+    judged = []
+    for rows, numbers in users:
+        examples = place.examples(rows.with_weight_of_1())
+        means = []
+        for networks in (first, second):
+            found = [
+                networks[i].outputs.predictions(networks[i].scores(examples.inputs, bf16=place.bf16)) for i in numbers
+            ]
+            means.append(torch.stack(found).mean(dim=0))
+        judged.append(JudgedRows(means[0], means[1], examples.y, examples.weight))
+    return judged
+
+
+def _is_same(one: EncodedRows, other: EncodedRows) -> bool:
+    """Whether they are the same rows of one table, as a splitter chooses them for all members."""
+    return one is other or (
+        len(one.y) == len(other.y)
+        and np.array_equal(one.y, other.y)
+        and all(np.array_equal(a, b) for a, b in zip(one.columns, other.columns, strict=True))
+    )
 
 
 def average_attention(networks: list[TrainedNetwork], place: Place, columns: Columns, task: Any) -> np.ndarray:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mttab._core.neural.attention import FeatureAttention, RowAttention, RowMemory
+from mttab._core.neural.columns import BEND
 from mttab._core.neural.stacked import affine
 from mttab._core.neural.tokens import FeatureTokens
 
@@ -57,7 +58,7 @@ class NetworkOptions(NamedTuple):
     n_added : int
         How many of these, the last ones, came after training, see `MultiTabModule.add_task_token`.
     has_waves : bool
-        Whether `Direct` reads every number on its last scale alone, and `Waves` of it.
+        Whether `Direct` reads one smooth scale of every number, and `Waves` of it.
     """
 
     n_features: int
@@ -208,6 +209,15 @@ class Direct(nn.Sequential):
         super().__init__(first, nn.GELU(), dropouts[0], nn.Linear(hidden, hidden), nn.GELU(), dropouts[1], last)
 
 
+def unbent(x: Tensor) -> Tensor:
+    """Numbers on the bent scale of `ColumnEncoder`, on one that is as straight near 0 and goes on as a logarithm.
+
+    Where tails are long, most of what tells large numbers apart is beyond the bend. From 300 quartile ranges on, the
+    bent scale no longer tells them apart in single precision.
+    """
+    return torch.asinh(x / (1.0 - (x / BEND) ** 2).clamp_min(1e-4).sqrt())
+
+
 class Waves(nn.Module):
     """A few mixtures of cosines of every number, with learned frequencies, see [1]_.
 
@@ -340,11 +350,13 @@ class MultiTabModule(nn.Module):
         """All that is known of each row, side by side: numbers, what is missing, tokens of levels and of a row task."""
         end = tokens.shape[1] if self.options.n_row_tasks else self.options.n_features
         others = tokens[:, self.features.n_numeric : end].flatten(1)
-        numeric = inputs.numeric[:, :, -1:] if self.options.has_waves else inputs.numeric
-        parts = [numeric.flatten(1), inputs.missing.to(others.dtype), others]
-        if self.waves is not None:
-            parts.append(self.waves(numeric[:, :, 0]))
-        return torch.cat(parts, dim=1)
+        missing, numeric = inputs.missing.to(others.dtype), inputs.numeric.flatten(1)
+        if not self.options.has_waves:
+            return torch.cat([numeric, missing, others], dim=1)
+        # Quantiles follow the sample in steps, which a smooth function of them would have to follow, too.
+        numeric = unbent(inputs.numeric[:, :, 1]) if self.features.n_scales == 2 else numeric
+        waves = [] if self.waves is None else [self.waves(numeric)]
+        return torch.cat([numeric, missing, others, *waves], dim=1)
 
     def attention(self, inputs: Inputs, memory: list[RowMemory] | None = None) -> Tensor:
         """Attention of every task token to all tokens, mean over heads, in each block: (n_blocks, n, t, d + t)."""

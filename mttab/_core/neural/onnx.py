@@ -174,7 +174,8 @@ class PredictionGraph(nn.Module):
             parts = [score[:, t, 0].sigmoid() for score in scores]
         else:
             parts = [score[:, t, 0] for score in scores]
-        mean = sum(part.double() * self.weights[i, t] for i, part in enumerate(parts))
+        weighted = [part.double() * self.weights[i, t] for i, part in enumerate(parts)]
+        mean = torch.stack(weighted).sum(dim=0)
         if output.kind == "multiclass":
             return mean / mean.sum(dim=1, keepdim=True)
         if output.kind == "binary":
