@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mttab._core.neural.blending import EQUAL, find_shares
-from mttab._core.neural.members import EncodedRows, Place, judged_rows
+from mttab._core.neural.blending import EQUAL
+from mttab._core.neural.members import EncodedRows, Place, choose_shares
 from mttab._core.neural.training import TrainedNetwork
 
 
@@ -77,7 +77,7 @@ class Companions:
         if not members or not companions:
             return np.full(n_columns, float(bool(companions)))
         if len(members) == len(companions) == len(held) and held[0] is not None:
-            return find_shares(networks[0].outputs, judged_rows(members, companions, held, place))
+            return choose_shares(members, companions, [rows for rows in held if rows is not None], place)
         if previous is not None and previous._companions:
             return np.array(list(previous.companion_share_.values()))
         return np.full(n_columns, EQUAL)

@@ -12,7 +12,7 @@ pytest.importorskip("torch", reason="the extra neural is not installed")
 
 import torch
 
-from mttab import MMoE, MultiTabNet, MultiTabNetClassifier, MultiTabNetRegressor, _network_companions, load
+from mttab import MMoE, MultiTabNet, MultiTabNetClassifier, MultiTabNetRegressor, load
 from mttab._core.neural.blending import EQUAL, SHARES, JudgedRows, find_shares
 from mttab._core.neural.columns import BEND
 from mttab._core.neural.losses import TaskOutputs
@@ -127,7 +127,10 @@ def test_probabilities_are_judged_by_the_log_loss_of_their_mean(kind, n_classes)
     scores = [torch.as_tensor(rng.normal(size=(n, 1, k))) for _ in range(2)]
     scores[1][np.arange(n), 0, 0 if k == 1 else y[:, 0]] += 1.5 * (torch.as_tensor(2.0 * y[:, 0] - 1) if k == 1 else 1)
     first, second = (outputs.predictions(s) for s in scores)
-    found = find_shares(outputs, [JudgedRows(first, second, torch.as_tensor(y, dtype=torch.float64), torch.ones(n, 1))])
+    found = find_shares(
+        outputs,
+        [JudgedRows(first, second, torch.as_tensor(y, dtype=torch.float64), torch.ones(n, 1, dtype=torch.float64))],
+    )
 
     def loss(share):
         p = ((1 - share) * first + share * second).numpy()[:, 0]
@@ -189,7 +192,7 @@ def test_validation_rows_that_all_members_share_are_judged_once(monkeypatch):
         seen.append([len(rows.y) for rows in judged])
         return find_shares(outputs, judged)
 
-    monkeypatch.setattr(_network_companions, "find_shares", spy)
+    monkeypatch.setattr("mttab._core.neural.members.find_shares", spy)
     MultiTabNet(**SMALL | {"validation": KFold(2)}).fit(X, Y)
     MultiTabNet(**SMALL).fit(X[:200], Y[:200], X_val=X[200:], y_val=Y[200:])
     MultiTabNet(**SMALL | {"early_stopping": True, "validation_fraction": 0.1}).fit(X, Y)

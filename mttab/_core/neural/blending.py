@@ -21,7 +21,7 @@ CONFIDENCE = 0.84
 
 
 class JudgedRows(NamedTuple):
-    """Rows with their labels and two predictions.
+    """Rows with their labels and two predictions, all in double precision on the CPU.
 
     Attributes
     ----------
@@ -44,7 +44,8 @@ def find_shares(outputs: TaskOutputs, judged: Sequence[JudgedRows]) -> np.ndarra
     disagree, do not move it far.
     """
     losses = np.concatenate([_losses(outputs, rows) for rows in judged], axis=1)
-    weights = np.concatenate([rows.weight.cpu().double().numpy() for rows in judged])
+    weights = np.concatenate([rows.weight.numpy() for rows in judged])
+    weights = weights / (weights.max() or 1.0)
     return np.array([_nearest_good_share(losses[:, :, t], weights[:, t]) for t in range(weights.shape[1])])
 
 
@@ -53,7 +54,7 @@ def _losses(outputs: TaskOutputs, rows: JudgedRows) -> np.ndarray:
     found = []
     for share in SHARES.tolist():
         scores = outputs.scores_of(torch.lerp(rows.first, rows.second, share))
-        found.append(outputs.cell_losses(scores, rows.y).cpu().double().numpy())
+        found.append(outputs.cell_losses(scores, rows.y).numpy())
     return np.stack(found)
 
 

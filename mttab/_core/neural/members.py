@@ -11,12 +11,12 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
 
-from mttab._core.neural.blending import JudgedRows
+from mttab._core.neural.blending import JudgedRows, find_shares
 from mttab._core.neural.columns import Columns
 from mttab._core.neural.device import resolve_device, resolve_precision, seeded
 from mttab._core.neural.network import Inputs
 from mttab._core.neural.pretext import PretextRows
-from mttab._core.neural.ranks import join_ranks, number_of_first, rank
+from mttab._core.neural.ranks import join_ranks, number_of_first, rank, tensor_of_first
 from mttab._core.neural.stepping import TrainingOptions
 from mttab._core.neural.training import Examples, TrainedNetwork, train
 from mttab._core.progress import Progress
@@ -209,12 +209,13 @@ def average_predictions(
     return (total / len(networks) if weights is None else total).numpy()
 
 
-def judged_rows(
-    first: list[TrainedNetwork], second: list[TrainedNetwork], held: list[Any], place: Place
-) -> list[JudgedRows]:
-    """Validation rows with the mean predictions of the networks that were stopped by them, of each of two kinds.
+def choose_shares(
+    first: list[TrainedNetwork], second: list[TrainedNetwork], held: list[EncodedRows], place: Place
+) -> np.ndarray:
+    """Share (n_tasks,) of the networks of a second kind in the mean of both, see `find_shares`.
 
-    Network i of either kind was stopped by ``held[i]``.
+    Network i of either kind was stopped by the validation rows ``held[i]``. Where these are the same for several
+    networks, the mean of their predictions is judged.
     """
     users: list[tuple[EncodedRows, list[int]]] = []
     for i, rows in enumerate(held):
@@ -225,15 +226,13 @@ def judged_rows(
             same.append(i)
     judged = []
     for rows, numbers in users:
-        examples = place.examples(rows.with_weight_of_1())
-        means = []
-        for networks in (first, second):
-            found = [
-                networks[i].outputs.predictions(networks[i].scores(examples.inputs, bf16=place.bf16)) for i in numbers
-            ]
-            means.append(torch.stack(found).mean(dim=0))
-        judged.append(JudgedRows(means[0], means[1], examples.y, examples.weight))
-    return judged
+        means = [
+            torch.as_tensor(average_predictions([networks[i] for i in numbers], place, rows.columns, rows.task))
+            for networks in (first, second)
+        ]
+        judged.append(JudgedRows(means[0], means[1], torch.as_tensor(rows.y), torch.as_tensor(rows.weight)))
+    outputs = copy.deepcopy(first[0].outputs).cpu().double()
+    return tensor_of_first(torch.as_tensor(find_shares(outputs, judged))).numpy()
 
 
 def _is_same(one: EncodedRows, other: EncodedRows) -> bool:

@@ -55,6 +55,8 @@ class NetworkOptions(NamedTuple):
         Numeric features, whether or not they have tokens.
     n_row_tasks : int
         Tasks of which every row has one, which then has one task token; 0 where tasks are targets.
+    n_blocks : int
+        0: only what goes past the attention, `Direct`.
     n_added : int
         How many of these, the last ones, came after training, see `MultiTabModule.add_task_token`.
     has_waves : bool
