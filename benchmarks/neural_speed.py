@@ -16,7 +16,10 @@ from run_store import describe_machine
 
 N_FEATURES, N_TASKS, BATCH = 32, 7, 2048
 ROWS_ON_CPU, ROWS_ON_GPU = 16_384, 400_000
-ONE_BLOCK: dict[str, Any] = {"embedding_dim": 16, "n_blocks": 1, "batch_size": BATCH, "n_members": 1}
+ONE_BLOCK: dict[str, Any] = {
+    **{"embedding_dim": 16, "n_blocks": 1, "batch_size": BATCH},
+    **{"n_members": 1, "companion_dim": 0},
+}
 ROWS: dict[str, Any] = {**ONE_BLOCK, "sample_attention": True}
 SETTINGS: dict[str, dict[str, Any]] = {
     "one block, e = 16": ONE_BLOCK,
@@ -30,6 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "paper_parameters()": mttab.MultiTabNet.paper_parameters(),
     "defaults": {},
     "defaults, one member": {"n_members": 1},
+    "defaults, one member, no companion": {"n_members": 1, "companion_dim": 0},
 }
 
 

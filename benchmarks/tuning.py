@@ -93,8 +93,9 @@ def fit_best_network(name: str, X: Any, Y: Any, n_trials: int, seed: int, **opti
 
 
 def network_score(network: Any) -> float:
-    """Mean over members of the best epoch; above −1 only if there is one."""
-    best = network.history_.groupby("member")["validation_score"].max()
+    """Mean over networks of the best epoch; above −1 only if there is one."""
+    history = network.history_
+    best = history.groupby([name for name in ("is_companion", "member") if name in history])["validation_score"].max()
     return float(best.fillna(-1.0).mean())
 
 

@@ -28,6 +28,7 @@ from mttab._core.neural.weighting import make_weighting
 from mttab._core.progress import Messages, Progress, messages_shown
 from mttab._core.sources import Source, find_source
 from mttab._core.validation import fit_context
+from mttab._network_companions import Companions
 from mttab._network_export import NetworkExport
 from mttab._network_fit import Encoding, Layout, NetworkFitSteps, Rows
 from mttab._network_predict import NetworkPredictions
@@ -39,9 +40,13 @@ from mttab._network_sources import fit_source
 AUTO_BATCHES, AUTO_BATCH_MIN, AUTO_BATCH_MAX = 32, 32, 1024
 # Passes over the rows with max_epochs="auto": as many as see this many rows in all, between these bounds.
 AUTO_ROWS_IN_ALL, AUTO_EPOCHS_MIN, AUTO_EPOCHS_MAX = 3_200_000, 10, 100
+# So many times as many for a companion whose training validation rows end: what is smooth it learns ever more exactly.
+COMPANION_EPOCHS = 4
 
 
-class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps, NetworkPredictions, BaseEstimator):
+class BaseNetwork(
+    NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps, Companions, NetworkPredictions, BaseEstimator
+):
     """A network over encoded rows, without saying which: `_make_module` does."""
 
     # `task` is routed by default wherever scikit-learn routes metadata; the other arguments ask for it as usual.
@@ -76,11 +81,20 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
         """The network as a torch module, freshly initialised from torch's global generator."""
         raise NotImplementedError
 
+    def _make_companion(self, encoding: Encoding, outputs: TaskOutputs) -> Any:
+        """The same of the MLP beside a member, where there is one."""
+        raise NotImplementedError
+
     def _look_back(self, rows: EncodedRows) -> None:
         """What there is to say of the fitted networks, given the rows they were trained on."""
 
     def _feature_tokens(
-        self, encoding: Encoding, bins: np.ndarray | None, width: int, n_numeric: int | None = None
+        self,
+        encoding: Encoding,
+        bins: np.ndarray | None,
+        width: int,
+        n_numeric: int | None = None,
+        embedding: str | None = None,
     ) -> FeatureTokens:
         """What embeds the features: all, or the first `n_numeric` of the numeric ones and the categorical ones."""
         columns = encoding.columns
@@ -90,7 +104,7 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
             columns.offset,
             columns.level_frequency,
             width,
-            self.numerical_embedding,
+            embedding or self.numerical_embedding,
             None if bins is None else bins[:n_numeric],
         )
 
@@ -145,12 +159,13 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
         check_same_arguments(self, {"X": X, "y": y, "sample_weight": sample_weight, "task": task, **explicit})
         seed = previous._seed if previous else place.draw_seed(self.random_state)
         metadata = {"sample_weight": sample_weight, "task": task}
-        hooks = self._begin_callbacks(self.n_members, in_order=False, X=X, y=y, metadata=metadata)
+        n_networks = len(self._networks_to_train())
+        hooks = self._begin_callbacks(n_networks, in_order=False, X=X, y=y, metadata=metadata)
         wants = {"warm_start": self.warm_start, "validation": self.validation, "has_tables": True}
         source = find_source(X, y, sample_weight, task, **wants)
         if source is not None:
             return self._fit_source(source, explicit, place, seed, hooks)
-        is_new = previous is None or self.n_members > len(previous._networks)
+        is_new = previous is None or self.n_members > len(previous._members)
         learns_pretext = self.pretext == "during" or (self.pretext == "before" and is_new)
         encoding, rows, keep, ids = self._read_training(
             X, y, sample_weight, task, previous, keep_unlabelled=learns_pretext
@@ -160,20 +175,28 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
         encoded = self._encoded_rows(encoding, rows)
         explicit_held = None if explicit_rows is None else self._encoded_rows(encoding, explicit_rows)
         unlabelled = None if rows.unlabelled is None else self._encoded_rows(encoding, rows.unlabelled)
-        jobs = []
+        splits: list[tuple[EncodedRows, EncodedRows | None]] = []
         for member in range(self.n_members):
             is_held = np.zeros(len(rows.values), dtype=bool)
             if is_stopped and explicit_rows is None:
                 is_held = self._held_out(encoding, rows, keep, X, y, ids, np.random.default_rng([seed, member]))
-            held = encoded.take(is_held) if is_held.any() else explicit_held
-            start = previous._networks[member] if previous and member < len(previous._networks) else None
-            training = encoded.take(~is_held) if is_held.any() else encoded
+            is_split = is_held.any()
+            splits.append((encoded.take(~is_held), encoded.take(is_held)) if is_split else (encoded, explicit_held))
+        jobs = []
+        for number, (member, is_companion) in enumerate(self._networks_to_train()):
+            training, held = splits[member]
+            start = previous._trained_network(member, is_companion) if previous else None
             pool = training.and_rows(unlabelled) if learns_pretext else None
-            progress = hooks.follow(self.verbose, "epoch", partial(self._attributes_of, encoding, place, seed), member)
-            jobs.append(self._prepare(encoding, training, held, place, (seed, member), start, progress, pool))
+            progress = hooks.follow(self.verbose, "epoch", partial(self._attributes_of, encoding, place, seed), number)
+            seeds = (seed, member)
+            job = self._prepare(
+                encoding, training, held, place, seeds, start, progress, pool, is_companion=is_companion
+            )
+            jobs.append(job)
         with messages_shown(self.verbose):
             done = run_side_by_side(jobs, place.device, self.n_jobs)
-        self._take_over(done, encoding, place, seed, previous)
+        share = self._find_shares(done, [held for _, held in splits], place, previous)
+        self._take_over(done, encoding, place, seed, previous, share)
         self._look_back(encoded)
         hooks.end()
         return self
@@ -188,8 +211,8 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
             with messages_shown(self.verbose):
                 return run_side_by_side(jobs, place.device, self.n_jobs)
 
-        encoding, done, sample = fit_source(self, source, explicit, place, seed, follow, run)
-        self._take_over(done, encoding, place, seed, None)
+        encoding, done, sample, share = fit_source(self, source, explicit, place, seed, follow, run)
+        self._take_over(done, encoding, place, seed, None, share)
         self._look_back(sample)
         hooks.end()
         return self
@@ -197,7 +220,9 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
     def _attributes_of(self, encoding: Encoding, place: Place, seed: int, network: TrainedNetwork) -> dict[str, Any]:
         """All attributes of this estimator as they would be with that network alone, for a callback to look at."""
         other = copy.copy(self)
-        other._take_over([(network, [])], encoding, place, seed, None)
+        other._take_over(
+            [(network, [])], encoding, place, seed, None, self._find_shares([(network, [])], [], place, None)
+        )
         return dict(vars(other))
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -225,26 +250,33 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
         check_same_arguments(self, {"X": X, "y": y, "sample_weight": sample_weight, "task": task})
         seed = previous._seed if previous else place.draw_seed(self.random_state)
         encoding, rows, _, _ = self._read_training(X, y, sample_weight, task, previous, classes)
-        starts: list[Any] = previous._networks if previous else [None] * self.n_members
+        to_train = previous._trained_so_far() if previous else self._networks_to_train()
         encoded = self._encoded_rows(encoding, rows)
         once: dict[str, Any] = {"max_epochs": 1, "schedule": "constant", "warmup_fraction": 0.0, "patience": None}
         jobs = [
             self._prepare(
-                encoding, encoded, None, place, (seed, member), start, Messages(self.verbose, "epoch"), **once
+                encoding, encoded, None, place, (seed, member),
+                previous._trained_network(member, is_companion) if previous else None,
+                Messages(self.verbose, "epoch"), is_companion=is_companion, **once,
             )
-            for member, start in enumerate(starts)
-        ]
+            for member, is_companion in to_train
+        ]  # fmt: skip
         with messages_shown(self.verbose):
             done = run_side_by_side(jobs, place.device, self.n_jobs)
-        self._take_over(done, encoding, place, seed, previous)
+        self._take_over(done, encoding, place, seed, previous, self._find_shares(done, [], place, previous))
         self._look_back(encoded)
         return self
 
-    def _take_over(self, done: list[Any], encoding: Encoding, place: Place, seed: int, previous: Any) -> None:
+    def _take_over(
+        self, done: list[Any], encoding: Encoding, place: Place, seed: int, previous: Any, share: np.ndarray
+    ) -> None:
         """Set all fitted attributes; the history goes on where training did."""
         before = [previous.history_] if previous else []
         self._seed, self._networks = seed, [network for network, _ in done]
         self._set_fitted_attributes(encoding, [figures for _, epochs in done for figures in epochs], place)
+        if hasattr(self, "companion_dim"):
+            labels = [target.label for target in encoding.targets.columns]
+            self.companion_share_ = dict(zip(labels, share.tolist(), strict=True))
         parts = [history for history in (*before, self.history_) if len(history)]
         if parts:
             self.history_ = pd.concat(parts, ignore_index=True)
@@ -302,6 +334,8 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
         progress: Progress,
         pool: EncodedRows | None = None,
         sample: EncodedRows | None = None,
+        *,
+        is_companion: bool = False,
         **overrides: Any,
     ) -> Job:
         """The training of one network, ready to run.
@@ -311,36 +345,47 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
         training = training.with_weight_of_1()
         validation = None if held is None else held.with_weight_of_1()
         pool = None if pool is None else pool.with_weight_of_1()
-        options = self._training_options(len(training.y), held is not None, place.bf16)._replace(**overrides)
+        options = self._training_options(len(training.y), held is not None, place.bf16)
+        if is_companion and held is not None and self.max_epochs == "auto":
+            options = options._replace(max_epochs=COMPANION_EPOCHS * options.max_epochs)
+        options = options._replace(**overrides)
         if pool is not None:
             options = options._replace(pretext=self._pretext_options(len(pool.y)))
 
         def make() -> TrainedNetwork:
-            return self._new_network(encoding, training, sample or pool or training)
+            return self._new_network(encoding, training, sample or pool or training, is_companion)
 
-        return prepare_training(start or make, training, validation, options, place, seeds, progress, pool)
+        return prepare_training(
+            start or make, training, validation, options, place, seeds, progress, pool, is_companion=is_companion
+        )
 
-    def _new_network(self, encoding: Encoding, training: EncodedRows, pool: EncodedRows) -> TrainedNetwork:
+    def _new_network(
+        self, encoding: Encoding, training: EncodedRows, pool: EncodedRows, is_companion: bool
+    ) -> TrainedNetwork:
         bins = None
-        if self.numerical_embedding == "piecewise_linear":
+        if self.numerical_embedding == "piecewise_linear" and not is_companion:
             bins = encoding.columns.bin_edges(pool.columns, pool.weight.max(axis=1), self.n_bins)
         if encoding.row_tasks is None:
             task_weight = self._task_factors(encoding.targets, None)
         else:
             task_weight = training.weight_by_task(encoding.row_tasks.n_tasks)
-        return self._network_with(encoding, bins, task_weight)
+        return self._network_with(encoding, bins, task_weight, is_companion)
 
-    def _blank_network(self, encoding: Encoding) -> TrainedNetwork:
+    def _blank_network(self, encoding: Encoding, *, is_companion: bool = False) -> TrainedNetwork:
         """A network of the same shape before it has seen any row."""
         is_binned = self.numerical_embedding == "piecewise_linear"
         bins = np.zeros((len(encoding.columns.numeric), self.n_bins + 1)) if is_binned else None
         n_tasks = len(encoding.targets.columns) if encoding.row_tasks is None else encoding.row_tasks.n_tasks + 1
-        return self._network_with(encoding, bins, np.ones(n_tasks))
+        return self._network_with(encoding, bins, np.ones(n_tasks), is_companion)
 
-    def _network_with(self, encoding: Encoding, bins: np.ndarray | None, task_weight: np.ndarray) -> TrainedNetwork:
+    def _network_with(
+        self, encoding: Encoding, bins: np.ndarray | None, task_weight: np.ndarray, is_companion: bool
+    ) -> TrainedNetwork:
         targets = encoding.targets.columns
         outputs = TaskOutputs([t.kind for t in targets], [0 if t.classes is None else len(t.classes) for t in targets])
         weighting = make_weighting(self.task_weighting, task_weight, encoding.row_tasks is not None)
+        if is_companion:
+            return TrainedNetwork(self._make_companion(encoding, outputs), outputs, weighting, is_companion=True)
         return TrainedNetwork(self._make_module(encoding, outputs, bins), outputs, weighting)
 
     def _batch_size(self, n: int) -> int:
@@ -400,6 +445,8 @@ class BaseNetwork(NetworkSaving, NetworkExport, CallbackSupport, NetworkFitSteps
         self.device_ = str(place.device)
         self.n_iter_ = [network.n_epochs for network in self._networks]
         self.history_ = _history_frame(history, labels)
+        if not self._has_companions:
+            self.history_ = self.history_.drop(columns="is_companion", errors="ignore")
 
     # --- scikit-learn ----------------------------------------------------------------------------------------------
 

@@ -80,6 +80,7 @@ class NetworkExport:
             encoding.scaling.scale,
             outputs,
             encoding.row_tasks is not None,
+            self._network_weights(),
         )
         inputs, wanted = self._probe(networks)
         write_onnx(path, graph, self._described(), inputs, wanted)
@@ -116,7 +117,7 @@ class NetworkExport:
         if encoding.row_tasks is not None:
             row_task = np.arange(N_PROBES) % (encoding.row_tasks.n_tasks + 1)
         place = Place.of(networks[0], "float32")
-        out = average_predictions(networks, place, columns.transform(values), row_task)
+        out = average_predictions(networks, place, columns.transform(values), row_task, self._network_weights())
         return self._graph_inputs(values, row_task), self._graph_outputs(out, row_task)
 
     def _graph_inputs(self, values: np.ndarray, row_task: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -139,6 +139,15 @@ NETWORK: dict[str, Option] = {
         "exactly.",
         0,
     ),
+    "companion_dim": _count(
+        256,
+        "Hidden units in each of the two layers of an MLP that is trained beside every member, on the same rows, and "
+        "averaged with it; 0 = none. Where the two kinds differ clearly on the validation rows, the better one counts "
+        "for more, column by column of ``y`` (``companion_share_``); without such rows they count the same. With "
+        '``max_epochs="auto"`` these rows may let it train for four times as many epochs. Its dropout fades as its '
+        "figure on them rises.",
+        0,
+    ),
     "dropout": _number(0.1, 0.0, 1.0, "left", "Share of hidden units left out in training."),
 }
 

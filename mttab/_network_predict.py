@@ -80,7 +80,8 @@ class NetworkPredictions:
         features, row_task, index = self._read_rows(X, task)
         place = Place.of(self._networks[0], self.precision)
         columns = self._encoding.encode_features(features)
-        return average_predictions(self._networks, place, columns, row_task), row_task, index
+        weights = self._network_weights()
+        return average_predictions(self._networks, place, columns, row_task, weights), row_task, index
 
     def _predictions_of_every_task(self, X: Any) -> np.ndarray:
         """Mean prediction of the members for every row as one of every row task, (n_row_tasks, n, 1, n_outputs)."""
@@ -88,10 +89,10 @@ class NetworkPredictions:
         features, _ = features_without_task(X, self._fitted_task_column, self.n_features_in_, names)
         place = Place.of(self._networks[0], self.precision)
         columns = self._encoding.encode_features(features)
-        n = len(columns.numeric)
+        n, weights = len(columns.numeric), self._network_weights()
         return np.stack(
             [
-                average_predictions(self._networks, place, columns, np.full(n, task, dtype=np.int64))
+                average_predictions(self._networks, place, columns, np.full(n, task, dtype=np.int64), weights)
                 for task in range(self.n_tasks_)
             ]
         )

@@ -37,7 +37,10 @@ class NetworkSaving(Saving):
         if "_networks" not in fitted:
             return fitted
         # Parameters may have been set to something else since fit; the weights are those of then.
-        maker = type(self)(**{**self.get_params(deep=False), **fitted["_options_of_fit"]})
+        options = fitted["_options_of_fit"]
+        if "companion_dim" in self._fixed_options and "companion_dim" not in options:
+            self.companion_dim = options["companion_dim"] = 0  # of a file that was written before there were companions
+        maker = type(self)(**{**self.get_params(deep=False), **options})
         encoding, networks, n_added = fitted["_encoding"], [], fitted.pop("_n_added", 0)
         if n_added:  # a network is made with the tasks of its fit
             require(0 < n_added < encoding.row_tasks.n_tasks, "too many tasks were added")
@@ -45,8 +48,10 @@ class NetworkSaving(Saving):
             encoding = replace(encoding, row_tasks=labels)
         for packed in fitted["_networks"]:
             place = Place.resolve("cpu", str(dtype_of(packed)).removeprefix("torch."))
+            is_companion = packed.get("is_companion") is True
+            require(maker._has_companions or not is_companion, "a companion has no width")
             with seeded(0, place.device, place.dtype):
-                blank = maker._blank_network(encoding)
+                blank = maker._blank_network(encoding, is_companion=is_companion)
             add_blank_tasks(blank, n_added)
             networks.append(unpack_network(packed, blank))
         return {**fitted, "_networks": networks}
@@ -55,6 +60,9 @@ class NetworkSaving(Saving):
         encoding, targets = self._encoding, self._encoding.targets.columns
         n_tasks = len(targets) if encoding.row_tasks is None else encoding.row_tasks.n_tasks
         require(len(self._networks) > 0, "there is no network")
+        shares = getattr(self, "companion_share_", {target.label: 0.0 for target in targets})
+        require(list(shares) == [target.label for target in targets], "companion_share_ has other columns")
+        require(all(0.0 <= share <= 1.0 for share in shares.values()), "companion_share_ is not between 0 and 1")
         require(len(self.tasks_) == self.n_tasks_ == n_tasks, "tasks_ are not those of the model")
         require(len(encoding.scaling.center) == n_tasks + 1, "a task has no scale")
         require(len(encoding.features.names) == len(encoding.layout.feature_positions), "a feature has no encoding")

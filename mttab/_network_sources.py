@@ -194,10 +194,10 @@ def fit_source(
     seed: int,
     follow: Callable[[Encoding, int], Progress],
     run: Callable[..., list[Any]],
-) -> tuple[Encoding, list[Any], EncodedRows]:
-    """Encoding, trained networks, and a sample of the rows.
+) -> tuple[Encoding, list[Any], EncodedRows, np.ndarray]:
+    """Encoding, trained networks, a sample of the rows, and the share of the companions in every column of y.
 
-    ``follow`` makes what follows the training of a member, ``run`` trains jobs.
+    ``follow`` makes what follows the training of a network, ``run`` trains jobs.
     """
     if net.pretext is not None:
         raise ValueError(
@@ -223,8 +223,10 @@ def fit_source(
             held = net._encoded_rows(encoding, explicit_rows)
         jobs = [
             net._prepare(
-                encoding, training, held, place, (seed, member), None, follow(encoding, member), sample=of_sample
+                encoding, training, held, place, (seed, member), None, follow(encoding, number), sample=of_sample,
+                is_companion=is_companion,
             )
-            for member in range(net.n_members)
-        ]
-        return encoding, run(jobs), of_sample
+            for number, (member, is_companion) in enumerate(net._networks_to_train())
+        ]  # fmt: skip
+        done = run(jobs)
+        return encoding, done, of_sample, net._find_shares(done, [held] * net.n_members, place, None)

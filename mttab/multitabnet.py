@@ -21,6 +21,7 @@ _PLAIN_TRAINING = {
     "gradient_clip": 0.0,
     "weight_averaging": 0.0,
     "n_members": 1,
+    "companion_dim": 0,
 }
 _PAPERS: dict[str, dict[str, Any]] = {
     "multitab_net": _PLAIN_TRAINING
@@ -158,7 +159,7 @@ class BaseMultiTabNet(TaskAdaptation, BaseNetwork):
             By column of ``y``; with row tasks by task, of those that ``X`` has rows of, None being those that fit did
             not see. Columns are the features and then the columns of ``y``, whose token stands for the row's own task
             where there are row tasks; every row sums to 1. A task that is called like a feature is "task ..." here.
-            What goes past the attention, through ``direct_dim``, does not show.
+            What goes past the attention, through ``direct_dim`` and ``companion_dim``, does not show.
         """
         features, row_task, _ = self._read_rows(X, task)
         encoding = self._encoding
@@ -177,12 +178,12 @@ class BaseMultiTabNet(TaskAdaptation, BaseNetwork):
         columns = encoding.encode_features(features)
         place = Place.of(self._networks[0], self.precision)
         if row_task is None or encoding.row_tasks is None:
-            by_target = np.moveaxis(average_attention(self._networks, place, columns, None), 1, 0)
+            by_target = np.moveaxis(average_attention(self._members, place, columns, None), 1, 0)
             return {label: framed(weights) for label, weights in zip(labels, by_target, strict=True)}
         known, of_task = encoding.row_tasks.labels, {}
         for t in np.unique(row_task):
             rows = row_task == t
-            weights = average_attention(self._networks, place, columns.take(rows), row_task[rows])[:, 0]
+            weights = average_attention(self._members, place, columns.take(rows), row_task[rows])[:, 0]
             of_task[known[t] if t < len(known) else None] = framed(weights)
         return of_task
 
@@ -219,6 +220,31 @@ class BaseMultiTabNet(TaskAdaptation, BaseNetwork):
             context_size=self.context_size,
             direct_width=self.direct_dim,
             dropout=self.dropout,
+        )
+        return MultiTabModule(tokens, options)
+
+    def _make_companion(self, encoding: Any, outputs: Any) -> Any:
+        columns = encoding.columns
+        n_levels = len(columns.categorical)
+        tokens = self._feature_tokens(encoding, None, self.embedding_dim, 0, "linear")
+        options = NetworkOptions(
+            n_features=n_levels,
+            n_numeric=len(columns.numeric),
+            n_tasks=len(outputs.kinds),
+            n_outputs=outputs.n_outputs,
+            n_row_tasks=0 if encoding.row_tasks is None else encoding.row_tasks.n_tasks,
+            width=self.embedding_dim,
+            n_blocks=0,
+            n_heads=self.n_heads,
+            mlp_width=self.mlp_dim,
+            head_width=self.head_dim,
+            mask=self.mask,
+            sample_attention=False,
+            sample_attention_width=0,
+            context_size=0,
+            direct_width=self.companion_dim,
+            dropout=self.dropout,
+            has_waves=True,
         )
         return MultiTabModule(tokens, options)
 
@@ -272,10 +298,12 @@ class MultiTabNet(MixedTargets, BaseMultiTabNet):
     classes_ : dict
         Sorted classes of every column that holds classes.
     history_ : DataFrame
-        A row per member and epoch: step size, training loss, and with validation rows their mean figure and that of
-        every column of ``y`` (see ``early_stopping``).
+        A row per network and epoch: the number of its member and whether it is its companion, step size, training
+        loss, and with validation rows their mean figure and that of every column of ``y`` (see ``early_stopping``).
     n_iter_ : list of int
-        Epochs trained, per member.
+        Epochs trained, per member and then per companion.
+    companion_share_ : dict
+        Share of the companions in the prediction of every column of ``y``, see ``companion_dim``.
     device_ : str
         Where it was trained.
     n_tasks_, n_features_in_ : int
@@ -287,7 +315,9 @@ class MultiTabNet(MixedTargets, BaseMultiTabNet):
     -----
     ``MultiTabNet(**MultiTabNet.paper_parameters())`` has the architecture and the optimiser of [1]_. The defaults
     depart from it: numbers are embedded by bins and on two scales, several networks are averaged and so are the
-    weights of each, and rows do not attend to rows.
+    weights of each, rows do not attend to rows, and beside every network there is an MLP of all features, its companion
+    [5]_. Attention with bins is better at jumps and the MLP at what is smooth; validation rows weigh them column by
+    column.
 
     With a 1-D ``y`` there is one task token, which is what others call CLS, and the network is a transformer for a
     single task. ``paper_parameters`` has the settings of three of them, [2]_, [3]_ and [4]_; widths and step sizes are
@@ -320,6 +350,8 @@ class MultiTabNet(MixedTargets, BaseMultiTabNet):
        Tabular Data via Row Attention and Contrastive Pre-Training". 2021, arXiv:2106.01342.
     .. [4] X. Huang, A. Khetan, M. Cvitkovic, Z. Karnin. "TabTransformer: Tabular Data Modeling Using Contextual
        Embeddings". 2020, arXiv:2012.06678.
+    .. [5] After D. Holzmüller, L. Grinsztajn, I. Steinwart. "Better by Default: Strong Pre-Tuned MLPs and Boosted Trees
+       on Tabular Data". NeurIPS 2024, arXiv:2407.04491.
 
     Examples
     --------
@@ -346,7 +378,7 @@ class MultiTabNetRegressor(NumberTargets, BaseMultiTabNet):
 
     Attributes
     ----------
-    tasks_, task_types_, history_, n_iter_, device_, n_tasks_, n_features_in_, feature_names_in_
+    tasks_, task_types_, history_, n_iter_, companion_share_, device_, n_tasks_, n_features_in_, feature_names_in_
         See `MultiTabNet`.
 
     References
@@ -379,7 +411,7 @@ class MultiTabNetClassifier(ClassTargets, BaseMultiTabNet):
     ----------
     classes_ : ndarray of shape (n_classes,) or list of these
         Sorted classes; a list with an entry per column where ``y`` had several.
-    tasks_, task_types_, history_, n_iter_, device_, n_tasks_, n_features_in_, feature_names_in_
+    tasks_, task_types_, history_, n_iter_, companion_share_, device_, n_tasks_, n_features_in_, feature_names_in_
         See `MultiTabNet`.
 
     Notes

@@ -34,7 +34,7 @@ SIDEWAYS = {
     "multitabnet": {"_network_adapt", "_network_base", "_network_options", "_network_targets"},
     "_network_adapt": {"_network_fit"},
     "_network_base": {
-        *("_callbacks", "_network_fit", "_network_export", "_network_predict"),
+        *("_callbacks", "_network_companions", "_network_fit", "_network_export", "_network_predict"),
         *("_network_ranks", "_network_saving", "_network_sources"),
     },
     "_network_sources": {"_network_fit", "_network_ranks"},
@@ -75,7 +75,7 @@ ORDER = {
     ),
     "neural": (
         *("ranks", "device", "columns", "tokens", "attention", "stacked", "network", "expert_parts", "experts"),
-        *("losses", "weighting", "averaging", "stepping", "sharpness", "pretext"),
+        *("losses", "blending", "weighting", "averaging", "stepping", "sharpness", "pretext"),
         *("training", "members", "adapting", "storing", "onnx"),
     ),
 }

@@ -36,6 +36,7 @@ SMALL = {
     "mlp_dim": 16,
     "head_dim": 8,
     "direct_dim": 8,
+    "companion_dim": 8,
     "n_bins": 4,
     "sample_attention_dim": 8,
     "n_members": 1,
@@ -47,6 +48,7 @@ SMALL = {
     "n_jobs": 1,
     "random_state": 0,
 }
+ALONE = SMALL | {"companion_dim": 0}
 ROWS = {"sample_attention": True, "context_size": 50}
 with_and_without_rows = pytest.mark.parametrize("rows", [{}, ROWS], ids=["features", "features and rows"])
 each_estimator = pytest.mark.parametrize("estimator_class", ESTIMATORS)
@@ -326,7 +328,7 @@ def test_190_row_tasks_cost_one_token_per_row_and_one_line_of_a_table_per_task()
 
 def test_a_task_that_fit_did_not_see_has_the_mean_of_all_tokens():
     X, y = row_tasks()
-    net = MultiTabNetRegressor(**SMALL, task_column="task").fit(X, y)
+    net = MultiTabNetRegressor(**ALONE, task_column="task").fit(X, y)
     unseen = net.predict(X.assign(task="new"))
     np.testing.assert_array_equal(net.predict(X.assign(task="other")), unseen)
     assert all(np.abs(net.predict(X.assign(task=t)) - unseen).max() > 1e-4 for t in net.tasks_)
@@ -451,7 +453,7 @@ def test_batches_and_contexts_may_be_larger_or_smaller_than_the_table(options):
 
 def test_no_epoch_leaves_a_network_that_predicts():
     X, Y = table(n=60)
-    net = MultiTabNet(**SMALL | ROWS | {"max_epochs": 0}).fit(X, Y)
+    net = MultiTabNet(**ALONE | ROWS | {"max_epochs": 0}).fit(X, Y)
     assert np.isfinite(predicted(net, X)).all()
     assert net.n_iter_ == [0] and len(net.history_) == 0
 
@@ -470,6 +472,7 @@ OTHER_VALUES = {
     "mlp_dim": (20, {}),
     "head_dim": (12, {}),
     "direct_dim": (0, {}),
+    "companion_dim": (0, {}),
     "mask": ("both", {"n_blocks": 2}),
     "token_features": ("categorical", {}),
     "sample_attention": (True, {}),
@@ -702,13 +705,13 @@ def test_a_class_that_fit_did_not_see_is_a_miss_in_the_score():
 
 def test_the_history_has_a_row_per_member_and_epoch():
     X, Y = table(n=250)
-    net = MultiTabNet(**SMALL | {"n_members": 2, "early_stopping": True}).fit(X, Y)
+    net = MultiTabNet(**ALONE | {"n_members": 2, "early_stopping": True}).fit(X, Y)
     history = net.history_
     assert history[["member", "epoch"]].to_numpy().tolist() == [[m, e] for m in range(2) for e in range(3)]
     named = {f"validation_score[{task}]" for task in Y}
     assert {"learning_rate", "train_loss", "validation_score"} | named <= set(history)
     assert history.notna().all(axis=None) and net.n_iter_ == [3, 3] and net.device_ == "cpu"
-    assert "validation_score" not in MultiTabNet(**SMALL).fit(X, Y).history_
+    assert "validation_score" not in MultiTabNet(**ALONE).fit(X, Y).history_
 
 
 def test_patience_says_how_long_training_goes_on():
@@ -739,7 +742,7 @@ def test_training_that_diverges_is_an_error_that_names_the_step_size():
 
 def test_validation_rows_may_be_given_or_chosen_by_a_splitter():
     X, y = row_tasks(n=200)
-    options = SMALL | {"early_stopping": True, "max_epochs": 8, "task_column": "task"}
+    options = ALONE | {"early_stopping": True, "max_epochs": 8, "task_column": "task"}
     held = np.arange(200) >= 150
     net = MultiTabNetRegressor(**options).fit(X[~held], y[~held], X_val=X[held], y_val=y[held])
     assert net.score(X[held], y[held]) == pytest.approx(validation_score(net), abs=1e-5)
@@ -815,7 +818,7 @@ def test_validation_rows_that_are_not_to_be_had_are_refused(options, held, messa
 @with_and_without_rows
 def test_warm_start_goes_on_from_the_networks_it_finds(rows):
     X, Y = table()
-    net = MultiTabNet(**SMALL | rows | {"n_members": 2, "dropout": 0.0}, warm_start=True).fit(X, Y)
+    net = MultiTabNet(**ALONE | rows | {"n_members": 2, "dropout": 0.0}, warm_start=True).fit(X, Y)
     before, twin = predicted(net, X), pickle.loads(pickle.dumps(net))
     net.set_params(learning_rate=1e-12, max_epochs=2).fit(X, Y)
     np.testing.assert_allclose(predicted(net, X), before, rtol=1e-4, atol=1e-4)
@@ -842,7 +845,7 @@ def test_going_on_may_change_the_precision(first, then, rows):
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 def test_going_on_that_fails_leaves_the_networks_as_they_were(method, monkeypatch):
     X, Y = table()
-    net = MultiTabNet(**SMALL, warm_start=True).fit(X, Y)
+    net = MultiTabNet(**ALONE, warm_start=True).fit(X, Y)
     before = predicted(net, X)
 
     def fail(*_):
@@ -881,7 +884,7 @@ def test_going_on_with_another_network_in_mind_is_refused(change):
 @with_and_without_rows
 def test_partial_fit_learns_portion_by_portion(rows):
     X, Y = numbers(MultiTabNetRegressor, n=256)
-    net = MultiTabNetRegressor(**SMALL | rows | {"dropout": 0.0, "learning_rate": 0.02, "batch_size": 32})
+    net = MultiTabNetRegressor(**ALONE | rows | {"dropout": 0.0, "learning_rate": 0.02, "batch_size": 32})
     scores = []
     for _ in range(12):
         for start in range(0, 256, 128):
@@ -895,14 +898,14 @@ def test_partial_fit_takes_classes_that_the_first_portion_lacks():
     X, Y = numbers(MultiTabNetClassifier)
     one_class = Y[:, 0] == 1
     with pytest.raises(ValueError, match="y holds one class only, 1"):
-        MultiTabNetClassifier(**SMALL).partial_fit(X[one_class], Y[one_class, 0])
-    net = MultiTabNetClassifier(**SMALL).partial_fit(X[one_class], Y[one_class, 0], classes=[0, 1, 2])
+        MultiTabNetClassifier(**ALONE).partial_fit(X[one_class], Y[one_class, 0])
+    net = MultiTabNetClassifier(**ALONE).partial_fit(X[one_class], Y[one_class, 0], classes=[0, 1, 2])
     assert net.classes_.tolist() == [0, 1, 2] and net.predict_proba(X).shape == (150, 3)
     net.partial_fit(X[~one_class], Y[~one_class, 0])
     assert net.n_iter_ == [2]
     with pytest.raises(ValueError, match="column 0 of y holds the class 5, which training has not seen"):
         net.partial_fit(X, np.full(150, 5))
-    wide = MultiTabNetClassifier(**SMALL).partial_fit(X, Y, classes=[[0, 1], [0, 1, 2]])
+    wide = MultiTabNetClassifier(**ALONE).partial_fit(X, Y, classes=[[0, 1], [0, 1, 2]])
     assert [c.tolist() for c in wide.classes_] == [[0, 1], [0, 1, 2]]
 
 
@@ -933,7 +936,7 @@ def test_a_portion_without_labels_is_refused():
 
 def test_partial_fit_goes_on_from_a_fit():
     X, Y = table()
-    net = MultiTabNet(**SMALL).fit(X, Y)
+    net = MultiTabNet(**ALONE).fit(X, Y)
     before = predicted(net, X)
     net.set_params(learning_rate=1e-12).partial_fit(X, Y)
     np.testing.assert_allclose(predicted(net, X), before, rtol=1e-4, atol=1e-4)
@@ -1034,9 +1037,9 @@ def test_compile_is_passed_on_to_torch(monkeypatch):
     X, Y = table(n=60)
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda module, *args, **options: compiled.append(module) or module)
-    plain = MultiTabNet(**SMALL | {"n_members": 2}).fit(X, Y)
+    plain = MultiTabNet(**ALONE | {"n_members": 2}).fit(X, Y)
     assert compiled == []
-    net = MultiTabNet(**SMALL | {"n_members": 2}, compile=True).fit(X, Y)
+    net = MultiTabNet(**ALONE | {"n_members": 2}, compile=True).fit(X, Y)
     assert compiled == [network.module for network in net._networks]
     assert_same(net, plain, X)
 
@@ -1078,9 +1081,9 @@ def test_the_network_is_the_same_for_any_number_of_threads(monkeypatch):
 
 def test_verbose_logs_the_figures_of_epochs(caplog):
     X, Y = table(n=60)
-    MultiTabNet(**SMALL).fit(X, Y)
+    MultiTabNet(**ALONE).fit(X, Y)
     assert caplog.messages == []
-    MultiTabNet(**SMALL, verbose=1).fit(X, Y)
+    MultiTabNet(**ALONE, verbose=1).fit(X, Y)
     (line,) = caplog.messages
     assert line.startswith("member 1 epoch 3/3: training loss ")
 

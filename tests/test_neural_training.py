@@ -33,6 +33,7 @@ SMALL = {
     "mlp_dim": 16,
     "head_dim": 8,
     "direct_dim": 8,
+    "companion_dim": 8,
     "n_bins": 4,
     "n_members": 1,
     "max_epochs": 4,
@@ -43,6 +44,7 @@ SMALL = {
     "n_jobs": 1,
     "random_state": 0,
 }
+ALONE = SMALL | {"companion_dim": 0}
 CPU = torch.device("cpu")
 
 
@@ -142,7 +144,7 @@ def test_the_training_loss_is_the_weighted_mean_loss_of_the_tasks_whatever_the_b
     weight = rng.uniform(0.2, 3.0, size=Y.shape)
     Y[rng.random(Y.shape) < 0.2] = np.nan
     Y[np.isnan(Y).all(axis=1), 0] = 0.0
-    options = SMALL | {"max_epochs": 1, "learning_rate": 1e-12, "precision": "float64", "task_weight": {0: 5.0}}
+    options = ALONE | {"max_epochs": 1, "learning_rate": 1e-12, "precision": "float64", "task_weight": {0: 5.0}}
     predicted = MultiTabNet(**options | {"max_epochs": 0}).fit(X, Y, weight).predict(X)
     losses = []
     for t in range(2):
@@ -185,7 +187,7 @@ def test_a_missing_label_is_any_label_of_weight_0(early_stopping, sample_attenti
 
 def step_sizes(**options):
     X, Y = regression_data(n=50)
-    net = MultiTabNet(**SMALL | {"batch_size": 50, "max_epochs": 40, "learning_rate": 0.01} | options).fit(X, Y)
+    net = MultiTabNet(**ALONE | {"batch_size": 50, "max_epochs": 40, "learning_rate": 0.01} | options).fit(X, Y)
     return net.history_["learning_rate"].to_numpy()  # one step per epoch
 
 
@@ -212,7 +214,7 @@ def test_a_gradient_is_never_longer_than_gradient_clip():
 
 def test_the_weights_of_the_best_epoch_are_kept_and_training_ends_when_patience_does():
     X, Y = regression_data(n=400)
-    options = SMALL | {"early_stopping": True, "learning_rate": 0.1, "max_epochs": 60, "patience": 4}
+    options = ALONE | {"early_stopping": True, "learning_rate": 0.1, "max_epochs": 60, "patience": 4}
     options |= {"schedule": "constant"}  # steps that stay large lead away from the best weights
     net = MultiTabNetRegressor(**options).fit(X[:200], Y[:200], X_val=X[200:], y_val=Y[200:])
     scores = net.history_["validation_score"]

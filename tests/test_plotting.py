@@ -381,7 +381,7 @@ def test_the_curves_of_a_network_are_its_history_a_line_per_member(network):
     net, _ = network
     display = TrainingCurveDisplay.from_estimator(net)
     assert display.axes_["training loss"] is not display.axes_["validation score"]
-    for member, epochs in net.history_.groupby("member"):
+    for member, (_, epochs) in enumerate(net.history_.groupby(["is_companion", "member"])):
         losses = display.lines_["training loss"][member]
         np.testing.assert_array_equal(losses.get_xdata(), [1, 2, 3])
         np.testing.assert_array_equal(losses.get_ydata(), epochs["train_loss"])

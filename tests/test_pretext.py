@@ -36,6 +36,7 @@ SMALL = {
     "random_state": 0,
     "pretext_epochs": 2,
 }
+ALONE = SMALL | {"companion_dim": 0}
 WAYS = ["before", "during"]
 each_way = pytest.mark.parametrize("pretext", WAYS)
 
@@ -202,7 +203,7 @@ def test_the_validation_rows_are_those_of_a_fit_without_it(pretext, monkeypatch)
         return held[-1]
 
     monkeypatch.setattr(MultiTabNet, "_held_out", recording)
-    options = SMALL | {"early_stopping": True, "max_epochs": 2, "n_members": 2}
+    options = ALONE | {"early_stopping": True, "max_epochs": 2, "n_members": 2}
     is_labelled = Y.notna().any(axis=1)
     MultiTabNet(**options).fit(X[is_labelled], Y[is_labelled])
     net = MultiTabNet(**options, pretext=pretext).fit(X, Y)
@@ -251,12 +252,12 @@ def test_one_seed_is_one_model_and_nothing_of_the_task_is_kept(pretext):
 def test_the_history_tells_the_epochs_before_from_those_of_the_tasks(caplog):
     X, Y = table()
     caplog.set_level("INFO", "mttab")
-    before = MultiTabNet(**SMALL, pretext="before", verbose=1).fit(X, Y)
-    assert f"member 1 epoch {SMALL['max_epochs']}/{SMALL['max_epochs']}" in caplog.text
+    before = MultiTabNet(**ALONE, pretext="before", verbose=1).fit(X, Y)
+    assert f"member 1 epoch {ALONE['max_epochs']}/{ALONE['max_epochs']}" in caplog.text
     assert before.history_["phase"].fillna("tasks").tolist() == ["pretext"] * 2 + ["tasks"] * 3
     assert before.history_["pretext_loss"].notna().tolist() == [True] * 2 + [False] * 3
     assert before.n_iter_ == [3]
-    during = MultiTabNet(**SMALL, pretext="during").fit(X, Y)
+    during = MultiTabNet(**ALONE, pretext="during").fit(X, Y)
     assert during.history_["pretext_loss"].between(0.2, 2.0).all() and during.n_iter_ == [3]
 
 
@@ -275,7 +276,7 @@ def test_it_goes_with_the_other_ways_of_training(pretext, options):
 
 def test_going_on_learns_it_during_the_tasks_but_not_before_them_again():
     X, Y = table()
-    net = MultiTabNet(**SMALL, pretext="before", warm_start=True).fit(X, Y)
+    net = MultiTabNet(**ALONE, pretext="before", warm_start=True).fit(X, Y)
     with pytest.warns(UserWarning, match="left out, with no pretext task to learn here"):
         net.fit(X, Y)
     assert (net.history_["phase"] == "pretext").sum() == 2 and net.n_iter_ == [6]

@@ -21,7 +21,7 @@ class TrainingCurveDisplay:
     ----------
     curves : DataFrame
         Columns step (rounds or epochs done), what ("training loss", "validation loss" or "validation score"), member
-        (which network; 0 where there is one model) and value.
+        (which network, members before companions; 0 where there is one model) and value.
     step_name : str
         "rounds" or "epochs".
     blocks : dict of str to int, default=None
@@ -35,7 +35,7 @@ class TrainingCurveDisplay:
     axes_ : dict of Axes
         Panel of every kind of figure: losses share one, scores have their own.
     lines_ : dict of list of Line2D
-        Lines of each kind, one per member.
+        Lines of each kind, one per network.
 
     Examples
     --------
@@ -143,11 +143,12 @@ def _curves_of_boosting(model: Any) -> pd.DataFrame:
 
 def _curves_of_network(history: pd.DataFrame) -> pd.DataFrame:
     columns = {"train_loss": "training loss", "validation_score": "validation score"}
+    networks = [name for name in ("is_companion", "member") if name in history]  # members first, as in n_iter_
     parts = [
-        _curve(what, member, epochs[column], first=1)
+        _curve(what, number, epochs[column], first=1)
         for column, what in columns.items()
         if column in history
-        for member, epochs in history.groupby("member")
+        for number, (_, epochs) in enumerate(history.groupby(networks))
     ]
     if not parts:
         raise ValueError("history_ holds no epochs; fit with max_epochs of at least 1.")

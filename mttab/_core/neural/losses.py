@@ -77,6 +77,16 @@ class TaskOutputs(nn.Module):
             out[:, places] = (scores[:, places] + self.padding).softmax(dim=2)
         return out
 
+    def scores_of(self, predictions: Tensor) -> Tensor:
+        """Scores that give these predictions, both (n, n_tasks, n_outputs); the reverse of `predictions`."""
+        scores, tiny = predictions.clone(), torch.finfo(predictions.dtype).tiny
+        if places := self.places["binary"]:
+            p = predictions[:, places]
+            scores[:, places] = p.clamp_min(tiny).log() - (1.0 - p).clamp_min(tiny).log()
+        if places := self.places["multiclass"]:
+            scores[:, places] = predictions[:, places].clamp_min(tiny).log()
+        return scores
+
 
 class TaskLosses:
     """Loss of every task on a batch, whose mean over the batches of an epoch is the weighted mean loss of the task.

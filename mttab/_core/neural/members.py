@@ -11,16 +11,20 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
 
+from mttab._core.neural.blending import JudgedRows, find_shares
 from mttab._core.neural.columns import Columns
 from mttab._core.neural.device import resolve_device, resolve_precision, seeded
 from mttab._core.neural.network import Inputs
 from mttab._core.neural.pretext import PretextRows
-from mttab._core.neural.ranks import join_ranks, number_of_first, rank
+from mttab._core.neural.ranks import join_ranks, number_of_first, rank, tensor_of_first
 from mttab._core.neural.stepping import TrainingOptions
 from mttab._core.neural.training import Examples, TrainedNetwork, train
 from mttab._core.progress import Progress
 
 Job = Callable[[Callable[[], bool]], "tuple[TrainedNetwork, list[dict[str, Any]]]"]
+
+# Companions draw their seeds as if they were the members from this number on.
+_FIRST_COMPANION = 2**31
 
 
 class EncodedRows(NamedTuple):
@@ -120,6 +124,8 @@ def prepare_training(
     seeds: tuple[int, int],
     progress: Progress,
     pool: EncodedRows | None = None,
+    *,
+    is_companion: bool = False,
 ) -> Job:
     """One training, ready to run.
 
@@ -136,6 +142,8 @@ def prepare_training(
         Follows the epochs.
     pool : EncodedRows, default=None
         Rows of the pretext task, those of `training` among them; their labels are not read.
+    is_companion : bool, default=False
+        Whether it is the companion of the member of this number.
 
     Returns
     -------
@@ -143,12 +151,13 @@ def prepare_training(
         Takes a function that says whether to stop; gives the network and the figures of its epochs.
     """
     seed, member = seeds
+    key = member + _FIRST_COMPANION * is_companion
     progress = progress if rank() == 0 else Progress()  # one of the processes that train together is enough to tell
     if isinstance(start, TrainedNetwork):
         network = copy.deepcopy(start)
         network.move(place.device, place.dtype)
     else:
-        with seeded(_hash(seed, member), place.device, place.dtype):
+        with seeded(_hash(seed, key), place.device, place.dtype):
             network = start()
         for part in (network.module, network.outputs, network.weighting):
             part.to(place.device)
@@ -162,7 +171,8 @@ def prepare_training(
 
         def note(figures: dict[str, Any], current: Callable[[], TrainedNetwork]) -> bool:
             is_pretext = figures.get("phase") == "pretext"
-            history.append({"member": member, **figures, "epoch": figures["epoch"] + (0 if is_pretext else n_before)})
+            number = {"member": member, "is_companion": is_companion}
+            history.append({**number, **figures, "epoch": figures["epoch"] + (0 if is_pretext else n_before)})
             if is_pretext:
                 return False  # what follows the training follows its epochs
             named = {"training loss": figures["train_loss"]}
@@ -170,10 +180,11 @@ def prepare_training(
                 named["validation score"] = figures["validation_score"]
             return progress.end_step(figures["epoch"] + 1, named, current)
 
-        generator = torch.Generator(place.device).manual_seed(_hash(seed, member, n_before + 1))
-        masking = torch.Generator(place.device).manual_seed(_hash(seed, member, n_before + 1, 1))
+        generator = torch.Generator(place.device).manual_seed(_hash(seed, key, n_before + 1))
+        masking = torch.Generator(place.device).manual_seed(_hash(seed, key, n_before + 1, 1))
         task = None if pool_rows is None else PretextRows(pool_rows.inputs, pool_rows.weight.amax(dim=1), masking)
-        progress.begin(f"member {member + 1}", options.max_epochs)
+        name = f"member {member + 1}" + (", its companion" if is_companion else "")
+        progress.begin(name, options.max_epochs)
         train(network, examples, held_out, options, generator, progress.begin_step, note, is_cancelled, task)
         progress.end()
         return network, history
@@ -181,13 +192,56 @@ def prepare_training(
     return run
 
 
-def average_predictions(networks: list[TrainedNetwork], place: Place, columns: Columns, task: Any) -> np.ndarray:
-    """Mean of the predictions of all members, (n, n_tasks, n_outputs), float64."""
+def average_predictions(
+    networks: list[TrainedNetwork], place: Place, columns: Columns, task: Any, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Mean of the predictions of some networks, (n, n_tasks, n_outputs), float64.
+
+    ``weights`` (n_networks, n_tasks), which sum to 1 for every task, say how much each counts; None: all the same.
+    """
     inputs = place.inputs(columns, task)
     total: Any = 0.0
-    for network in networks:
-        total = total + network.outputs.predictions(network.scores(inputs, bf16=place.bf16)).cpu().double()
-    return (total / len(networks)).numpy()
+    for i, network in enumerate(networks):
+        if weights is not None and not weights[i].any():
+            continue
+        found = network.outputs.predictions(network.scores(inputs, bf16=place.bf16)).cpu().double()
+        total = total + (found if weights is None else found * torch.as_tensor(weights[i])[:, None])
+    return (total / len(networks) if weights is None else total).numpy()
+
+
+def choose_shares(
+    first: list[TrainedNetwork], second: list[TrainedNetwork], held: list[EncodedRows], place: Place
+) -> np.ndarray:
+    """Share (n_tasks,) of the networks of a second kind in the mean of both, see `find_shares`.
+
+    Network i of either kind was stopped by the validation rows ``held[i]``. Where these are the same for several
+    networks, the mean of their predictions is judged.
+    """
+    users: list[tuple[EncodedRows, list[int]]] = []
+    for i, rows in enumerate(held):
+        same = next((numbers for other, numbers in users if _is_same(other, rows)), None)
+        if same is None:
+            users.append((rows, [i]))
+        else:
+            same.append(i)
+    judged = []
+    for rows, numbers in users:
+        means = [
+            torch.as_tensor(average_predictions([networks[i] for i in numbers], place, rows.columns, rows.task))
+            for networks in (first, second)
+        ]
+        judged.append(JudgedRows(means[0], means[1], torch.as_tensor(rows.y), torch.as_tensor(rows.weight)))
+    outputs = copy.deepcopy(first[0].outputs).cpu().double()
+    return tensor_of_first(torch.as_tensor(find_shares(outputs, judged))).numpy()
+
+
+def _is_same(one: EncodedRows, other: EncodedRows) -> bool:
+    """Whether they are the same rows of one table, as a splitter chooses them for all members."""
+    return one is other or (
+        len(one.y) == len(other.y)
+        and np.array_equal(one.y, other.y)
+        and all(np.array_equal(a, b) for a, b in zip(one.columns, other.columns, strict=True))
+    )
 
 
 def average_attention(networks: list[TrainedNetwork], place: Place, columns: Columns, task: Any) -> np.ndarray:

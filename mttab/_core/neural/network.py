@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mttab._core.neural.attention import FeatureAttention, RowAttention, RowMemory
+from mttab._core.neural.columns import BEND
 from mttab._core.neural.stacked import affine
 from mttab._core.neural.tokens import FeatureTokens
 
@@ -53,8 +55,12 @@ class NetworkOptions(NamedTuple):
         Numeric features, whether or not they have tokens.
     n_row_tasks : int
         Tasks of which every row has one, which then has one task token; 0 where tasks are targets.
+    n_blocks : int
+        0: only what goes past the attention, `Direct`.
     n_added : int
         How many of these, the last ones, came after training, see `MultiTabModule.add_task_token`.
+    has_waves : bool
+        Whether `Direct` reads one smooth scale of every number, and `Waves` of it.
     """
 
     n_features: int
@@ -74,6 +80,7 @@ class NetworkOptions(NamedTuple):
     direct_width: int
     dropout: float
     n_added: int = 0
+    has_waves: bool = False
 
 
 class TokenDropout(nn.Module):
@@ -83,6 +90,7 @@ class TokenDropout(nn.Module):
     """
 
     generator: torch.Generator | None = None
+    share = 1.0  # of p that is in force, see `stepping.fade_dropout`
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -90,10 +98,11 @@ class TokenDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape, (n, …, channels)."""
-        if not self.training or self.p == 0.0:
+        p = self.p * self.share
+        if not self.training or p == 0.0:
             return x
         shape = (x.shape[0], *[1] * (x.dim() - 2), x.shape[-1])
-        return x * x.new_empty(shape).bernoulli_(1.0 - self.p, generator=self.generator).div_(1.0 - self.p)
+        return x * x.new_empty(shape).bernoulli_(1.0 - p, generator=self.generator).div_(1.0 - p)
 
 
 class MLP(nn.Sequential):
@@ -185,7 +194,7 @@ class Direct(nn.Sequential):
     n_numeric, n_scales : int
         Numeric features, and the numbers that each of them brings.
     n_others : int
-        Numbers that levels and, with row tasks, the task bring.
+        Numbers that levels, the task of a row and `Waves` bring.
     hidden, out : int
     dropout : float
     """
@@ -200,6 +209,38 @@ class Direct(nn.Sequential):
             last.bias.zero_()
         dropouts = (TokenDropout(dropout), TokenDropout(dropout))
         super().__init__(first, nn.GELU(), dropouts[0], nn.Linear(hidden, hidden), nn.GELU(), dropouts[1], last)
+
+
+def unbent(x: Tensor) -> Tensor:
+    """Numbers on the bent scale of `ColumnEncoder`, on one that is as straight near 0 and goes on as a logarithm.
+
+    Where tails are long, most of what tells large numbers apart is beyond the bend. From 300 quartile ranges on, the
+    bent scale no longer tells them apart in single precision.
+    """
+    straight = x / (1.0 - (x / BEND) ** 2).clamp_min(1e-4).sqrt()
+    return straight.sign() * (straight.abs() + (straight**2 + 1.0).sqrt()).log()  # asinh, which ONNX's tracer lacks
+
+
+class Waves(nn.Module):
+    """A few mixtures of cosines of every number, with learned frequencies, see [1]_.
+
+    References
+    ----------
+    .. [1] D. Holzmüller, L. Grinsztajn, I. Steinwart. "Better by Default: Strong Pre-Tuned MLPs and Boosted Trees on
+       Tabular Data". NeurIPS 2024, arXiv:2407.04491.
+    """
+
+    def __init__(self, n_numeric: int, n_frequencies: int = 16, n_mixtures: int = 4, scale: float = 0.1) -> None:
+        super().__init__()
+        self.n_numbers = n_numeric * n_mixtures
+        self.frequency = nn.Parameter(torch.randn(n_numeric, 1, n_frequencies) * scale)
+        self.phase = nn.Parameter(torch.rand(n_numeric, 1, n_frequencies) * 2.0 * math.pi - math.pi)
+        self.weight, self.bias = affine((n_numeric,), n_frequencies, n_mixtures)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, n_numeric) → (n, n_numeric * n_mixtures)."""
+        waves = torch.cos(2.0 * math.pi * self.frequency * x.T[:, :, None] + self.phase)
+        return torch.baddbmm(self.bias, waves, self.weight).transpose(0, 1).flatten(1)
 
 
 class MultiTabModule(nn.Module):
@@ -220,13 +261,16 @@ class MultiTabModule(nn.Module):
         n_blocks = options.n_blocks
         self.blocks: Any = nn.ModuleList([Block(options, is_last=i == n_blocks - 1) for i in range(n_blocks)])
         self.heads = Heads(options.n_tasks, options.width, options.head_width, options.n_outputs, options.dropout)
-        self.direct = None
+        self.direct = self.waves = None
+        if options.has_waves and options.n_numeric:
+            self.waves = Waves(options.n_numeric)
         if options.direct_width:  # DEVIATION: the paper has attention only.
             n_levels = options.n_features - features.n_numeric
+            n_waves = 0 if self.waves is None else self.waves.n_numbers
             self.direct = Direct(
                 options.n_numeric,
-                features.n_scales,
-                options.width * (n_levels + bool(options.n_row_tasks)),
+                1 if options.has_waves else features.n_scales,
+                options.width * (n_levels + bool(options.n_row_tasks)) + n_waves,
                 options.direct_width,
                 options.n_tasks * options.n_outputs,
                 options.dropout,
@@ -303,13 +347,19 @@ class MultiTabModule(nn.Module):
             tokens, own = block(tokens, memory[i] if memory else None, log_weight)
             if own is not None:
                 made.append(own)
-        return first, tokens, made
+        return first, tokens[:, -self.options.n_tasks :], made
 
     def _flat(self, inputs: Inputs, tokens: Tensor) -> Tensor:
         """All that is known of each row, side by side: numbers, what is missing, tokens of levels and of a row task."""
         end = tokens.shape[1] if self.options.n_row_tasks else self.options.n_features
         others = tokens[:, self.features.n_numeric : end].flatten(1)
-        return torch.cat([inputs.numeric.flatten(1), inputs.missing.to(others.dtype), others], dim=1)
+        missing, numeric = inputs.missing.to(others.dtype), inputs.numeric.flatten(1)
+        if not self.options.has_waves:
+            return torch.cat([numeric, missing, others], dim=1)
+        # Quantiles follow the sample in steps, which a smooth function of them would have to follow, too.
+        numeric = unbent(inputs.numeric[:, :, 1]) if self.features.n_scales == 2 else numeric
+        waves = [] if self.waves is None else [self.waves(numeric)]
+        return torch.cat([numeric, missing, others, *waves], dim=1)
 
     def attention(self, inputs: Inputs, memory: list[RowMemory] | None = None) -> Tensor:
         """Attention of every task token to all tokens, mean over heads, in each block: (n_blocks, n, t, d + t)."""

@@ -103,10 +103,13 @@ class PredictionGraph(nn.Module):
         Of the target of each output; with row tasks of each of them, and last of an unknown one.
     outputs : list of GraphOutput
     has_row_tasks : bool
+    weights : ndarray of shape (n_networks, n_outputs)
+        How much each network counts for each output.
     """
 
     center: Tensor
     scale: Tensor
+    weights: Tensor
 
     def __init__(
         self,
@@ -116,6 +119,7 @@ class PredictionGraph(nn.Module):
         scale: np.ndarray,
         outputs: list[GraphOutput],
         has_row_tasks: bool,
+        weights: np.ndarray,
     ) -> None:
         super().__init__()
         self.columns = RawColumns(encoder)
@@ -125,6 +129,7 @@ class PredictionGraph(nn.Module):
         self.has_levels = len(encoder.categorical) > 0
         self.register_buffer("center", torch.as_tensor(center))
         self.register_buffer("scale", torch.as_tensor(scale))
+        self.register_buffer("weights", torch.as_tensor(weights))
 
     @property
     def input_names(self) -> list[str]:
@@ -169,7 +174,8 @@ class PredictionGraph(nn.Module):
             parts = [score[:, t, 0].sigmoid() for score in scores]
         else:
             parts = [score[:, t, 0] for score in scores]
-        mean = torch.stack([part.double() for part in parts]).mean(dim=0)
+        weighted = [part.double() * self.weights[i, t] for i, part in enumerate(parts)]
+        mean = torch.stack(weighted).sum(dim=0)
         if output.kind == "multiclass":
             return mean / mean.sum(dim=1, keepdim=True)
         if output.kind == "binary":

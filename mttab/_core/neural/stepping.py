@@ -102,6 +102,13 @@ def precision_of(device: torch.device, bf16: bool) -> AbstractContextManager:
     return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext()
 
 
+def fade_dropout(module: nn.Module, share: float) -> None:
+    """Leave this share of its dropout to a network."""
+    for part in module.modules():
+        if isinstance(part, TokenDropout):
+            part.share = share
+
+
 @contextmanager
 def dropout_from(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
     """All dropout of a network draws from `generator`, so that networks side by side do not disturb each other."""

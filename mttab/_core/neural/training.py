@@ -33,6 +33,7 @@ from mttab._core.neural.stepping import (
     TrainingOptions,
     compiled,
     dropout_from,
+    fade_dropout,
     make_optimizer,
     make_schedule,
     precision_of,
@@ -87,6 +88,8 @@ class TrainedNetwork:
         Where a later training goes on from.
     memory : list of RowMemory or None
         Keys and values of the context.
+    is_companion : bool
+        Whether it is the MLP beside a member. Its dropout fades as the figure on validation rows rises.
     """
 
     module: Any
@@ -97,6 +100,7 @@ class TrainedNetwork:
     n_epochs: int = 0
     optimizer_state: dict[str, Any] | None = field(default=None, repr=False)
     memory: list[RowMemory] | None = field(default=None, repr=False)
+    is_companion: bool = False
 
     def on_cpu(self) -> TrainedNetwork:
         """Itself where it is on the CPU, otherwise a copy there."""
@@ -228,7 +232,7 @@ class _Run:
         self.weighting, self.options, self.generator = network.weighting, options, generator
         self.dropout_generator = own_generator(generator)
         module = network.module
-        self.forward = compiled(module) if options.compile else module
+        self.forward = compiled(module) if options.compile and not network.is_companion else module
         self.n = len(training.y)
         self.task_losses = TaskLosses(
             network.outputs, training.weight, self.weighting.task_weight if self.weighting.row_tasks else None
@@ -376,6 +380,8 @@ class _Run:
             self.best_weights = {k: v.detach().clone() for k, v in self.network.module.state_dict().items()}
         else:
             self.n_bad += 1
+        if self.network.is_companion:  # it keeps an MLP from learning noise, and from being exact where there is none
+            fade_dropout(self.network.module, min(1.0, max(0.0, 1.0 - self.best_score)))
         return score
 
     def is_over(self) -> bool:
@@ -401,5 +407,6 @@ class _Run:
             self.average.apply()
             self.network.module.features.fill_unseen()
         self.network.module.eval()
+        fade_dropout(self.network.module, 1.0)
         self.network.remember()
         self.network.optimizer_state = self.optimizer.state_dict()
