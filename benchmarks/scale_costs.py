@@ -7,7 +7,7 @@ import numpy as np
 from scale_rows import N_HISTOGRAMS, N_LEVELS
 
 BINS, CHANNELS = 256, 2
-N_SMALL_SUMS = 2  # of a round beside those of histograms: of the leaves, and of the loss
+N_SMALL_SUMS = 3  # of a round beside those of histograms: units of packed sums, leaves, loss
 
 
 def fit_costs(columns: list[Any], seconds: Any) -> list[float]:

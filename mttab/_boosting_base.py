@@ -315,6 +315,8 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
         )
         require(len(self.tasks_) == self.n_tasks_ == n_tasks, "tasks_ are not those of the model")
         require(forest.nodes.feature.max(initial=-1) <= n_features, "a tree asks for a feature that X does not have")
+        asks_for_task = forest.nodes.feature == n_features
+        require(np.all(forest.nodes.category_start[asks_for_task] >= 0), "a tree asks for the task without any levels")
         require(
             np.array_equal(fitted.mapper.is_categorical, fitted.encoder.is_categorical), "bins are of other features"
         )

@@ -46,8 +46,10 @@ class Companions:
         networks = self._companions if is_companion else self._members
         return networks[member] if member < len(networks) else None
 
-    def _network_weights(self) -> np.ndarray:
-        """How much every network counts for each column of y, (n_networks, n_columns)."""
+    def _network_weights(self) -> np.ndarray | None:
+        """How much every network counts for each column of y, (n_networks, n_columns); None: all the same."""
+        if not self._companions:
+            return None
         labels = [target.label for target in self._encoding.targets.columns]
         shares = getattr(self, "companion_share_", {})
         share = np.array([shares.get(label, 0.0) for label in labels])

@@ -63,6 +63,8 @@ class NetworkSaving(Saving):
         shares = getattr(self, "companion_share_", {target.label: 0.0 for target in targets})
         require(list(shares) == [target.label for target in targets], "companion_share_ has other columns")
         require(all(0.0 <= share <= 1.0 for share in shares.values()), "companion_share_ is not between 0 and 1")
+        is_needed = self._companions or not any(shares.values())
+        require(is_needed and (self._members or min(shares.values()) == 1.0), "a network is missing")
         require(len(self.tasks_) == self.n_tasks_ == n_tasks, "tasks_ are not those of the model")
         require(len(encoding.scaling.center) == n_tasks + 1, "a task has no scale")
         require(len(encoding.features.names) == len(encoding.layout.feature_positions), "a feature has no encoding")

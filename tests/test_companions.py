@@ -1,6 +1,8 @@
 """The MLP beside each member of MultiTabNet, and how much it counts for each column of y."""
 
+import copy
 import pickle
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ pytest.importorskip("torch", reason="the extra neural is not installed")
 
 import torch
 
-from mttab import MMoE, MultiTabNet, MultiTabNetClassifier, MultiTabNetRegressor, load
+from mttab import MMoE, ModelFileError, MultiTabNet, MultiTabNetClassifier, MultiTabNetRegressor, load
 from mttab._core.neural.blending import EQUAL, SHARES, JudgedRows, find_shares
 from mttab._core.neural.columns import BEND
 from mttab._core.neural.losses import TaskOutputs
@@ -217,9 +219,28 @@ def test_the_same_seed_gives_the_same_predictions_and_shares(fitted):
 def test_files_and_pickles_keep_companions_and_shares(fitted, tmp_path):
     X, _ = table()
     fitted.save(tmp_path / "net")
-    for copy in (load(tmp_path / "net"), pickle.loads(pickle.dumps(fitted))):
-        assert copy.companion_share_ == fitted.companion_share_
-        assert np.array_equal(probabilities(copy, X), probabilities(fitted, X))
+    for again in (load(tmp_path / "net"), pickle.loads(pickle.dumps(fitted))):
+        assert again.companion_share_ == fitted.companion_share_
+        assert np.array_equal(probabilities(again, X), probabilities(fitted, X))
+
+
+@pytest.mark.parametrize(("kept", "share"), [("_members", 0.5), ("_companions", 0.5), ("_companions", 0.0)])
+def test_a_file_without_the_networks_that_count_is_refused(kept, share, fitted, tmp_path):
+    part = copy.copy(fitted)
+    part._networks, part.companion_share_ = getattr(fitted, kept), dict.fromkeys(fitted.companion_share_, share)
+    part.save(tmp_path / "part")
+    with pytest.raises(ModelFileError, match="holds no model that can be restored"):
+        load(tmp_path / "part")
+
+
+def test_shares_take_little_more_memory_than_the_losses_of_one():
+    n, outputs = 20_000, TaskOutputs(["regression"] * 10, [0] * 10)
+    rows = judged(n, (1.0, 0.5), n_tasks=10)
+    tracemalloc.start()
+    find_shares(outputs, [rows])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * n * 10 * 8  # numpy's part of it: eight arrays of one loss per cell, not 21
 
 
 def test_going_on_trains_both_kinds_and_weighs_them_anew():

@@ -23,7 +23,7 @@ def make_model(family, **options):
     pytest.importorskip("torch", reason="torch is not installed")
     from mttab import MultiTabNetRegressor
 
-    return MultiTabNetRegressor(**NETWORK | {"n_members": 2} | options)
+    return MultiTabNetRegressor(**NETWORK | {"n_members": 2, "companion_dim": 0} | options)
 
 
 each_family = pytest.mark.parametrize("family", ["booster", "network"])

@@ -24,7 +24,7 @@ from mttab._core.archive import seal, unseal
 from mttab._core.boosting.losses import REGRESSION_LOSSES
 from mttab._core.records import field_hints
 from mttab._stored_kinds import Kind, class_of
-from mttab.datasets import make_multitask
+from mttab.datasets import make_multitask, make_task_groups
 from mttab.model_selection import TaskShuffleSplit, TaskStratifiedKFold
 from mttab.persistence import ESTIMATORS, KINDS, Saving, _build_estimator, _take_apart_estimator
 
@@ -504,6 +504,34 @@ def test_a_forest_whose_indices_lead_astray_is_refused(name, value, regressor, t
 
     with pytest.raises(ModelFileError, match="holds no model that can be restored"):
         load(resealed(regressor, tmp_path, change))
+
+
+@pytest.mark.parametrize(("name", "value"), [("left", 10**8), ("right", 0), ("left", -2)])
+def test_a_leaf_with_a_child_is_refused(name, value, regressor, tmp_path):
+    def change(content, tensors):
+        part = forest_of(content, tensors)
+        part[name][np.flatnonzero(part["feature"] < 0)[0]] = value
+
+    with pytest.raises(ModelFileError, match="holds no model that can be restored"):
+        load(resealed(regressor, tmp_path, change))
+
+
+@pytest.mark.parametrize("start", [-1, -(10**9)])
+def test_a_split_on_the_task_without_levels_is_refused(start, tmp_path):
+    X, y = make_task_groups(n_samples=40, random_state=0)
+    model = RMTGBRegressor(task_column="task", sharing="category", max_iter_shared=5, n_jobs=1).fit(X, y)
+    n_asked = []
+
+    def change(content, tensors):
+        part = forest_of(content, tensors)
+        asks_for_task = part["feature"] == X.shape[1] - 1
+        n_asked.append(asks_for_task.sum())
+        part["category_start"][asks_for_task] = start
+
+    path = resealed(model, tmp_path, change)
+    assert n_asked[0] > 0
+    with pytest.raises(ModelFileError, match="holds no model that can be restored"):
+        load(path)
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,7 @@ class Forest:
         inner, at = nodes.feature >= 0, np.arange(n_nodes)
         for child in (nodes.left, nodes.right):
             require(np.all(~inner | ((child > at) & (child < n_nodes))), "a node has no child where it should")
+            require(np.all(inner | (child == -1)), "a leaf of a tree has a child")
         # Each tree is a range of nodes, of which all but the root are the child of one node of the tree.
         roots = np.sort(trees.root)
         require(np.array_equal(roots, np.unique(roots)), "two trees have one root")
@@ -141,6 +142,7 @@ class Forest:
         require(np.array_equal(n_parents, np.where(is_root, 0, 1)), "a node is in no tree, or twice in one")
         start, n_words = nodes.category_start, (nodes.n_levels.astype(np.int64) + 31) // 32
         is_set = inner & (start >= 0)
+        require(np.all(start >= -1), "a set of levels begins nowhere")
         fits = (nodes.n_levels >= 0) & (start + n_words <= len(nodes.category_words))
         require(np.all(~is_set | fits), "a set of levels is cut off")
         limit = np.array([1, self.mixing.shape[1], len(self.mixing) - 1])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,30 +43,35 @@ def find_shares(outputs: TaskOutputs, judged: Sequence[JudgedRows]) -> np.ndarra
     It is the one nearest to `EQUAL` whose loss is within one standard error of the least: few rows, or rows that
     disagree, do not move it far.
     """
-    losses = np.concatenate([_losses(outputs, rows) for rows in judged], axis=1)
-    weights = np.concatenate([rows.weight.numpy() for rows in judged])
-    weights = weights / (weights.max() or 1.0)
-    return np.array([_nearest_good_share(losses[:, :, t], weights[:, t]) for t in range(weights.shape[1])])
+    largest = max(float(rows.weight.max()) for rows in judged) or 1.0
+    weights = [rows.weight.numpy() / largest for rows in judged]
+    total, squares = sum(w.sum(axis=0) for w in weights), sum((w**2).sum(axis=0) for w in weights)
+    n = total**2 / np.maximum(squares, 1e-300)  # rows that all count the same would tell as much
+    parts = [w / np.maximum(total, 1e-300) for w in weights]
+    # Twice over all rows: the losses with all shares side by side would be many times as large as the table.
+    mean = np.array([_sum(_losses(outputs, judged, share), parts) for share in SHARES])
+    best = np.argmin(mean, axis=0)
+    least, excess = list(_losses(outputs, judged, SHARES[best])), mean - mean.min(axis=0)
+    variance = np.empty_like(mean)
+    for s, share in enumerate(SHARES):
+        losses = _losses(outputs, judged, share)
+        variance[s] = _sum(((a - b - excess[s]) ** 2 for a, b in zip(losses, least, strict=True)), parts)
+    found = np.full(len(n), EQUAL)
+    for t in np.flatnonzero(n > 1.0):
+        error = np.sqrt(variance[:, t] / (n[t] - 1.0))
+        good = SHARES[excess[:, t] <= stats.t.ppf(CONFIDENCE, n[t] - 1.0) * error]
+        found[t] = good[np.argmin(np.abs(good - EQUAL))]
+    return found
 
 
-def _losses(outputs: TaskOutputs, rows: JudgedRows) -> np.ndarray:
-    """Loss of every row and task with each of `SHARES`, (n_shares, n, n_tasks)."""
-    found = []
-    for share in SHARES.tolist():
-        scores = outputs.scores_of(torch.lerp(rows.first, rows.second, share))
-        found.append(outputs.cell_losses(scores, rows.y).numpy())
-    return np.stack(found)
+def _losses(outputs: TaskOutputs, judged: Sequence[JudgedRows], share: Any) -> Iterator[np.ndarray]:
+    """Loss of every row and task, (n, n_tasks), with a share or with one for every task (n_tasks,)."""
+    of_second = torch.as_tensor(np.broadcast_to(share, judged[0].y.shape[1]).copy())[:, None]
+    for rows in judged:
+        scores = outputs.scores_of(torch.lerp(rows.first, rows.second, of_second.to(rows.first.dtype)))
+        yield outputs.cell_losses(scores, rows.y).numpy()
 
 
-def _nearest_good_share(losses: np.ndarray, weight: np.ndarray) -> float:
-    """The share of one task from its losses (n_shares, n) and the weights (n,) of its labels."""
-    n = weight.sum() ** 2 / max(np.sum(weight**2), 1e-300)  # rows that all count the same would tell as much
-    if n <= 1.0:
-        return EQUAL
-    part = weight / weight.sum()
-    best = np.argmin(losses @ part)
-    excess = losses - losses[best]
-    mean = excess @ part
-    error = np.sqrt((excess - mean[:, None]) ** 2 @ part / (n - 1.0))
-    good = SHARES[mean <= stats.t.ppf(CONFIDENCE, n - 1.0) * error]
-    return float(good[np.argmin(np.abs(good - EQUAL))])
+def _sum(of_rows: Iterable[np.ndarray], parts: list[np.ndarray]) -> Any:
+    """Weighted sums (n_tasks,) over the rows of all parts."""
+    return sum((values * part).sum(axis=0) for values, part in zip(of_rows, parts, strict=True))

@@ -214,8 +214,8 @@ class Direct(nn.Sequential):
 def unbent(x: Tensor) -> Tensor:
     """Numbers on the bent scale of `ColumnEncoder`, on one that is as straight near 0 and goes on as a logarithm.
 
-    Where tails are long, most of what tells large numbers apart is beyond the bend. From 300 quartile ranges on, the
-    bent scale no longer tells them apart in single precision.
+    Where tails are long, most of what tells large numbers apart is beyond the bend. From 300 quartile ranges on, all
+    count as 300: so close to the end of the bent scale, rounding in single precision would show.
     """
     straight = x / (1.0 - (x / BEND) ** 2).clamp_min(1e-4).sqrt()
     return straight.sign() * (straight.abs() + (straight**2 + 1.0).sqrt()).log()  # asinh, which ONNX's tracer lacks

@@ -103,8 +103,8 @@ class PredictionGraph(nn.Module):
         Of the target of each output; with row tasks of each of them, and last of an unknown one.
     outputs : list of GraphOutput
     has_row_tasks : bool
-    weights : ndarray of shape (n_networks, n_outputs)
-        How much each network counts for each output.
+    weights : ndarray of shape (n_networks, n_outputs), or None
+        How much each network counts for each output; None: all the same.
     """
 
     center: Tensor
@@ -119,7 +119,7 @@ class PredictionGraph(nn.Module):
         scale: np.ndarray,
         outputs: list[GraphOutput],
         has_row_tasks: bool,
-        weights: np.ndarray,
+        weights: np.ndarray | None,
     ) -> None:
         super().__init__()
         self.columns = RawColumns(encoder)
@@ -129,6 +129,8 @@ class PredictionGraph(nn.Module):
         self.has_levels = len(encoder.categorical) > 0
         self.register_buffer("center", torch.as_tensor(center))
         self.register_buffer("scale", torch.as_tensor(scale))
+        if weights is None:
+            weights = np.full((len(networks), len(outputs)), 1.0 / len(networks))
         self.register_buffer("weights", torch.as_tensor(weights))
 
     @property
