@@ -519,7 +519,7 @@ def test_a_leaf_with_a_child_is_refused(name, value, regressor, tmp_path):
 @pytest.mark.parametrize("start", [-1, -(10**9)])
 def test_a_split_on_the_task_without_levels_is_refused(start, tmp_path):
     X, y = make_task_groups(n_samples=40, random_state=0)
-    model = RMTGBRegressor(task_column="task", sharing="category", max_iter_shared=5, n_jobs=1).fit(X, y)
+    model = RMTGBRegressor(task_column="task", sharing="category", max_iter_shared=60, n_jobs=1).fit(X, y)
     n_asked = []
 
     def change(content, tensors):
