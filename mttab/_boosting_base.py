@@ -45,7 +45,7 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
     __metadata_request__predict: ClassVar[dict[str, Any]] = {"task": True}
     __metadata_request__score: ClassVar[dict[str, Any]] = {"task": True}
 
-    _unsaid_parameters: ClassVar[dict[str, Any]] = {"grow_policy": "leafwise"}
+    _unsaid_parameters: ClassVar[dict[str, Any]] = {"grow_policy": "leafwise", "linear_start": False}
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "task_column": [None, str, Integral, list, tuple],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
@@ -57,6 +57,7 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
         "grow_policy": [StrOptions({"symmetric", "leafwise"})],
         "max_leaf_nodes": [Interval(Integral, 2, None, closed="left")],
         "max_leaf_nodes_task": [Interval(Integral, 2, None, closed="left"), None],
+        "linear_start": [StrOptions({"auto"}), "boolean"],
         "max_depth": [Interval(Integral, 1, None, closed="left"), None],
         "min_samples_leaf": [Interval(Real, 1, None, closed="left")],
         "min_samples_leaf_task": [Interval(Real, 1, None, closed="left"), None],
@@ -96,6 +97,7 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
     tasks_: np.ndarray
     n_tasks_: int
     sharing_: str
+    linear_start_: bool
     theta_: np.ndarray
     task_group_: np.ndarray
     outlier_score_: np.ndarray
@@ -277,6 +279,7 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
         self._fitted_target_scaling = getattr(self, "target_scaling", None)
         self._fitted_task_column = self.task_column if inputs.task_source == "column" else None
         self.sharing_ = self._fitted.sharing.name
+        self.linear_start_ = self._fitted.sharing.has_line and model.forest.n_rounds[SHARED] > 0
         self._set_task_attributes()
         self.train_score_ = _score_path(model.train_loss)
         self.validation_score_ = _score_path(model.validation_loss)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +14,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
 from mttab._core.boosting.binning import MAX_BINS, BinMapper
-from mttab._core.boosting.forest import BLOCKS, ForestBuilder
+from mttab._core.boosting.forest import BLOCKS, SHARED, ForestBuilder
 from mttab._core.boosting.growing import Grower
+from mttab._core.boosting.line import features_of_lines
 from mttab._core.boosting.losses import Loss
 from mttab._core.boosting.rmtgb import BlockOptions, BoostedModel, BoostingOptions
 from mttab._core.boosting.rows import TrainingRows, ValidationRows
-from mttab._core.boosting.sharing import STRUCTURES, Sharing, choose_sharing
+from mttab._core.boosting.sharing import STRUCTURES, Race, Sharing, choose_sharing, is_line_better
 from mttab._core.boosting.similarity import MAX_TASKS, cluster_tasks, task_agreement
 from mttab._core.boosting.splitting import MIN_HESSIAN, SplitOptions
 from mttab._core.boosting.tree import GrowthOptions
@@ -268,7 +270,38 @@ class FitSteps:
         named_as_category: bool,
         seed: int,
     ) -> Sharing:
-        """What ``sharing`` and ``n_task_groups`` come to on these rows; ``X[:, some]`` gives raw values of them."""
+        """What the options of sharing and of the start come to on these rows; ``X[:, some]`` gives raw values."""
+
+        @cache
+        def race() -> Race:
+            return Race(rows, X, loss, make_grower, make_builder, options, base, seed)
+
+        sharing = self._decide_name(
+            rows, X, validation, loss, make_grower, make_builder, options, base, named_as_category, race
+        )
+        if sharing.name == "separate" or self.linear_start is False:
+            return sharing
+        layout = make_grower(rows, False).layout
+        is_possible = len(features_of_lines(layout, rows.n_features)) > 0 and options.blocks[SHARED].max_iter > 0
+        if self.linear_start == "auto":
+            is_possible &= validation is not None and self.algorithm != "paper"
+            return replace(sharing, has_line=is_possible and is_line_better(race(), sharing))
+        return replace(sharing, has_line=is_possible)
+
+    def _decide_name(
+        self,
+        rows: TrainingRows,
+        X: Any,
+        validation: ValidationRows | None,
+        loss: Loss,
+        make_grower: Callable[[TrainingRows, bool], Grower],
+        make_builder: Callable[[], ForestBuilder],
+        options: BoostingOptions,
+        base: np.ndarray,
+        named_as_category: bool,
+        race: Callable[[], Race],
+    ) -> Sharing:
+        """What ``sharing`` and ``n_task_groups`` come to."""
         name, n_groups = self.sharing, None if self.n_task_groups == "auto" else int(self.n_task_groups)
         if name == "auto":
             is_restricted = 0 in (self.max_iter_shared, self.max_iter_partition, self.max_iter_task)
@@ -309,10 +342,7 @@ class FitSteps:
             )
         if name != "auto":
             return Sharing(name, group, agreement=agreement)
-        sharing = choose_sharing(
-            rows, X, loss, make_grower, make_builder, options, base, agreement, group, may_separate, seed
-        )
-        sharing = replace(sharing, agreement=agreement)
+        sharing = replace(choose_sharing(race(), agreement, group, may_separate), agreement=agreement)
         # Groups that were not asked for and do not help are not reported.
         return sharing if sharing.name == "groups" or n_groups is not None else replace(sharing, group=None)
 

@@ -67,6 +67,12 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     max_iter_shared, max_iter_partition, max_iter_task : int or "auto", default="auto"
         Largest number of rounds of each block, 0 leaves it out. A round is one tree, a tree per group, and one tree per
         task. With one task, blocks 2 and 3 are skipped. "auto" is 1000 where validation rows end a block, else 200.
+    linear_start : bool or "auto", default="auto"
+        Whether the first shared round is a straight line instead of a tree: a ridge regression on the numeric features
+        of at least three values, at most 256 of them, written as one tree per feature with a leaf per bin, so that
+        `staged_predict`, SHAP values and exports hold as ever. Its penalty is chosen by generalised cross-validation
+        [3]_. "auto" takes it where short fits on folds of the training rows say that it helps; without validation rows
+        and in paper mode it does not.
     grow_policy : {"symmetric", "leafwise"}, default="symmetric"
         How shared and partition trees grow. "symmetric": level by level, every node of a level split at the same place
         of the same feature, as CatBoost does it; "leafwise": the leaf with the largest gain first, as LightGBM does it.
@@ -161,6 +167,8 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         Task labels, sorted, then those of `add_task`; the columns of a 2-D ``y`` in their order.
     sharing_ : str
         What tasks share: ``sharing``, or what "auto" has come to; "pooled" where there is one task.
+    linear_start_ : bool
+        Whether the first shared round is a straight line.
     task_group_ : ndarray of shape (n_tasks,)
         Group with the largest weight in each task's score; 0 is the group of the most tasks.
     outlier_score_ : ndarray of shape (n_tasks,)
@@ -199,14 +207,17 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     different groups agree less than 0.7 times as much as members of one; tasks are tried "separate" if their mean
     agreement is below 0.1. The short fits are on two thirds of (at most 10,000) training rows and judged on the other
     third, each third in turn below 4000 rows. They are chosen before "category" if better by 1.64 standard errors
-    ("groups" and "separate", which have that evidence already, by 1), and end with trees per task if these are better
-    than none by 1.25. The folds are random ones whatever ``validation`` says.
+    ("groups" and "separate", which have that evidence already, by 1), end with trees per task if these are better than
+    none by 1.25, and start from a straight line if that is better than none by 0.5. The folds are random ones whatever
+    ``validation`` says.
 
     References
     ----------
     .. [1] S. Emami, G. Martínez-Muñoz, D. Hernández-Lobato. "Robust Multi-Task Gradient Boosting". 2025,
        arXiv:2507.11411.
     .. [2] S. Emami, G. Martínez-Muñoz, D. Hernández-Lobato, on clustering tasks (RMB-CLE). 2026, arXiv:2602.14231.
+    .. [3] G. Golub, M. Heath, G. Wahba. "Generalized cross-validation as a method for choosing a good ridge
+       parameter". Technometrics 21(2), 1979.
 
     Examples
     --------
@@ -241,6 +252,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         max_iter_shared: int | str = "auto",
         max_iter_partition: int | str = "auto",
         max_iter_task: int | str = "auto",
+        linear_start: bool | str = "auto",
         grow_policy: str = "symmetric",
         max_leaf_nodes: int = 64,
         max_leaf_nodes_task: int | None = 8,
@@ -283,6 +295,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         self.max_iter_shared = max_iter_shared
         self.max_iter_partition = max_iter_partition
         self.max_iter_task = max_iter_task
+        self.linear_start = linear_start
         self.grow_policy = grow_policy
         self.max_leaf_nodes = max_leaf_nodes
         self.max_leaf_nodes_task = max_leaf_nodes_task
@@ -478,9 +491,9 @@ class RMTGBClassifier(ClassifierMixin, BaseRMTGB):
         leaf.
     class_weight : {"balanced"}, dict or None, default=None
         Factor on the weight of each class's rows; "balanced" gives every class the same total.
-    sharing, n_task_groups, learning_rate, max_iter_shared, max_iter_partition, max_iter_task, grow_policy, \
-max_leaf_nodes, max_leaf_nodes_task, max_depth, min_samples_leaf, min_samples_leaf_task, l2_regularization, \
-max_features, subsample, max_bins, categorical_features, monotonic_cst, algorithm, theta_init, \
+    sharing, n_task_groups, learning_rate, max_iter_shared, max_iter_partition, max_iter_task, linear_start, \
+grow_policy, max_leaf_nodes, max_leaf_nodes_task, max_depth, min_samples_leaf, min_samples_leaf_task, \
+l2_regularization, max_features, subsample, max_bins, categorical_features, monotonic_cst, algorithm, theta_init, \
 theta_learning_rate, theta_penalty, theta_center, task_weight, unseen_task, early_stopping, validation, \
 validation_fraction, n_iter_no_change, tol, refit, n_averaged, warm_start, random_state, n_jobs, verbose
         See `RMTGBRegressor`. Validation rows are stratified by task and class; ``monotonic_cst`` is for two classes.
@@ -489,7 +502,7 @@ validation_fraction, n_iter_no_change, tol, refit, n_averaged, warm_start, rando
     ----------
     classes_ : ndarray of shape (n_classes,)
         Class labels, sorted; columns of a 2-D ``y`` share them.
-    tasks_, sharing_, task_group_, outlier_score_, theta_, n_iter_, train_score_, validation_score_, \
+    tasks_, sharing_, linear_start_, task_group_, outlier_score_, theta_, n_iter_, train_score_, validation_score_, \
 feature_importances_, task_feature_importances_, task_similarity_, n_tasks_, n_features_in_, feature_names_in_
         See `RMTGBRegressor`.
 
@@ -531,6 +544,7 @@ feature_importances_, task_feature_importances_, task_similarity_, n_tasks_, n_f
         max_iter_shared: int | str = "auto",
         max_iter_partition: int | str = "auto",
         max_iter_task: int | str = "auto",
+        linear_start: bool | str = "auto",
         grow_policy: str = "symmetric",
         max_leaf_nodes: int = 64,
         max_leaf_nodes_task: int | None = 8,
@@ -572,6 +586,7 @@ feature_importances_, task_feature_importances_, task_similarity_, n_tasks_, n_f
         self.max_iter_shared = max_iter_shared
         self.max_iter_partition = max_iter_partition
         self.max_iter_task = max_iter_task
+        self.linear_start = linear_start
         self.grow_policy = grow_policy
         self.max_leaf_nodes = max_leaf_nodes
         self.max_leaf_nodes_task = max_leaf_nodes_task

@@ -70,7 +70,7 @@ ORDER = {
         *("partition", "node_search", "level_search"),
         *("leaves", "tree_arrays", "tree", "symmetric", "local_bins", "local_search", "small_trees", "task_trees"),
         *("leaf_masks", "scoring", "collecting", "forest", "sampling"),
-        *("rows", "theta", "growing", "distributed_growth", "distributed", "rmtgb", "averaging"),
+        *("rows", "theta", "line", "growing", "distributed_growth", "distributed", "rmtgb", "averaging"),
         *("similarity", "sharing", "adapt", "importance", "export"),
     ),
     "neural": (

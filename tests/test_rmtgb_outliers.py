@@ -10,7 +10,7 @@ from mttab import RMTGBClassifier, RMTGBRegressor
 from mttab.datasets import make_task_groups
 
 ESTIMATORS = {"regression": RMTGBRegressor, "binary": RMTGBClassifier}
-N_FEW, N_MANY = 5, 50
+N_FEW, N_MANY = 3, 50
 FEW = pytest.param(N_FEW, id="few draws")
 MANY = pytest.param(N_MANY, id="many draws", marks=pytest.mark.slow)
 
@@ -53,7 +53,7 @@ def test_no_task_scores_above_one_half_where_none_was_planted(task_type, n_draws
 
 
 @pytest.mark.parametrize(
-    "n_draws", [pytest.param(3, id="few draws"), pytest.param(20, id="many draws", marks=pytest.mark.slow)]
+    "n_draws", [pytest.param(2, id="few draws"), pytest.param(20, id="many draws", marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("task_type", ESTIMATORS)
 def test_without_outliers_the_partition_block_costs_at_most_1_percent(task_type, n_draws):
@@ -106,7 +106,7 @@ def test_a_seed_does_not_change_who_is_called_an_outlier(task_type):
 @pytest.mark.parametrize("task_type", ESTIMATORS)
 def test_sharing_with_a_partition_helps_the_majority_of_tasks_when_there_are_outliers(task_type):
     ratios = []
-    for seed in range(3):
+    for seed in range(2):
         bunch = make_task_groups(300, group_sizes=(8, 2), task_type=task_type, random_state=seed, return_bunch=True)
         X_new, y_new = bunch.sample(500, random_state=seed)
         errors = []

@@ -17,8 +17,9 @@ import numpy as np
 
 from mttab._core.progress import Progress
 
-from .forest import BLOCKS, PARTITION, SHARED, TASK, Forest, ForestBuilder, add_round
+from .forest import BLOCKS, PARTITION, SHARED, TASK, Forest, ForestBuilder, Nodes, Trees, add_round
 from .growing import Grower, GrownTrees
+from .line import Lines, add_lines, fit_lines, trees_of_lines
 from .losses import Loss
 from .rows import RowSample, Scores, TrainingRows, ValidationRows
 from .theta import inliers_first, mixing_weights, start_from_disagreement
@@ -50,6 +51,7 @@ class BoostingOptions:
     vector_leaves : one tree for all outputs instead of one tree per output
     theta_* : start ("data", "normal" or values), learning rate, strength and centre of the penalty; more than two
         groups need values
+    has_line : the first shared round is a straight line, see `line`
     patience : rounds without improvement (by more than ``tol``) that end a block; None keeps every round
     """
 
@@ -63,6 +65,7 @@ class BoostingOptions:
     theta_penalty: float = 0.001
     theta_center: float | np.ndarray = -2.0
     subsample: float = 1.0
+    has_line: bool = False
     patience: int | None = None
     tol: float = 1e-7
 
@@ -151,14 +154,37 @@ class _Run:
     # --- rounds ----------------------------------------------------------------------------------------------------
 
     def shared_round(self, r: int) -> None:
-        """One tree (per output) on all rows."""
+        """One tree (per output) on all rows; the first round may be a straight line."""
         self.update_derivatives(self.scores.total(self.mixing()))
+        lines = self.fit_lines() if r == 0 and self.options.has_line else None
+        if lines is not None:
+            self.keep_lines(lines)
+            return
         sample = self.draw_sample()
         for k, outputs in self.tree_outputs():
             grown = self.grower.grow_shared(
                 self.gradient[outputs], self.hessian[outputs], self.rows.weight, sample, self.draw_seed()
             )
             self.keep(grown, self.rows.weight, SHARED, 0, r, k)
+
+    def fit_lines(self) -> Lines | None:
+        """Lines that follow the Newton step of every row, or its residual where the loss is one of the residual."""
+        rows = self.rows
+        if self.loss.is_location:
+            response, curvature = (rows.y - self.scores.total(self.mixing())[:, 0])[None], np.ones(1)
+        else:
+            curvature = np.array(rows.totals(*self.hessian.sum(axis=1))) / self.total_weight
+            step = rows.weight * np.maximum(curvature, 1e-300)[:, None]
+            response = np.divide(-self.gradient, step, out=np.zeros_like(step), where=step > 0.0)
+        return fit_lines(rows, self.grower.layout, response, curvature, self.draw_seed())
+
+    def keep_lines(self, lines: Lines) -> None:
+        """Store lines as trees of the first round and add them to the scores of all rows."""
+        add_lines(lines, self.rows, self.scores.part(SHARED, 0))
+        for k, outputs in self.tree_outputs():
+            for stored in trees_of_lines(lines, self.grower.layout, outputs, k):
+                self.builder.append_part(*stored)
+                self.add_to_validation(stored, SHARED, 0)
 
     def partition_round(self, r: int) -> None:
         """A tree per branch, inlier and outlier or more, on the score at the start of the round, then a step of θ."""
@@ -197,9 +223,14 @@ class _Run:
         self.renew(grown, weight)
         stored = self.builder.append(grown.trees, block, np.atleast_1d(group), r, k, rate)
         grown.add_to(self.scores.part(block, group), rate, k, n_threads)
+        self.add_to_validation(stored, block, group)
+
+    def add_to_validation(self, stored: tuple[Nodes, Trees], block: int, group: int | np.ndarray) -> None:
+        """Add trees that have just been stored to the scores of validation rows."""
         if self.validation is not None and self.validation_scores is not None:
             score = self.validation_scores.part(block, group)
-            add_round(stored, self.validation.X, self.validation.task, self.rows.n_tasks, score, n_threads)
+            n_tasks, n_threads = self.rows.n_tasks, self.grower.n_threads
+            add_round(stored, self.validation.X, self.validation.task, n_tasks, score, n_threads)
 
     def renew(self, grown: GrownTrees, weight: np.ndarray) -> None:
         if self.loss.renewal_quantile is not None and self.options.newton:

@@ -103,6 +103,10 @@ class TrainingRows:
         """No row has weight 0."""
         return bool(np.all(self.weight > 0.0))
 
+    def codes(self, feature: int, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Bins uint32 (n,) of some rows in one feature."""
+        return (self.words[feature // 4, rows] >> np.uint32(8 * (feature % 4))) & np.uint32(255)
+
     def sum_by_task(self, values: np.ndarray) -> np.ndarray:
         """Sums (n_tasks,) of a per-row array, wherever the rows are."""
         return self.peers.sum(np.bincount(self.task, weights=values, minlength=self.n_tasks))
@@ -137,8 +141,7 @@ class TrainingRows:
     def _hash_rows(self) -> np.ndarray:
         mixed = self._rank_of_y().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         for f in range(self.n_features):
-            column = (self.words[f // 4] >> np.uint32(8 * (f % 4))) & np.uint32(255)
-            mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) + column
+            mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) + self.codes(f)
         return (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0x94D049BB133111EB)
 
     def _rank_of_y(self) -> np.ndarray:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ N_FOLDS, FEW_ROWS = 3, 4000
 # Standard errors by which another way must beat "category" on the rows judged, and task trees nothing. The two that
 # take part only where tasks look like it need less. The same rows say how many rounds a model has, which flatters all
 # alike, and trees per task, which can only gain by it: chance alone must not be enough.
-MARGIN = {"category": 0.0, "pooled": 1.64, "groups": 1.0, "separate": 1.0, "task trees": 1.25}
+MARGIN = {"category": 0.0, "pooled": 1.64, "groups": 1.0, "separate": 1.0, "task trees": 1.25, "line": 0.5}
 # Mean agreement of different tasks (see `similarity`) from which on keeping them apart is not tried.
 MAX_AGREEMENT = 0.1
 
@@ -58,12 +59,14 @@ class Sharing:
     group : int (n_tasks,), the group of each task, from the largest down; None where no groups were found
     has_task_block : False leaves the trees of single tasks out
     agreement : float64 (n_tasks, n_tasks), see `similarity`; None where tasks were not compared
+    has_line : the first shared round is a straight line, see `line`
     """
 
     name: str
     group: np.ndarray | None = None
     has_task_block: bool = True
     agreement: np.ndarray | None = None
+    has_line: bool = False
 
     @property
     def n_groups(self) -> int:
@@ -86,70 +89,111 @@ class Sharing:
         if self.group is not None:
             theta = start_from_groups(self.group, self.n_groups)
             options = replace(options, n_groups=self.n_groups, theta_init=theta, theta_center=theta)
+        options = replace(options, has_line=self.has_line)
         if self.name not in STRUCTURES:
             return options
         used = set(STRUCTURES[self.name][0])
         if not self.has_task_block:
             used.remove(TASK)
-        options = options.with_blocks(b if i in used else replace(b, max_iter=0) for i, b in enumerate(options.blocks))
+        rounds = [block.max_iter if i in used else 0 for i, block in enumerate(options.blocks)]
+        if self.has_line and SHARED not in used:
+            rounds[SHARED] = min(1, options.blocks[SHARED].max_iter)
+        options = options.with_blocks(replace(b, max_iter=n) for b, n in zip(options.blocks, rounds, strict=True))
         if self.group is None and options.blocks[PARTITION].max_iter == 0:
             return replace(options, theta_init="data")  # without a partition block there is nothing to start
         return replace(options, least_share=LEAST_SHARE) if self.name == "groups" else options
 
 
-def choose_sharing(
-    rows: TrainingRows,
-    X: Any,
-    loss: Loss,
-    make_grower: Callable[[TrainingRows, bool], Grower],
-    make_builder: Callable[[], ForestBuilder],
-    options: BoostingOptions,
-    base: np.ndarray,
-    agreement: np.ndarray | None,
-    group: np.ndarray | None,
-    may_separate: bool,
-    seed: int,
-) -> Sharing:
-    """Run the race on folds of the training rows.
+class Race:
+    """Short fits on folds of the training rows, judged on the rest.
 
+    Parameters
+    ----------
+    rows : TrainingRows
     X : float64 (n_features, n_rows), raw values of the rows, or what gives them for ``X[:, mask]``
-    make_grower : grower for given rows, with or without the task id as a category
+    loss : Loss
+    make_grower : callable
+        Grower for given rows, with or without the task id as a category.
+    make_builder : callable
+    options : BoostingOptions
+    base : float64 (n_outputs,)
+    seed : int
+    """
+
+    def __init__(
+        self,
+        rows: TrainingRows,
+        X: Any,
+        loss: Loss,
+        make_grower: Callable[[TrainingRows, bool], Grower],
+        make_builder: Callable[[], ForestBuilder],
+        options: BoostingOptions,
+        base: np.ndarray,
+        seed: int,
+    ):
+        self._loss, self._make_grower, self._make_builder = loss, make_grower, make_builder
+        self._options, self._base, self._seed = options, base, seed
+        n_rows = rows.n_different()
+        if n_rows > MAX_ROWS:
+            keep = rows.content_share(MAX_ROWS / n_rows, seed)
+            rows, X = rows.take(keep), X[:, keep]
+        fold = rows.content_folds(N_FOLDS, seed + 1)  # another seed than that of the share
+        self._folds = []
+        for held in range(N_FOLDS if n_rows < FEW_ROWS else 1):
+            is_held = fold == held
+            if not is_held.all() and is_held.any():  # few different rows: equal ones are in one fold
+                self._folds.append((rows.take(~is_held), rows.judged(X, is_held)))
+
+    @property
+    def has_folds(self) -> bool:
+        """Whether there is anything to judge by."""
+        return bool(self._folds)
+
+    @cached_property
+    def weight(self) -> np.ndarray:
+        """Weights (n_judged,) of the rows that are judged."""
+        return np.concatenate([judged.weight for _, judged in self._folds])
+
+    def losses(self, sharing: Sharing) -> tuple[np.ndarray, np.ndarray]:
+        """Losses (n_judged,) of a way to share, and those without its trees of single tasks."""
+        losses, without = [], []
+        for training, judged in self._folds:
+            grower, builder = self._make_grower(training, sharing.is_category(False)), self._make_builder()
+            short, rng = _shortened(sharing.apply(self._options)), np.random.default_rng([self._seed, 2])
+            model = boost(training, judged, self._loss, grower, builder, short, self._base, rng)
+            parts = model.forest.block_scores(judged.X, judged.task, grower.n_threads)
+            score = model.forest.base + parts[SHARED] + parts[PARTITION]
+            without.append(self._loss.values(judged.y, score, np.empty(len(score))))
+            losses.append(self._loss.values(judged.y, score + parts[TASK], np.empty(len(score))))
+        return np.concatenate(losses), np.concatenate(without)
+
+
+def choose_sharing(race: Race, agreement: np.ndarray | None, group: np.ndarray | None, may_separate: bool) -> Sharing:
+    """Let the ways to share race.
+
     agreement : (n_tasks, n_tasks) or None where there are too many tasks; group : (n_tasks,) or None, from that
     may_separate : False where the validation rows are of other tasks, so that they cannot tell how many rounds to take
     """
     out = {"groups"} if group is None else set()
     if not may_separate or agreement is None or np.mean(agreement[~np.eye(len(agreement), dtype=bool)]) > MAX_AGREEMENT:
         out.add("separate")
-    names = [name for name in STRUCTURES if name not in out]
-    n_rows = rows.n_different()
-    if n_rows > MAX_ROWS:
-        keep = rows.content_share(MAX_ROWS / n_rows, seed)
-        rows, X = rows.take(keep), X[:, keep]
-    losses: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    losses_without: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    fold, weight = rows.content_folds(N_FOLDS, seed + 1), []  # another seed than that of the share
-    for held in range(N_FOLDS if n_rows < FEW_ROWS else 1):
-        is_held = fold == held
-        if is_held.all() or not is_held.any():
-            continue  # few different rows: equal ones are in one fold
-        training = rows.take(~is_held)
-        judged = rows.judged(X, is_held)
-        weight.append(judged.weight)
-        for name in names:
-            sharing = Sharing(name, group)
-            grower, builder = make_grower(training, sharing.is_category(False)), make_builder()
-            short = _shortened(sharing.apply(options))
-            model = boost(training, judged, loss, grower, builder, short, base, np.random.default_rng([seed, 2]))
-            parts = model.forest.block_scores(judged.X, judged.task, grower.n_threads)
-            score = model.forest.base + parts[SHARED] + parts[PARTITION]
-            losses_without[name].append(loss.values(judged.y, score, np.empty(len(score))))
-            losses[name].append(loss.values(judged.y, score + parts[TASK], np.empty(len(score))))
-    if not weight:
+    if not race.has_folds:
         return Sharing("category", group)
-    all_losses, all_weight = {name: np.concatenate(parts) for name, parts in losses.items()}, np.concatenate(weight)
-    name = pick(all_losses, all_weight)
-    gain = np.concatenate(losses_without[name]) - all_losses[name]
-    return Sharing(name, group, name == "separate" or is_gain(gain, all_weight, MARGIN["task trees"]))
+    losses, without = {}, {}
+    for name in STRUCTURES:
+        if name not in out:
+            losses[name], without[name] = race.losses(Sharing(name, group))
+    name = pick(losses, race.weight)
+    gain = without[name] - losses[name]
+    return Sharing(name, group, name == "separate" or is_gain(gain, race.weight, MARGIN["task trees"]))
+
+
+def is_line_better(race: Race, sharing: Sharing) -> bool:
+    """Whether a straight line to start from, see `line`, helps this way to share."""
+    if not race.has_folds:
+        return False
+    gain = race.losses(sharing)[0] - race.losses(replace(sharing, has_line=True))[0]
+    return is_gain(gain, race.weight, MARGIN["line"])
 
 
 def with_rounds(options: BoostingOptions, n_rounds: tuple[int, int, int]) -> BoostingOptions:
