@@ -274,7 +274,7 @@ class FitSteps:
 
         @cache
         def race() -> Race:
-            return Race(rows, X, loss, make_grower, make_builder, options, base, seed)
+            return Race(rows, X, loss, make_grower, make_builder, options, base, named_as_category, seed)
 
         sharing = self._decide_name(
             rows, X, validation, loss, make_grower, make_builder, options, base, named_as_category, race

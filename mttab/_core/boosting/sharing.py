@@ -117,6 +117,8 @@ class Race:
     make_builder : callable
     options : BoostingOptions
     base : float64 (n_outputs,)
+    named_as_category : bool
+        Whether the user has named the task id as a category.
     seed : int
     """
 
@@ -129,8 +131,10 @@ class Race:
         make_builder: Callable[[], ForestBuilder],
         options: BoostingOptions,
         base: np.ndarray,
+        named_as_category: bool,
         seed: int,
     ):
+        self._named_as_category = named_as_category
         self._loss, self._make_grower, self._make_builder = loss, make_grower, make_builder
         self._options, self._base, self._seed = options, base, seed
         n_rows = rows.n_different()
@@ -158,7 +162,8 @@ class Race:
         """Losses (n_judged,) of a way to share, and those without its trees of single tasks."""
         losses, without = [], []
         for training, judged in self._folds:
-            grower, builder = self._make_grower(training, sharing.is_category(False)), self._make_builder()
+            is_category = sharing.is_category(self._named_as_category)
+            grower, builder = self._make_grower(training, is_category), self._make_builder()
             short, rng = _shortened(sharing.apply(self._options)), np.random.default_rng([self._seed, 2])
             model = boost(training, judged, self._loss, grower, builder, short, self._base, rng)
             parts = model.forest.block_scores(judged.X, judged.task, grower.n_threads)
