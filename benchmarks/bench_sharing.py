@@ -42,6 +42,8 @@ ABLATION: dict[str, dict[str, Any]] = {
     "no race: category": {"sharing": "category"},
     "no race: pooled": {"sharing": "pooled"},
     "no race: blocks": {"sharing": "blocks"},
+    "never a straight line": {"linear_start": False},
+    "always a straight line": {"linear_start": True},
     "one task round": {"max_iter_task": 1},
     "one model, refitted": {"n_averaged": 1},
     "one model, no refit": {"n_averaged": 1, "refit": False},
