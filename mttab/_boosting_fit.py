@@ -19,7 +19,7 @@ from mttab._core.boosting.growing import Grower
 from mttab._core.boosting.line import features_of_lines
 from mttab._core.boosting.losses import Loss
 from mttab._core.boosting.rmtgb import BlockOptions, BoostedModel, BoostingOptions
-from mttab._core.boosting.rows import TrainingRows, ValidationRows
+from mttab._core.boosting.rows import ALONE, TrainingRows, ValidationRows
 from mttab._core.boosting.sharing import STRUCTURES, Race, Sharing, choose_sharing, is_line_better
 from mttab._core.boosting.similarity import MAX_TASKS, cluster_tasks, task_agreement
 from mttab._core.boosting.splitting import MIN_HESSIAN, SplitOptions
@@ -284,7 +284,7 @@ class FitSteps:
         layout = make_grower(rows, False).layout
         is_possible = len(features_of_lines(layout, rows.n_features)) > 0 and options.blocks[SHARED].max_iter > 0
         if self.linear_start == "auto":
-            is_possible &= validation is not None and self.algorithm != "paper"
+            is_possible &= validation is not None and self.algorithm != "paper" and rows.peers is ALONE
             return replace(sharing, has_line=is_possible and is_line_better(race(), sharing))
         return replace(sharing, has_line=is_possible)
 

@@ -168,6 +168,7 @@ class DaskRMTGBRegressor(_DaskFit, RMTGBRegressor):
       ``X_val`` on one machine. ``n_averaged="auto"`` is one model; more, ``validation`` and ``warm_start`` are refused.
     - ``sharing="auto"`` is "blocks", also with ``X_val``: tasks are not compared on a cluster. "groups", and
       ``n_task_groups`` above 2, which compare rows of all tasks with each other, are refused.
+    - ``linear_start="auto"`` is False, also with ``X_val``; True is available.
     - ``subsample`` below 1 draws the rows of one machine unless a task's rows stay on several workers, which they do
       where there are no trees per task, and y has more than about a million different values in all: up to there,
       workers tell each other once which these are.

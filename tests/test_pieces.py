@@ -119,6 +119,8 @@ def table():
         {"sharing": "category", "max_features": 0.5, "grow_policy": "leafwise"},
         {"sharing": "pooled", "subsample": 0.7},
         {"sharing": "separate"},
+        {"linear_start": True},
+        {"linear_start": True, "loss": "poisson"},
         {"loss": "absolute_error"},
         {"loss": "huber", "huber_delta": 0.5, "target_scaling": "task"},
         {"loss": "quantile", "quantile": 0.9},
@@ -159,10 +161,13 @@ def test_weights_and_rows_without_weight_count_as_in_one_piece(table):
 def test_explicit_validation_rows_end_the_blocks_at_the_same_rounds(table):
     X, y = table
     explicit = {"X_val": X[:60], "y_val": y[:60], "task_val": None, "sample_weight_val": None}
-    model = RMTGBRegressor(**SMALL | {"early_stopping": True, "n_iter_no_change": 2, "max_iter_shared": 60})
+    options = {"early_stopping": True, "n_iter_no_change": 2, "max_iter_shared": 60, "linear_start": False}
+    model = RMTGBRegressor(**SMALL | options)
     spread = fit_in_pieces(model, X[60:], y[60:], explicit=explicit)
     whole = clone(model).fit(X[60:], y[60:], X_val=X[:60], y_val=y[:60])
     assert spread.n_iter_ == whole.n_iter_
+    left_open = clone(model).set_params(linear_start="auto")
+    assert not fit_in_pieces(left_open, X[60:], y[60:], explicit=explicit).linear_start_  # no race of several processes
     assert_same_model(spread, whole, X)
 
 
