@@ -120,6 +120,7 @@ BOTH = {
     "max_iter_shared": Case(8, 3, rounds),
     "max_iter_partition": Case(8, 3, rounds),
     "max_iter_task": Case(8, 3, rounds),
+    "linear_start": Case(False, True, options={"max_iter_partition": 0, "max_iter_task": 0}),
     "grow_policy": Case("symmetric", "leafwise", options={"max_iter_partition": 0, "max_iter_task": 0}),
     "max_leaf_nodes": Case(31, 3, options={"max_iter_partition": 0, "max_iter_task": 0}),
     "max_leaf_nodes_task": Case(8, None, options={"max_iter_shared": 0, "max_iter_partition": 0}),
