@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
+from collections import namedtuple
 
+import numba
+import numpy as np
 import pytest
 
 # Kernels inside others are in no cache, and have a signature for every kind of work, None where one has no use for an
@@ -103,6 +106,48 @@ def test_after_a_warm_up_a_fit_compiles_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-c", fit], **run)
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb[ic]")} == before
+
+
+def test_a_kernel_that_counts_no_references_keeps_none_either():
+    from mttab._core.boosting.sampling import draw_uniform
+
+    key, out = np.arange(10, dtype=np.uint64), np.empty(10)
+    before = sys.getrefcount(key), sys.getrefcount(out)
+    for seed in range(100):
+        draw_uniform(key, np.uint64(seed), out)
+    assert (sys.getrefcount(key), sys.getrefcount(out)) == before
+
+
+def test_what_numba_is_asked_while_kernels_are_compiled_is_answered_as_ever():
+    linking = pytest.importorskip("mttab._core.boosting.linking")
+    ask = linking.BaseFunction.get_call_type
+
+    def add(a, b):
+        return a[0] + b
+
+    values = np.array([0.5, 1.5]), np.array([1, 2]), np.array([2**40, 1], dtype=np.uint64)
+    plain, remembering = numba.njit(add), numba.njit(add)
+    expected = [plain(a, b) for a in values for b in (1, 2.5, np.uint8(255))]
+    with linking.types_remembered():
+        with linking.types_remembered():
+            found = [remembering(a, b) for a in values for b in (1, 2.5, np.uint8(255))]
+        assert linking.BaseFunction.get_call_type is not ask
+    assert linking.BaseFunction.get_call_type is ask
+    assert found == expected and plain.nopython_signatures == remembering.nopython_signatures
+
+
+def test_named_tuples_of_others_are_left_to_numba():
+    from numba.core.datamodel.models import TupleModel
+
+    pytest.importorskip("mttab._core.boosting.linking")
+    from mttab._core.boosting.packed_histogram import Packing
+
+    def model_of(values):
+        return type(numba.core.datamodel.default_manager.lookup(numba.typeof(values)))
+
+    ours = Packing(np.int64(1), np.int64(1), 1.0, 1.0, np.int64(1))
+    assert model_of(namedtuple("Pair", "a b")(1, 2.0)) is TupleModel
+    assert model_of(ours) is not TupleModel and issubclass(model_of(ours), TupleModel)
 
 
 def test_no_two_processes_number_their_functions_alike():

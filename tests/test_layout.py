@@ -67,7 +67,7 @@ ORDER = {
     "boosting": (
         *("linking", "jit", "threads", "quantile", "losses"),
         *("binning", "histogram", "packed_histogram", "splitting", "small_nodes"),
-        *("partition", "node_search", "level_search"),
+        *("partition", "node_search", "level_categories", "level_search"),
         *("leaves", "tree_arrays", "tree", "symmetric", "local_bins", "local_search", "small_trees", "task_trees"),
         *("leaf_masks", "scoring", "collecting", "forest", "sampling"),
         *("rows", "theta", "line", "growing", "distributed_growth", "distributed", "rmtgb", "averaging"),

@@ -13,7 +13,7 @@ from numba import prange
 
 from mttab._core.records import require
 
-from .jit import jit, serial_and_parallel
+from .jit import lean_jit, serial_and_parallel
 from .threads import map_in_threads
 
 MAX_BINS = 255
@@ -197,13 +197,13 @@ def unpack_words(words: np.ndarray, n_features: int) -> np.ndarray:
     return np.array(codes, dtype=np.uint8).reshape(n_features, words.shape[1])
 
 
-@jit
+@lean_jit
 def byte_of(feature):  # type: ignore[no-untyped-def]
     """Shift and mask, uint32, that single out a feature's code in its word."""
     return np.uint32(8 * (feature & 3)), np.uint32(255)
 
 
-@jit
+@lean_jit
 def cut_between(layout, feature, left_bin, right_bin):  # type: ignore[no-untyped-def]
     """Last bin that goes left and the real threshold, for a cut between two bins in use with empty ones between them.
 
@@ -320,4 +320,4 @@ def _bin(X, edges, n_bins, is_categorical, out_codes):  # type: ignore[no-untype
             out_codes[f, i] = code
 
 
-_bin_serial, _bin_parallel = serial_and_parallel(_bin)
+_bin_serial, _bin_parallel = serial_and_parallel(_bin, lean_jit)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .jit import jit
+from .jit import lean_jit
 
 
-@jit
+@lean_jit
 def collect_nodes(grown, n_levels, rate, out_ints, out_floats, out_missing_left, out_value, out_words):  # type: ignore[no-untyped-def]
     """Copy the nodes of a stack of grown trees.
 

@@ -22,10 +22,10 @@ from .packed_histogram import (
 from .partition import CELLS_PER_ROW, mark_left, split_range
 from .small_nodes import SMALL_NODE
 from .splitting import SplitOptions, bounded_value, find_node_split
-from .symmetric import draw_level, may_go_deeper, new_level, split_level
+from .symmetric import draw_level, may_go_deeper, new_level, open_root, split_level
 from .threads import team_of
 from .tree import Growing, GrowthOptions, Table, bound_children, draw_features, propose
-from .tree_arrays import TreeArrays, best_open_leaf, open_node
+from .tree_arrays import TreeArrays, best_open_leaf, close_leaves, open_node
 
 if TYPE_CHECKING:
     from .growing import Grower
@@ -84,9 +84,7 @@ class LeafwiseGrowth:
             if n_leaves < self.growth.max_leaf_nodes and self.depth[left] < self.growth.max_depth:
                 self.look_at_children(node, left, right)
             del self.pool[node]
-        for node in range(n_nodes):
-            if tree.left[node] < 0:
-                tree.feature[node], tree.gain[node] = -1, 0.0
+        close_leaves(tree, n_nodes)
         self.set_values(n_nodes)
         return n_nodes
 
@@ -242,9 +240,7 @@ class SymmetricGrowth(LeafwiseGrowth):
             n_before, n_nodes = n_nodes, int(split_level(*parted, level, feature, n_nodes))
             if n_nodes == n_before:
                 break
-        for node in range(n_nodes):
-            if tree.left[node] < 0:
-                tree.feature[node], tree.gain[node] = -1, 0.0
+        close_leaves(tree, n_nodes)
         self.set_values(n_nodes)
         return n_nodes
 
@@ -257,7 +253,9 @@ class SymmetricGrowth(LeafwiseGrowth):
         pool = np.empty((max_leaves, n_bins, self.n_channels))
         sums[0], pool[0] = self.measure(0)
         slot = np.zeros(len(sums), dtype=np.int64)
-        return new_level(self.n_features, sums, pool, slot, self.tree.low, self.tree.high)
+        level = new_level(self.n_features, sums, pool, slot, self.tree.low, self.tree.high)
+        open_root(level)
+        return level
 
     def fill(self, level: Level) -> None:
         """Histograms of the smaller children from all processes; the larger ones are what their parents have left."""

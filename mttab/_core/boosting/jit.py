@@ -9,7 +9,7 @@ import os
 import threading
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ import numba
 import numba.core.bytecode
 
 try:
-    from .linking import lent, linked
+    from .linking import KernelCompiler, LeanKernelCompiler, lent, linked, types_remembered
 except (ImportError, AttributeError):
     # A numba that is built differently inside: kernels that others call are then optimised on their own, too, as numba
     # does it by itself. A first fit takes three to four times as long to compile and computes the same.
-    lent = linked = None  # type: ignore[assignment]
+    lent = linked = KernelCompiler = LeanKernelCompiler = None  # type: ignore[assignment,misc]
+    types_remembered = nullcontext  # type: ignore[assignment]
 
 try:
     import fcntl
@@ -72,11 +73,13 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
 
 
 def _callable_as(compile_inner: Callable[..., Any], function: Callable[..., Any], options: dict[str, Any]) -> Any:
-    kernel = _cached(renamed(function, f"_{_SOURCES}"), options)
-    if linked is not None and not options:
-        # What kernels call is not the machine code, see `linking`.
-        kernel.linked = compile_inner(function)
-        kernel.get_call_template, kernel.get_overload = kernel.linked.get_call_template, kernel.linked.get_overload
+    if linked is None or options:
+        return _cached(renamed(function, f"_{_SOURCES}"), options)
+    compiler = LeanKernelCompiler if compile_inner is lean else KernelCompiler
+    kernel = _cached(renamed(function, f"_{_SOURCES}"), {"pipeline_class": compiler})
+    # What kernels call is not the machine code, see `linking`.
+    kernel.linked = compile_inner(function)
+    kernel.get_call_template, kernel.get_overload = kernel.linked.get_call_template, kernel.linked.get_overload
     return kernel
 
 
@@ -88,7 +91,7 @@ def inner(function: Callable[..., Any]) -> Any:
 
 
 def lean_jit(function: Callable[..., Any]) -> Any:
-    """`jit` for a ``function`` that is `lean` to other kernels."""
+    """`jit` for a ``function`` that is `lean`."""
     return _callable_as(lean, function, {})
 
 
@@ -112,7 +115,7 @@ def _cached(function: Callable[..., Any], options: dict[str, Any]) -> Any:
     compile_or_load = kernel.compile
 
     def compile_alone(signature: Any) -> Any:
-        with _only_process(Path(kernel._cache.cache_path)), _garbage_kept():
+        with _only_process(Path(kernel._cache.cache_path)), _garbage_kept(), types_remembered():
             return compile_or_load(signature)
 
     kernel.compile = compile_alone
@@ -182,10 +185,10 @@ def renamed(function: Callable[..., Any], suffix: str) -> Callable[..., Any]:
     return twin
 
 
-def serial_and_parallel(function: Callable[..., Any]) -> tuple[Any, Any]:
+def serial_and_parallel(function: Callable[..., Any], serial: Callable[..., Any] = jit) -> tuple[Any, Any]:
     """Compile one function twice: ``prange`` as a plain loop, and ``prange`` over threads.
 
     A parallel kernel starts the thread pool even for one thread, which a forked child must not do, so the serial twin
-    is a function of its own.
+    is a function of its own, compiled by ``serial``, `jit` or `lean_jit`.
     """
-    return jit(function), jit(renamed(function, "_parallel"), parallel=True)
+    return serial(function), jit(renamed(function, "_parallel"), parallel=True)

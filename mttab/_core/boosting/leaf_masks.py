@@ -149,8 +149,13 @@ def make_masks(nodes, root, begin, end, masks):  # type: ignore[no-untyped-def]
 
     root : int32 (n_trees,), first node of each tree; masks : LeafMasks, written
     """
+    n_nodes = len(masks.leaf)
+    _write_masks(nodes, root, begin, end, masks, np.empty(n_nodes, dtype=np.int32), np.empty(n_nodes, dtype=np.int32))
+
+
+@lean
+def _write_masks(nodes, root, begin, end, masks, n_leaves, first):  # type: ignore[no-untyped-def]
     keep, leaf = masks.keep, masks.leaf
-    n_leaves, first = np.empty_like(leaf), np.empty_like(leaf)
     for t in range(begin, end):
         node, last = root[t], root[t]
         while node <= last:

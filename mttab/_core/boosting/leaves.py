@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from .jit import lean_jit, serial_and_parallel
+from .jit import lean, lean_jit, serial_and_parallel
 from .quantile import weighted_quantile
 from .splitting import bounded_value
 
@@ -34,27 +34,35 @@ def sum_rows(rows, start, stop, gradient, hessian, weight, constant_hessian, out
                 out_sums[1 + n_outputs + k] += hessian[k, i]
 
 
+@lean
+def _set_values_of(tree, n_nodes, rows, gradient, hessian, weight, options, first, end, sums):  # type: ignore[no-untyped-def]
+    """The values of the leaves whose rows begin at places ``first:end``; sums float64 (n_channels,) is scratch."""
+    n_outputs = gradient.shape[0]
+    for node in range(n_nodes):
+        start = tree.start[node]
+        if tree.left[node] >= 0:
+            if first == 0:
+                for k in range(n_outputs):
+                    tree.value[node, k] = 0.0
+        elif first <= start < end:
+            sum_rows(rows, start, tree.stop[node], gradient, hessian, weight, options.constant_hessian, sums)
+            for k in range(n_outputs):
+                h = sums[0] if options.constant_hessian else sums[1 + n_outputs + k]
+                tree.value[node, k] = bounded_value(sums[1 + k], h, options.l2, tree.low[node], tree.high[node])
+
+
 def _set_values(tree, n_nodes, rows, gradient, hessian, weight, options, n_threads):  # type: ignore[no-untyped-def]
     """Leaf values −G / (H + λ) from the rows themselves, not from histograms that subtraction has rounded.
 
     Each thread takes the leaves whose rows begin in its part of them.
     """
-    n_outputs, out_value = gradient.shape[0], tree.value
+    n_outputs = gradient.shape[0]
     for job in prange(n_threads):
         thread = np.int64(job)  # a parallel loop counts in uint64
         first, last = len(rows) * thread // n_threads, len(rows) * (thread + 1) // n_threads
+        end = last + 1 if thread == n_threads - 1 else last  # where leaves without rows may begin
         sums = np.empty(1 + n_outputs if options.constant_hessian else 1 + 2 * n_outputs)
-        for node in range(n_nodes):
-            start = tree.start[node]
-            if tree.left[node] >= 0:
-                if thread == 0:
-                    out_value[node, :] = 0.0
-            elif first <= start < last or (start == len(rows) and thread == n_threads - 1):
-                stop = tree.stop[node]
-                sum_rows(rows, start, stop, gradient, hessian, weight, options.constant_hessian, sums)
-                for k in range(n_outputs):
-                    h = sums[0] if options.constant_hessian else sums[1 + n_outputs + k]
-                    out_value[node, k] = bounded_value(sums[1 + k], h, options.l2, tree.low[node], tree.high[node])
+        _set_values_of(tree, n_nodes, rows, gradient, hessian, weight, options, first, end, sums)
 
 
 set_values, set_values_parallel = serial_and_parallel(_set_values)
@@ -112,4 +120,4 @@ def _add_leaf_values(trees, row_start, rows, out_start, out_rows, rate, output, 
                     _add_to_rows(out_rows, c, d, step, output + k, out_score)
 
 
-add_leaf_values, add_leaf_values_parallel = serial_and_parallel(_add_leaf_values)
+add_leaf_values, add_leaf_values_parallel = serial_and_parallel(_add_leaf_values, lean_jit)

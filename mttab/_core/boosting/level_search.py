@@ -12,34 +12,35 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange
 
-from .binning import CATEGORY
 from .histogram import fill_floats, subtract_histogram
 from .jit import inlined, inner, jit, lean, serial_and_parallel
+from .level_categories import best_subset
 from .node_search import first_feature, most_bins
 from .packed_histogram import fill_packed, subtract_exactly
-from .splitting import TIE, level_keys, levels_in_use, mean_hessian, pair_score, sort_levels
-
-# Steps from one node's view of the levels to the view that tells most about all nodes.
-N_POWER_STEPS = 4
+from .splitting import TIE, count_outputs, pair_score
 
 
 class Level(NamedTuple):
     """The nodes of a level that may be split, and the best cut of them all by every feature.
 
-    nodes : int64, open nodes by number; small, large : int64, siblings, the first to be filled; −1: no sibling
+    nodes, before : int64, open nodes by number, and those of the level before
+    small, large : int64, siblings, the first to be filled; −1: no sibling
     counts : int64 (2,), how many open nodes and how many siblings there are
     own : float64 (max_nodes,), scores of the nodes; noise : float64 (1,), what gains may differ by from rounding alone
+    unused : float64 (n_channels,), written where nobody reads
     sums : float64 (max_nodes, n_channels); low, high : float64 (max_nodes,), bounds
     pool : float64 (n_slots, n_bins_total, n_channels), histograms; slot : int64 (max_nodes,), which is the node's
     is_tried : bool (n_features,); gain, left_bin, next_bin, missing_left : (n_features,), of the best cut by each
     """
 
     nodes: np.ndarray
+    before: np.ndarray
     small: np.ndarray
     large: np.ndarray
     counts: np.ndarray
     own: np.ndarray
     noise: np.ndarray
+    unused: np.ndarray
     sums: np.ndarray
     low: np.ndarray
     high: np.ndarray
@@ -72,7 +73,7 @@ class Room(NamedTuple):
 
 
 @inner
-def _new_room(layout, options, level):  # type: ignore[no-untyped-def]
+def new_room(layout, options, level):  # type: ignore[no-untyped-def]
     n_channels, n_levels = level.pool.shape[2], np.int64(0)
     for f in range(len(layout.is_categorical)):
         if layout.is_categorical[f]:
@@ -98,68 +99,81 @@ def _search_level(  # type: ignore[no-untyped-def]
     words, task, layout, rows, options, packing, scratch : as in `tree.grow_tree`; starts, stops : of the nodes' rows
     level : Level, with what has been found afterwards
     """
-    offset, n_features = layout.offset, len(layout.offset) - 1
-    # numba loses what a parallel loop writes to a field of a named tuple: arrays are named before the loop.
-    gain, left_bin, next_bin, missing_left = level.gain, level.left_bin, level.next_bin, level.missing_left
-    pool, slot, smalls, larges, n_pairs = level.pool, level.slot, level.small, level.large, level.counts[1]
-    is_tried, is_categorical = level.is_tried, layout.is_categorical
+    n_features = len(layout.offset) - 1
     for job in prange(n_threads):
         thread = np.int64(job)  # a parallel loop counts in uint64
         first = first_feature(thread, n_threads, n_features)
         last = first_feature(thread + 1, n_threads, n_features)
-        for p in range(n_pairs):
-            start, stop, histogram = starts[smalls[p]], stops[smalls[p]], pool[slot[smalls[p]]]
-            if packing is not None:
-                fill_packed(
-                    words, task, layout, rows, start, stop, scratch.gathered[start:stop], packing, first, last,
-                    scratch.sums[thread], histogram,
-                )  # fmt: skip
-            else:
-                fill_floats(
-                    words, task, layout, rows, start, stop, scratch.statistics[start:stop], first, last, histogram
-                )
-            if larges[p] >= 0:
-                a, b = offset[first], offset[last]
-                rest = pool[slot[larges[p]]]
-                if packing is not None:
-                    subtract_exactly(rest[a:b], histogram[a:b], rest[a:b])
-                else:
-                    subtract_histogram(rest[a:b], histogram[a:b], rest[a:b])
-        room = _new_room(layout, options, level)
-        for f in range(first, last):
-            if not is_tried[f]:
-                continue
-            if is_categorical[f]:
-                gain[f], missing_left[f] = best_subset(f, layout, options, level, room, room.words)
-                left_bin[f], next_bin[f] = 0, 0
-            else:
-                gain[f], left_bin[f], next_bin[f], missing_left[f] = best_threshold(
-                    f, layout, options, level, room, np.bool_(packing is not None)
-                )
+        fill_histograms(
+            words, task, layout, rows, packing, scratch, scratch.sums[thread], starts, stops, level, first, last
+        )
+        room = new_room(layout, options, level)
+        _search_features(layout, options, np.bool_(packing is not None), level, room, first, last)
 
 
 search_level, search_level_parallel = serial_and_parallel(_search_level)
 
 
+@lean
+def fill_histograms(words, task, layout, rows, packing, scratch, sums, starts, stops, level, first, last):  # type: ignore[no-untyped-def]
+    """Histograms of the level's nodes over the features ``first:last``; sums is the thread's of ``scratch.sums``."""
+    pool, slot, smalls, larges = level.pool, level.slot, level.small, level.large
+    a, b = layout.offset[first], layout.offset[last]
+    for p in range(level.counts[1]):
+        start, stop, histogram = starts[smalls[p]], stops[smalls[p]], pool[slot[smalls[p]]]
+        if packing is not None:
+            fill_packed(
+                words, task, layout, rows, start, stop, scratch.gathered[start:stop], packing, first, last, sums,
+                histogram,
+            )  # fmt: skip
+        else:
+            fill_floats(words, task, layout, rows, start, stop, scratch.statistics[start:stop], first, last, histogram)
+        if larges[p] >= 0:
+            rest = pool[slot[larges[p]]]
+            if packing is not None:
+                subtract_exactly(rest[a:b], histogram[a:b], rest[a:b])
+            else:
+                subtract_histogram(rest[a:b], histogram[a:b], rest[a:b])
+
+
+@lean
+def _search_features(layout, options, is_exact, level, room, first, last):  # type: ignore[no-untyped-def]
+    for f in range(first, last):
+        if not level.is_tried[f]:
+            continue
+        if layout.is_categorical[f]:
+            level.gain[f], level.missing_left[f] = best_subset(f, layout, options, level, room, room.words)
+            level.left_bin[f], level.next_bin[f] = 0, 0
+        else:
+            found = best_threshold(f, layout, options, level, room, is_exact)
+            level.gain[f], level.left_bin[f], level.next_bin[f], level.missing_left[f] = found
+
+
 @jit
 def best_feature(layout, options, level, tree):  # type: ignore[no-untyped-def]
     """The feature that gains most, of equal ones the first, −1 if none pays; its levels are written to the nodes."""
-    best, found = 0.0, np.int64(-1)
-    for f in range(len(level.gain)):
-        if level.is_tried[f] and level.gain[f] > best + level.noise[0] + TIE * best:
-            best, found = level.gain[f], np.int64(f)
+    found = _largest_gain(level)
     if found >= 0 and layout.is_categorical[found]:  # the levels were not kept for every feature
-        first = tree.category_set[level.nodes[0]]
-        best_subset(found, layout, options, level, _new_room(layout, options, level), first)
-        for j in range(1, level.counts[0]):
-            for k in range(len(first)):
-                tree.category_set[level.nodes[j], k] = first[k]
+        _write_levels(found, layout, options, level, new_room(layout, options, level), tree.category_set)
     return found
 
 
 @lean
-def count_outputs(n_channels, options):  # type: ignore[no-untyped-def]
-    return n_channels - 1 if options.constant_hessian else (n_channels - 1) // 2
+def _largest_gain(level):  # type: ignore[no-untyped-def]
+    best, found = 0.0, np.int64(-1)
+    for f in range(len(level.gain)):
+        if level.is_tried[f] and level.gain[f] > best + level.noise[0] + TIE * best:
+            best, found = level.gain[f], np.int64(f)
+    return found
+
+
+@lean
+def _write_levels(f, layout, options, level, room, out_sets):  # type: ignore[no-untyped-def]
+    first = out_sets[level.nodes[0]]
+    best_subset(f, layout, options, level, room, first)
+    for j in range(1, level.counts[0]):
+        for k in range(len(first)):
+            out_sets[level.nodes[j], k] = first[k]
 
 
 @lean
@@ -291,188 +305,3 @@ def _add_gains_of_many(histogram, last, missing_left, options, n_outputs, monoto
         score = pair_score(left, right, n_outputs, options, options.l2, monotonic, level.low[node], level.high[node])
         if score > -np.inf:
             out_gains[b] += score - level.own[node]
-
-
-@lean
-def best_subset(f, layout, options, level, room, out_set):  # type: ignore[no-untyped-def]
-    """Best set of levels to send left for all open nodes together; `splitting.scan_categorical` says what is tried.
-
-    Whether a level has enough rows to be sorted is a question of all open nodes together, too.
-
-    Returns (sum of gains, missing goes left) and writes ``out_set`` where anything pays.
-    """
-    a, n_levels, n_channels = layout.offset[f], layout.offset[f + 1] - layout.offset[f], level.pool.shape[2]
-    n_outputs, n_open = count_outputs(n_channels, options), level.counts[0]
-    together, sums, keys = room.together[:n_levels], room.sums[2], room.lines[1]
-    together[:, :] = 0.0
-    sums[:] = 0.0
-    for j in range(n_open):
-        node = level.nodes[j]
-        part = level.pool[level.slot[node], a : a + n_levels]
-        for c in range(n_channels):
-            sums[c] += level.sums[node, c]
-        for k in range(n_levels):
-            for c in range(n_channels):
-                together[k, c] += part[k, c]
-    min_rows = options.categorical_min_rows if layout.is_categorical[f] == CATEGORY else 0.0
-    n_used, has_rest = levels_in_use(together, min_rows, room.levels[0])
-    if n_used + has_rest < 2:
-        return 0.0, False
-    levels = room.levels[0, :n_used]
-    if n_open == 1:
-        level_keys(together, levels, sums, n_outputs, options, keys, room.lines[2])
-    else:
-        _contrast_keys(a, levels, sums, n_outputs, options, level, room)
-    sort_levels(levels, keys, room.levels[1], room.levels[2])
-    l2 = options.l2 + options.categorical_prior * mean_hessian(sums, n_outputs, options)
-    found, n_left, is_reversed, gains = 0.0, 0, False, room.lines[0]
-    n_cuts = n_used if has_rest else n_used - 1
-    for direction in range(2 if has_rest else 1):
-        if direction == 1:
-            _reverse(levels)
-        _gains_of_prefixes(a, levels, n_cuts, n_outputs, options, l2, level, room)
-        for j in range(n_cuts):
-            if gains[j] > found + level.noise[0] + TIE * found:
-                found, n_left, is_reversed = gains[j], j + 1, direction == 1
-    if n_left == 0:
-        return 0.0, False
-    if has_rest and not is_reversed:
-        _reverse(levels)
-    goes_left, w_left = room.levels[1], 0.0
-    for k in range(n_levels):
-        goes_left[k] = 0
-    for j in range(n_left):
-        goes_left[levels[j]] = 1
-        w_left += together[levels[j], 0]
-    is_left_heavier = w_left >= (sums[0] - w_left) * (1.0 - TIE)
-    out_set[:] = 0
-    for k in range(n_levels):
-        if is_left_heavier and together[k, 0] <= 0.0:
-            goes_left[k] = 1
-        if goes_left[k] and k < n_levels - 1:
-            out_set[k >> 5] |= np.uint32(1) << np.uint32(k & 31)
-    return found, goes_left[n_levels - 1] != 0
-
-
-@lean
-def _reverse(levels):  # type: ignore[no-untyped-def]
-    for j in range(len(levels) // 2):
-        levels[j], levels[len(levels) - 1 - j] = levels[len(levels) - 1 - j], levels[j]
-
-
-@lean
-def _gains_of_prefixes(a, levels, n_cuts, n_outputs, options, l2, level, room):  # type: ignore[no-untyped-def]
-    """Gains, summed over the open nodes, of sending the first level left, the first two, and so on: line 0."""
-    n_channels, gains = level.pool.shape[2], room.lines[0]
-    for j in range(n_cuts):
-        gains[j] = 0.0
-    for i in range(level.counts[0]):
-        node = level.nodes[i]
-        low, high, part, sums = level.low[node], level.high[node], level.pool[level.slot[node], a:], level.sums[node]
-        if n_outputs == 1 and low == -np.inf and high == np.inf:
-            _add_gains_of_one(part, levels, n_cuts, sums, options, l2, level.own[node], room)
-            continue
-        left, right = room.sums[0], room.sums[1]
-        for c in range(n_channels):
-            left[c] = 0.0
-        for j in range(n_cuts):
-            for c in range(n_channels):
-                left[c] += part[levels[j], c]
-                right[c] = sums[c] - left[c]
-            score = pair_score(left, right, n_outputs, options, l2, np.int8(0), low, high)
-            if score > -np.inf:
-                gains[j] += score - level.own[node]
-
-
-@inlined
-def _add_gains_of_one(part, levels, n_cuts, sums, options, l2, own, room):  # type: ignore[no-untyped-def]
-    """The same of one node for one output without bounds, as `splitting.pair_score` has them, several at a time."""
-    h_channel = 0 if options.constant_hessian else 2
-    gains, weights, gradients, hessians = room.lines[0], room.lines[4], room.lines[5], room.lines[6]
-    w, g, h = 0.0, 0.0, 0.0
-    for j in range(n_cuts):
-        w += part[levels[j], 0]
-        g += part[levels[j], 1]
-        h += part[levels[j], h_channel]
-        weights[j], gradients[j], hessians[j] = w, g, h
-    least, min_hessian = options.min_samples_leaf * (1.0 - 1e-9), options.min_hessian
-    for j in range(n_cuts):
-        w, g, h = weights[j], gradients[j], hessians[j]
-        w_right, g_right, h_right = sums[0] - w, sums[1] - g, sums[h_channel] - h
-        left, right = -g / (h + l2), -g_right / (h_right + l2)
-        score = -(2.0 * g * left + (h + l2) * left * left) - (2.0 * g_right * right + (h_right + l2) * right * right)
-        is_allowed = (w >= least) & (w_right >= least) & (h >= min_hessian) & (h_right >= min_hessian)
-        is_allowed &= (w > 0.0) & (w_right > 0.0) & (h + l2 > 1e-290) & (h_right + l2 > 1e-290)
-        gains[j] += score - own if is_allowed else 0.0
-
-
-@inlined
-def _hessian_of(channels, k, n_outputs, options):  # type: ignore[no-untyped-def]
-    return channels[0] if options.constant_hessian else channels[1 + n_outputs + k]
-
-
-@lean
-def _contrast_keys(a, levels, sums, n_outputs, options, level, room):  # type: ignore[no-untyped-def]
-    """What to sort levels by so that the sets at both ends differ most in all nodes, whichever way round in each.
-
-    Where one node has a level's labels above its mean and another one below, their sum says nothing. So nodes are
-    weighed, with either sign: C_ln is the gradient of level l in node n beyond the node's mean, and the weights v of
-    the nodes are the first right singular vector of
-
-        C_ln / √((H_l + prior) H_n)            (a few steps of power iteration from the node that differs most)
-
-    Levels are sorted by Σ_n v_n C_ln / √H_n / (H_l + prior), which is left in line 1. Several outputs of a node count
-    as nodes of their own. The contrast is kept both ways round, so that either sum runs over neighbours.
-    """
-    contrast, across, together, direction = room.contrast, room.across, room.together, room.direction
-    keys, scale, n_columns = room.lines[1], room.lines[2], level.counts[0] * n_outputs
-    prior = options.categorical_prior * mean_hessian(sums, n_outputs, options)
-    for j in range(len(levels)):
-        scale[j] = prior
-        for k in range(n_outputs):
-            scale[j] += _hessian_of(together[levels[j]], k, n_outputs, options) / n_outputs
-        scale[j] = max(scale[j], 1e-100)
-    widest, first = -1.0, np.int64(0)
-    for column in range(n_columns):
-        node, k = level.nodes[column // n_outputs], column % n_outputs
-        part, line = level.pool[level.slot[node], a:], across[column]
-        h_node = max(_hessian_of(level.sums[node], k, n_outputs, options), 1e-100)
-        mean, spread = level.sums[node, 1 + k] / h_node, 0.0
-        for j in range(len(levels)):
-            cell = part[levels[j]]
-            beyond = cell[1 + k] - mean * _hessian_of(cell, k, n_outputs, options)
-            line[j] = beyond / np.sqrt(h_node)
-            contrast[j, column] = line[j]
-            spread += line[j] / scale[j] * line[j]
-        if spread > widest * (1.0 + 1e-9):
-            widest, first = spread, np.int64(column)
-    for column in range(n_columns):
-        direction[column] = 1.0 if column == first else 0.0
-    for step in range(N_POWER_STEPS + 1):
-        for j in range(len(levels)):
-            keys[j] = 0.0
-        for column in range(n_columns):
-            share, line = direction[column], across[column]
-            if share != 0.0:
-                for j in range(len(levels)):
-                    keys[j] += share * line[j]
-        for j in range(len(levels)):
-            keys[j] /= scale[j]
-        if step < N_POWER_STEPS:
-            _project(keys[: len(levels)], contrast, direction[:n_columns])
-
-
-@inlined
-def _project(keys, contrast, out_direction):  # type: ignore[no-untyped-def]
-    """Weights of the columns by what the keys have in common with each, the largest of them 1."""
-    largest = 1e-300
-    for column in range(len(out_direction)):
-        out_direction[column] = 0.0
-    for j in range(len(keys)):
-        key, line = keys[j], contrast[j]
-        for column in range(len(out_direction)):
-            out_direction[column] += key * line[column]
-    for column in range(len(out_direction)):
-        largest = max(largest, abs(out_direction[column]))
-    for column in range(len(out_direction)):
-        out_direction[column] /= largest

@@ -14,7 +14,7 @@ import numpy as np
 from numba import prange
 from scipy.special import expit, softmax
 
-from .jit import serial_and_parallel
+from .jit import lean_jit, serial_and_parallel
 from .quantile import weighted_quantile
 
 # Rows whose losses are summed by themselves.
@@ -103,8 +103,8 @@ class SquaredError(Loss):
 
     is_location = True
     constant_hessian = True
-    _derivatives = serial_and_parallel(_squared_error_derivatives)
-    _values = serial_and_parallel(_squared_error_values)
+    _derivatives = serial_and_parallel(_squared_error_derivatives, lean_jit)
+    _values = serial_and_parallel(_squared_error_values, lean_jit)
 
     def base_score(self, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
         return np.array([np.average(y, weights=weight)])
@@ -133,8 +133,8 @@ class Quantile(Loss):
     is_location = True
     constant_hessian = True
     lightgbm_objective = "quantile"
-    _derivatives = serial_and_parallel(_quantile_derivatives)
-    _values = serial_and_parallel(_quantile_values)
+    _derivatives = serial_and_parallel(_quantile_derivatives, lean_jit)
+    _values = serial_and_parallel(_quantile_values, lean_jit)
 
     def __init__(self, quantile: float):
         self._parameter = self.renewal_quantile = float(quantile)
@@ -175,8 +175,8 @@ class Huber(Loss):
     is_location = True
     constant_hessian = True
     lightgbm_objective = "huber"
-    _derivatives = serial_and_parallel(_huber_derivatives)
-    _values = serial_and_parallel(_huber_values)
+    _derivatives = serial_and_parallel(_huber_derivatives, lean_jit)
+    _values = serial_and_parallel(_huber_values, lean_jit)
 
     def __init__(self, delta: float):
         self._parameter = float(delta)
@@ -212,8 +212,8 @@ class Poisson(Loss):
 
     supports_target_scaling = False
     lightgbm_objective = "poisson"
-    _derivatives = serial_and_parallel(_poisson_derivatives)
-    _values = serial_and_parallel(_poisson_values)
+    _derivatives = serial_and_parallel(_poisson_derivatives, lean_jit)
+    _values = serial_and_parallel(_poisson_values, lean_jit)
 
     def base_score(self, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
         return np.log([max(np.average(y, weights=weight), 1e-10)])  # no positive y may be left to train on
@@ -257,8 +257,8 @@ class BinaryLogLoss(Loss):
     """Log loss of two classes over one score, the log-odds of the second class."""
 
     lightgbm_objective = "binary sigmoid:1"
-    _derivatives = serial_and_parallel(_binary_derivatives)
-    _values = serial_and_parallel(_binary_values)
+    _derivatives = serial_and_parallel(_binary_derivatives, lean_jit)
+    _values = serial_and_parallel(_binary_values, lean_jit)
 
     def base_score(self, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
         p = np.clip(np.average(y, weights=weight), 1e-10, 1 - 1e-10)
@@ -305,8 +305,8 @@ class MultinomialLogLoss(Loss):
     """Log loss of K classes over K scores through a softmax."""
 
     lightgbm_objective = "multiclass"
-    _derivatives = serial_and_parallel(_multinomial_derivatives)
-    _values = serial_and_parallel(_multinomial_values)
+    _derivatives = serial_and_parallel(_multinomial_derivatives, lean_jit)
+    _values = serial_and_parallel(_multinomial_values, lean_jit)
 
     def __init__(self, n_classes: int):
         self.n_outputs = n_classes

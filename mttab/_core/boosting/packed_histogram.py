@@ -107,7 +107,7 @@ def _pack_rows(gradient, hessian, packing, out_packed):  # type: ignore[no-untyp
         out_packed[i] = fields
 
 
-pack_rows, pack_rows_parallel = serial_and_parallel(_pack_rows)
+pack_rows, pack_rows_parallel = serial_and_parallel(_pack_rows, lean_jit)
 
 
 @jit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .jit import jit, lean
+from .jit import lean, lean_jit
 
 
 @lean
@@ -16,14 +16,14 @@ def uniform_of_key(key, seed):  # type: ignore[no-untyped-def]
     return np.float64((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
 
 
-@jit
+@lean_jit
 def draw_uniform(key, seed, out):  # type: ignore[no-untyped-def]
     """Such a number for every row: key uint64 (n_rows,), out float64 (n_rows,)."""
     for i in range(len(key)):
         out[i] = uniform_of_key(key[i], seed)
 
 
-@jit
+@lean_jit
 def draw_rows(key, seed, share, task_start, out_rows, out_row_start, out_left, out_left_start):  # type: ignore[no-untyped-def]
     """Part the rows of every task into those with numbers below ``share``, and those that are left out.
 

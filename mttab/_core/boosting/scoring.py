@@ -102,6 +102,24 @@ def _add_task_trees(X, order, block_task, block_start, nodes, trees, masks, task
 add_task_trees, add_task_trees_parallel = serial_and_parallel(_add_task_trees)
 
 
+@lean
+def _add_block(X, task, n_tasks, nodes, trees, masks, is_per_task, first, last, bits, leaves, out_score):  # type: ignore[no-untyped-def]
+    """`_add_round` for the rows ``first:last``; bits uint64 and leaves int32 (>= last - first,) are scratch."""
+    if not is_per_task:
+        root = np.int64(trees.root[0])
+        leaves_of_rows(nodes, root, np.int64(0), masks, X, task, n_tasks, first, last, bits, leaves)
+    else:
+        for i in range(first, last):
+            tree = np.int64(task[i])
+            is_known = tree < len(trees.root)
+            leaves[i - first] = find_leaf(nodes, np.int64(trees.root[tree]), X, task, n_tasks, i) if is_known else -1
+    for i in range(first, last):
+        tree = np.int64(task[i]) if is_per_task else np.int64(0)
+        if leaves[i - first] >= 0:
+            for k in range(nodes.value.shape[1]):
+                out_score[i, trees.output[tree] + k] += nodes.value[leaves[i - first], k]
+
+
 def _add_round(X, task, n_tasks, nodes, trees, is_per_task, out_score):  # type: ignore[no-untyped-def]
     """Add one tree, or of one tree per task each row's own, to ``out_score`` (n_rows, n_outputs), unweighted."""
     n_rows, n_nodes, n_trees = X.shape[1], len(nodes.feature), len(trees.root)
@@ -114,20 +132,8 @@ def _add_round(X, task, n_tasks, nodes, trees, is_per_task, out_score):  # type:
         first = np.int64(block) * ROW_BLOCK
         last = min(first + ROW_BLOCK, n_rows)
         own = masks_of(keep, leaf, size, n_cuts, cut, table)
-        bits, leaves = np.empty(ROW_BLOCK, dtype=np.uint64), np.full(ROW_BLOCK, np.int32(-1))
-        if not is_per_task:
-            root = np.int64(trees.root[0])
-            leaves_of_rows(nodes, root, np.int64(0), own, X, task, n_tasks, first, last, bits, leaves)
-        else:
-            for i in range(first, last):
-                tree = np.int64(task[i])
-                if tree < n_trees:
-                    leaves[i - first] = find_leaf(nodes, np.int64(trees.root[tree]), X, task, n_tasks, i)
-        for i in range(first, last):
-            tree = np.int64(task[i]) if is_per_task else np.int64(0)
-            if leaves[i - first] >= 0:
-                for k in range(nodes.value.shape[1]):
-                    out_score[i, trees.output[tree] + k] += nodes.value[leaves[i - first], k]
+        bits, leaves = np.empty(ROW_BLOCK, dtype=np.uint64), np.empty(ROW_BLOCK, dtype=np.int32)
+        _add_block(X, task, n_tasks, nodes, trees, own, is_per_task, first, last, bits, leaves, out_score)
 
 
 add_round_serial, add_round_parallel = serial_and_parallel(_add_round)

@@ -28,8 +28,8 @@ from .local_search import (
 )
 from .partition import mark_left, partition_rows
 from .splitting import TIE, scan_categorical
-from .tree import draw_features
-from .tree_arrays import best_open_leaf, open_node
+from .tree import draw_among
+from .tree_arrays import best_open_leaf, close_leaves, open_node
 
 
 class SmallScratch(NamedTuple):
@@ -125,9 +125,7 @@ def grow_small_tree(
         for c in range(3):
             own.sums[large, c] = own.sums[node, c] - own.sums[small, c]
         tree.weight[left], tree.weight[right] = own.sums[left, 0], own.sums[right, 0]
-    for i in range(n_nodes):
-        if tree.left[i] < 0:
-            tree.feature[i], tree.gain[i] = -1, 0.0
+    close_leaves(tree, n_nodes)
     set_values(tree, n_nodes, rows, table.gradient, table.hessian, table.weight, options, np.int64(1))
     return n_nodes
 
@@ -147,7 +145,7 @@ def _search(  # type: ignore[no-untyped-def]
     n_features = len(layout.offset) - 1
     weight, total, hessian = own.sums[node, 0], own.sums[node, 1], own.sums[node, 2]
     if growth.n_features_tried < n_features:
-        _choose_features(growth.n_features_tried, own.state, own.is_tried)
+        draw_among(own.is_tried, growth.n_features_tried, own.state)
     parent = total * total / (hessian + options.l2) if hessian + options.l2 > 0.0 else 0.0
     best, feature, bin_, at, missing_left = parent, np.int64(-1), np.int64(0), np.int64(0), False
     lane = _search_lanes(local, n_bins, is_weighted, units, options, own, node)
@@ -175,14 +173,6 @@ def _search(  # type: ignore[no-untyped-def]
         missing_left,
     )
     tree.left_bin[node], tree.right_bin[node] = bin_, at
-
-
-@inner
-def _choose_features(n_tried, state, out_is_tried):  # type: ignore[no-untyped-def]
-    for f in range(len(out_is_tried)):
-        out_is_tried[f] = False
-    for f in draw_features(len(out_is_tried), n_tried, state):
-        out_is_tried[f] = True
 
 
 @inlined

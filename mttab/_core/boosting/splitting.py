@@ -69,6 +69,11 @@ def _is_allowed(sums, n_outputs, options):  # type: ignore[no-untyped-def]
     return total >= options.min_hessian
 
 
+@lean
+def count_outputs(n_channels, options):  # type: ignore[no-untyped-def]
+    return n_channels - 1 if options.constant_hessian else (n_channels - 1) // 2
+
+
 @lean_jit
 def pair_score(left, right, n_outputs, options, l2, monotonic, low, high):  # type: ignore[no-untyped-def]
     """Score of two children, −inf if one is too small or their order breaks the feature's monotonic constraint."""

@@ -18,11 +18,11 @@ import numpy as np
 
 from .histogram import gather_statistics
 from .jit import inner, jit, lean, lean_jit
-from .level_search import Level, best_feature, count_outputs, search_level, search_level_parallel
+from .level_search import Level, best_feature, search_level, search_level_parallel
 from .packed_histogram import gather_packed
-from .splitting import TIE, pair_score, sums_score
-from .tree import EMPTY_NODE, begin_tree, bound_children, draw_features, split_node, value_leaves
-from .tree_arrays import open_node
+from .splitting import TIE, count_outputs, pair_score, sums_score
+from .tree import EMPTY_NODE, begin_tree, bound_children, draw_among, split_node, value_leaves
+from .tree_arrays import close_leaves, open_node
 
 
 @jit
@@ -33,13 +33,20 @@ def grow_symmetric_tree(  # type: ignore[no-untyped-def]
 
     Its depth is at most ``growth.max_depth``, and such that no more than ``growth.max_leaf_nodes`` leaves can come out.
     """
+    # What is made is made here: the rest is passed on to functions that need not count who refers to it.
     max_leaves = min(growth.max_leaf_nodes, max(len(rows), 1))
     own = begin_tree(table, layout, rows, options, scratch, seed, max_leaves)
+    level = allocate_level(len(layout.offset) - 1, own.sums, own.pool, own.slot, tree.low, tree.high)
+    return _grow(table, layout, rows, out_rows, growth, options, packing, scratch, team, own, level, tree)
+
+
+@lean
+def _grow(table, layout, rows, out_rows, growth, options, packing, scratch, team, own, level, tree):  # type: ignore[no-untyped-def]
     root, depth, n_nodes = np.int64(0), np.int64(0), np.int64(1)
     open_node(tree, root, root, len(rows), root, len(out_rows), -np.inf, np.inf)
     _gather_node(table, rows, root, len(rows), options, packing, scratch, own.sums[0])
     tree.weight[0] = own.sums[0, 0]
-    level = first_level(len(layout.offset) - 1, own.sums, own.pool, own.slot, tree.low, tree.high)
+    open_root(level)
     while level.counts[0] > 0 and may_go_deeper(depth, growth):
         depth += 1
         draw_level(level, growth, options, table.gradient.shape[0], own.state)
@@ -58,28 +65,25 @@ def grow_symmetric_tree(  # type: ignore[no-untyped-def]
         n_nodes = split_level(table, layout, rows, out_rows, options, scratch, team, own, tree, level, feature, n_nodes)
         if n_nodes == n_before:
             break
-    for node in range(n_nodes):
-        if tree.left[node] < 0:
-            tree.feature[node] = -1
-            tree.gain[node] = 0.0
+    close_leaves(tree, n_nodes)
     value_leaves(table, rows, options, team, tree, n_nodes)
     return n_nodes
 
 
 def new_level(n_features, sums, pool, slot, low, high):  # type: ignore[no-untyped-def]
-    """The root, and room for the levels below it; what is passed in is kept, see `Level`."""
+    """Room for the levels of a tree; what is passed in is kept, see `Level`."""
     max_nodes = len(sums)
     nodes, small = np.empty(max_nodes, dtype=np.int64), np.empty(max_nodes, dtype=np.int64)
     large, counts = np.empty(max_nodes, dtype=np.int64), np.empty(2, dtype=np.int64)
-    nodes[0], small[0], large[0] = 0, 0, -1
-    counts[0] = counts[1] = 1 if n_features > 0 and sums[0, 0] > 0.0 else 0
     return Level(
         nodes,
+        np.empty(max_nodes, dtype=np.int64),
         small,
         large,
         counts,
         np.empty(max_nodes),
         np.empty(1),
+        np.empty(sums.shape[1]),
         sums,
         low,
         high,
@@ -93,7 +97,14 @@ def new_level(n_features, sums, pool, slot, low, high):  # type: ignore[no-untyp
     )
 
 
-first_level = inner(new_level)  # the same for kernels
+allocate_level = inner(new_level)  # the same for kernels
+
+
+@lean_jit
+def open_root(level):  # type: ignore[no-untyped-def]
+    """Begin with the root, whose sums are known."""
+    level.nodes[0], level.small[0], level.large[0] = 0, 0, -1
+    level.counts[0] = level.counts[1] = 1 if len(level.gain) > 0 and level.sums[0, 0] > 0.0 else 0
 
 
 @lean_jit
@@ -101,14 +112,11 @@ def may_go_deeper(depth, growth):  # type: ignore[no-untyped-def]
     return depth < growth.max_depth and depth < 62 and (np.int64(2) << depth) <= growth.max_leaf_nodes
 
 
-@jit
+@lean_jit
 def draw_level(level, growth, options, n_outputs, state):  # type: ignore[no-untyped-def]
     """Draw the features of a level, the same for all its nodes, and score the nodes as they are."""
-    n_features, total = len(level.gain), 0.0
-    for f in range(n_features):
-        level.is_tried[f] = False
-    for f in draw_features(n_features, growth.n_features_tried, state):
-        level.is_tried[f] = True
+    total = 0.0
+    draw_among(level.is_tried, growth.n_features_tried, state)
     for j in range(level.counts[0]):
         node = level.nodes[j]
         score = sums_score(level.sums[node], n_outputs, options, options.l2, level.low[node], level.high[node])
@@ -129,25 +137,27 @@ def _gather_node(table, rows, start, stop, options, packing, scratch, out_sums):
         )  # fmt: skip
 
 
-@inner
+@lean
 def _gather_level(table, rows, options, packing, scratch, tree, level):  # type: ignore[no-untyped-def]
     """The same for the nodes that are to be filled; returns how many rows' worth of work there is per feature."""
-    n_cells, unused = np.int64(0), np.empty(level.sums.shape[1])
+    n_cells = np.int64(0)
     for p in range(level.counts[1]):
         start, stop = tree.start[level.small[p]], tree.stop[level.small[p]]
         n_cells += stop - start + EMPTY_NODE
         if level.large[p] >= 0:  # the root's were gathered when they were summed
-            _gather_node(table, rows, start, stop, options, packing, scratch, unused)
+            _gather_node(table, rows, start, stop, options, packing, scratch, level.unused)
     return n_cells
 
 
-@jit
+@lean_jit
 def split_level(table, layout, rows, out_rows, options, scratch, team, own, tree, level, feature, n_nodes):  # type: ignore[no-untyped-def]
     """Split the open nodes and open their children, whose number is returned with that of all others."""
     n_open, n_pairs, n_leaves = np.int64(0), np.int64(0), (n_nodes + 1) // 2
-    before = level.nodes[: level.counts[0]].copy()
-    for j in range(len(before)):
-        node, left, right = before[j], n_nodes, n_nodes + 1
+    n_before = level.counts[0]
+    for j in range(n_before):
+        level.before[j] = level.nodes[j]
+    for j in range(n_before):
+        node, left, right = level.before[j], n_nodes, n_nodes + 1
         # No more leaves than rows: one row of a large weight is open, but nothing can be split off.
         if right >= len(level.sums) or not cut_node(layout, options, level, tree, node, feature, left, right):
             level.nodes[n_open] = node

@@ -20,7 +20,7 @@ from .packed_histogram import gather_packed, gather_packed_parallel
 from .partition import CELLS_PER_ROW, mark_left, split_range
 from .small_nodes import SMALL_NODE, find_split_from_rows
 from .splitting import bounded_value
-from .tree_arrays import best_open_leaf, open_node
+from .tree_arrays import best_open_leaf, close_leaves, open_node
 
 # Rows' worth of work, per feature, in a histogram whose node has none: bins are subtracted and searched all the same.
 EMPTY_NODE = 500
@@ -69,7 +69,7 @@ def scratch_of_rows(scratch, start, stop, out_start, out_stop):  # type: ignore[
     )
 
 
-@jit
+@lean_jit
 def next_random(state):  # type: ignore[no-untyped-def]
     """Next 64 random bits of a splitmix64 generator; ``state`` uint64 (1,) is advanced."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
@@ -83,18 +83,25 @@ def next_random(state):  # type: ignore[no-untyped-def]
 def draw_features(n_features, n_tried, state):  # type: ignore[no-untyped-def]
     """``n_tried`` of the feature indices, ascending, drawn without replacement (Floyd's selection)."""
     features, is_drawn = np.empty(n_features, dtype=np.int64), np.empty(n_features, dtype=np.bool_)
-    for f in range(n_features):
-        features[f], is_drawn[f] = f, False
-    if n_tried >= n_features:
-        return features
-    for top in range(n_features - n_tried, n_features):
-        candidate = np.int64(next_random(state) % np.uint64(top + 1))
-        is_drawn[top if is_drawn[candidate] else candidate] = True
+    draw_among(is_drawn, n_tried, state)
     n_drawn = 0
     for f in range(n_features):
         features[n_drawn] = f
         n_drawn += is_drawn[f]
-    return features[:n_tried]
+    return features[: min(n_tried, n_features)]
+
+
+@lean_jit
+def draw_among(out_is_drawn, n_tried, state):  # type: ignore[no-untyped-def]
+    """The same as marks, bool (n_features,)."""
+    n_features = len(out_is_drawn)
+    for f in range(n_features):
+        out_is_drawn[f] = n_tried >= n_features
+    if n_tried >= n_features:
+        return
+    for top in range(n_features - n_tried, n_features):
+        candidate = np.int64(next_random(state) % np.uint64(top + 1))
+        out_is_drawn[top if out_is_drawn[candidate] else candidate] = True
 
 
 class Table(NamedTuple):
@@ -183,10 +190,7 @@ def grow_tree(  # type: ignore[no-untyped-def]
                 table, layout, rows, growth, options, packing, candidates, scratch, team, own, tree,
                 small, large, own.sums[small, 0] >= least, own.sums[large, 0] >= least,
             )  # fmt: skip
-    for node in range(n_nodes):
-        if tree.left[node] < 0:
-            tree.feature[node] = -1
-            tree.gain[node] = 0.0
+    close_leaves(tree, n_nodes)
     value_leaves(table, rows, options, team, tree, n_nodes)
     return n_nodes
 
@@ -211,7 +215,7 @@ def begin_tree(table, layout, rows, options, scratch, seed, max_leaves):  # type
     )
 
 
-@inner
+@lean
 def value_leaves(table, rows, options, team, tree, n_nodes):  # type: ignore[no-untyped-def]
     derivatives = table.gradient, table.hessian, table.weight
     if team is None:

@@ -111,6 +111,14 @@ def open_node(tree, node, start, stop, out_start, out_stop, low, high):  # type:
 
 
 @lean_jit
+def close_leaves(tree, n_nodes):  # type: ignore[no-untyped-def]
+    """Forget the splits that were proposed for leaves."""
+    for node in range(n_nodes):
+        if tree.left[node] < 0:
+            tree.feature[node], tree.gain[node] = -1, 0.0
+
+
+@lean_jit
 def best_open_leaf(left, gain, n_nodes):  # type: ignore[no-untyped-def]
     """Leaf with the largest gain, −1 if none pays; of equal gains (to rounding) the oldest."""
     best, found = -1, 0.0
