@@ -348,7 +348,7 @@ class BaseNetwork(
         options = self._training_options(len(training.y), held is not None, place.bf16)
         if is_companion and held is not None and self.max_epochs == "auto":
             options = options._replace(max_epochs=COMPANION_EPOCHS * options.max_epochs)
-        options = options._replace(**overrides)
+        options = options._replace(on_roots=is_companion, **overrides)
         if pool is not None:
             options = options._replace(pretext=self._pretext_options(len(pool.y)))
 
