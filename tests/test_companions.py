@@ -18,6 +18,7 @@ from mttab import MMoE, ModelFileError, MultiTabNet, MultiTabNetClassifier, Mult
 from mttab._core.neural.blending import EQUAL, SHARES, JudgedRows, find_shares
 from mttab._core.neural.columns import BEND
 from mttab._core.neural.losses import TaskOutputs
+from mttab._core.neural.members import Place
 from mttab._core.neural.network import unbent
 
 SMALL = {
@@ -306,6 +307,17 @@ def test_noise_in_one_column_does_not_keep_a_companion_from_learning_another():
         return 1.0 - net.task_scores(X[450:], Y[450:])["score"].iloc[0]
 
     assert error(np.column_stack([exact, *noise])) < 10.0 * error(exact[:, None])
+
+
+@pytest.mark.parametrize("unit", [1.0, 12.0])
+def test_a_member_and_its_companion_share_the_tensors_of_their_rows(unit, monkeypatch):
+    X, Y = table()
+    made = []
+    monkeypatch.setattr(Place, "examples", lambda *args, make=Place.examples: made.append(args[1]) or make(*args))
+    MultiTabNet(**SMALL | {"early_stopping": True}).fit(X, Y, sample_weight=np.full(len(X), unit))
+    assert len(made) == 4  # rows to train on and to validate on, of two members
+    MultiTabNet(**SMALL).partial_fit(X, Y, sample_weight=np.full(len(X), unit))
+    assert len(made) == 5
 
 
 def test_what_weighs_the_columns_in_training_is_not_kept(fitted):
