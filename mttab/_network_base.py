@@ -19,6 +19,7 @@ from mttab._core.neural.members import (
     EncodedRows,
     Job,
     Place,
+    Shelf,
     prepare_training,
 )
 from mttab._core.neural.stepping import PretextOptions, TrainingOptions
@@ -182,15 +183,19 @@ class BaseNetwork(
                 is_held = self._held_out(encoding, rows, keep, X, y, ids, np.random.default_rng([seed, member]))
             is_split = is_held.any()
             splits.append((encoded.take(~is_held), encoded.take(is_held)) if is_split else (encoded, explicit_held))
+        shelf = Shelf(place)
+        to_train = [
+            (part.with_weight_of_1(), None if held is None else held.with_weight_of_1()) for part, held in splits
+        ]
         jobs = []
         for number, (member, is_companion) in enumerate(self._networks_to_train()):
-            training, held = splits[member]
+            training, held = to_train[member]
             start = previous._trained_network(member, is_companion) if previous else None
             pool = training.and_rows(unlabelled) if learns_pretext else None
             progress = hooks.follow(self.verbose, "epoch", partial(self._attributes_of, encoding, place, seed), number)
             seeds = (seed, member)
             job = self._prepare(
-                encoding, training, held, place, seeds, start, progress, pool, is_companion=is_companion
+                encoding, training, held, shelf, seeds, start, progress, pool, is_companion=is_companion
             )
             jobs.append(job)
         with messages_shown(self.verbose):
@@ -251,11 +256,11 @@ class BaseNetwork(
         seed = previous._seed if previous else place.draw_seed(self.random_state)
         encoding, rows, _, _ = self._read_training(X, y, sample_weight, task, previous, classes)
         to_train = previous._trained_so_far() if previous else self._networks_to_train()
-        encoded = self._encoded_rows(encoding, rows)
+        encoded, shelf = self._encoded_rows(encoding, rows).with_weight_of_1(), Shelf(place)
         once: dict[str, Any] = {"max_epochs": 1, "schedule": "constant", "warmup_fraction": 0.0, "patience": None}
         jobs = [
             self._prepare(
-                encoding, encoded, None, place, (seed, member),
+                encoding, encoded, None, shelf, (seed, member),
                 previous._trained_network(member, is_companion) if previous else None,
                 Messages(self.verbose, "epoch"), is_companion=is_companion, **once,
             )
@@ -328,7 +333,7 @@ class BaseNetwork(
         encoding: Encoding,
         training: EncodedRows,
         held: EncodedRows | None,
-        place: Place,
+        shelf: Shelf,
         seeds: tuple[int, int],
         start: TrainedNetwork | None,
         progress: Progress,
@@ -345,10 +350,10 @@ class BaseNetwork(
         training = training.with_weight_of_1()
         validation = None if held is None else held.with_weight_of_1()
         pool = None if pool is None else pool.with_weight_of_1()
-        options = self._training_options(len(training.y), held is not None, place.bf16)
+        options = self._training_options(len(training.y), held is not None, shelf.place.bf16)
         if is_companion and held is not None and self.max_epochs == "auto":
             options = options._replace(max_epochs=COMPANION_EPOCHS * options.max_epochs)
-        options = options._replace(**overrides)
+        options = options._replace(on_roots=is_companion, **overrides)
         if pool is not None:
             options = options._replace(pretext=self._pretext_options(len(pool.y)))
 
@@ -356,7 +361,7 @@ class BaseNetwork(
             return self._new_network(encoding, training, sample or pool or training, is_companion)
 
         return prepare_training(
-            start or make, training, validation, options, place, seeds, progress, pool, is_companion=is_companion
+            start or make, training, validation, options, shelf, seeds, progress, pool, is_companion=is_companion
         )
 
     def _new_network(

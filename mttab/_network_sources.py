@@ -18,7 +18,7 @@ import pandas as pd
 from mttab._core.features import resolve_categorical_features
 from mttab._core.holdout import stops_early
 from mttab._core.neural.columns import Columns
-from mttab._core.neural.members import EncodedRows
+from mttab._core.neural.members import EncodedRows, Shelf
 from mttab._core.progress import Progress
 from mttab._core.sources import Source
 from mttab._core.tasks import factorize_labels
@@ -221,9 +221,10 @@ def fit_source(
         check_same_rows(training)
         if explicit_rows is not None:
             held = net._encoded_rows(encoding, explicit_rows)
+        shelf = Shelf(place)
         jobs = [
             net._prepare(
-                encoding, training, held, place, (seed, member), None, follow(encoding, number), sample=of_sample,
+                encoding, training, held, shelf, (seed, member), None, follow(encoding, number), sample=of_sample,
                 is_companion=is_companion,
             )
             for number, (member, is_companion) in enumerate(net._networks_to_train())

@@ -18,6 +18,7 @@ from mttab import MMoE, ModelFileError, MultiTabNet, MultiTabNetClassifier, Mult
 from mttab._core.neural.blending import EQUAL, SHARES, JudgedRows, find_shares
 from mttab._core.neural.columns import BEND
 from mttab._core.neural.losses import TaskOutputs
+from mttab._core.neural.members import Place
 from mttab._core.neural.network import unbent
 
 SMALL = {
@@ -292,6 +293,38 @@ def test_companions_train_longer_only_where_validation_rows_can_end_it():
     member, companion = MultiTabNet(**options | {"early_stopping": True}).fit(X, Y).n_iter_
     assert (member, companion) == (100, 400)
     assert MultiTabNet(**options | {"early_stopping": False}).fit(X, Y).n_iter_ == [100, 100]
+
+
+def test_noise_in_one_column_does_not_keep_a_companion_from_learning_another():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(700, 6))
+    exact = np.tanh(X @ rng.normal(size=6) / 2)
+    noise = [X[:, :1] + rng.exponential(size=(700, 1)) ** 3 for _ in range(3)]
+    options = {**SMALL, "n_members": 1, "max_epochs": "auto", "companion_dim": 64, "batch_size": 32}
+
+    def error(Y):
+        net = with_share(MultiTabNetRegressor(**options).fit(X[:450], Y[:450]), 1.0)
+        return 1.0 - net.task_scores(X[450:], Y[450:])["score"].iloc[0]
+
+    assert error(np.column_stack([exact, *noise])) < 10.0 * error(exact[:, None])
+
+
+@pytest.mark.parametrize("unit", [1.0, 12.0])
+def test_a_member_and_its_companion_share_the_tensors_of_their_rows(unit, monkeypatch):
+    X, Y = table()
+    made = []
+    monkeypatch.setattr(Place, "examples", lambda *args, make=Place.examples: made.append(args[1]) or make(*args))
+    MultiTabNet(**SMALL | {"early_stopping": True}).fit(X, Y, sample_weight=np.full(len(X), unit))
+    assert len(made) == 4  # rows to train on and to validate on, of two members
+    MultiTabNet(**SMALL).partial_fit(X, Y, sample_weight=np.full(len(X), unit))
+    assert len(made) == 5
+
+
+def test_what_weighs_the_columns_in_training_is_not_kept(fitted):
+    assert all(network.weighting.factor is None for network in fitted._networks)
+    companions = fitted.history_[fitted.history_["is_companion"]]
+    columns = [f"validation_score[{label}]" for label in fitted.companion_share_]
+    assert_allclose(companions["validation_score"], companions[columns].mean(axis=1), rtol=1e-6)
 
 
 def test_the_smooth_scale_is_straight_near_0_and_a_logarithm_beyond():

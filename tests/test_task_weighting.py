@@ -83,6 +83,32 @@ def test_aggregators_that_draw_at_random_draw_by_the_seed_of_the_fit_alone(name)
     np.testing.assert_array_equal(*found)
 
 
+def test_a_step_that_heeds_what_is_unexplained_lowers_the_roots_of_the_losses():
+    target = torch.tensor([0.1, 3.0])
+    weights = torch.zeros(2, requires_grad=True)
+    (weights - target).square().sqrt().sum().backward()
+    wanted = weights.grad.clone()
+    weighting = make_weighting("equal", np.ones(2))
+    weighting.heed(target**2)
+    weighting.backward((weights - target).square(), [weights])
+    assert torch.allclose(weights.grad / weights.grad[0], wanted / wanted[0])
+
+
+@pytest.mark.parametrize("name", ["uncertainty", *AGGREGATORS])
+def test_ways_that_size_up_the_losses_themselves_heed_nothing(name):
+    weighting = make_weighting(name, np.ones(3)) if name == "uncertainty" else aggregator(name, 3)
+    losses = torch.tensor([1.0, 0.5, 0.01])
+    before = weighting.weighted(losses)
+    weighting.heed(losses)
+    assert torch.equal(weighting.weighted(losses), before)
+
+
+def test_row_tasks_which_share_a_column_heed_nothing():
+    weighting = make_weighting("equal", np.ones(4), True)
+    weighting.heed(torch.tensor([0.01]))
+    assert torch.equal(weighting.weighted(torch.ones(4)), torch.full((4,), 0.25))
+
+
 def test_with_equal_weights_row_tasks_count_by_the_weight_of_their_rows():
     rng = np.random.default_rng(0)
     weight, task, cells = rng.uniform(0.5, 2.0, size=40), rng.integers(0, 3, size=40), rng.random(40)

@@ -115,12 +115,29 @@ class Place(NamedTuple):
         return torch.as_tensor(array).to(self.dtype).to(self.device)  # in this order: MPS has no float64
 
 
+class Shelf:
+    """Rows as tensors, made once for all networks of a fit that train on the same ones."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._made: list[tuple[EncodedRows, Examples]] = []
+
+    def examples(self, rows: EncodedRows) -> Examples:
+        """Tensors of these rows, which are known by their identity."""
+        for known, examples in self._made:
+            if known is rows:
+                return examples
+        examples = self.place.examples(rows)
+        self._made.append((rows, examples))
+        return examples
+
+
 def prepare_training(
     start: TrainedNetwork | Callable[[], TrainedNetwork],
     training: EncodedRows,
     validation: EncodedRows | None,
     options: TrainingOptions,
-    place: Place,
+    shelf: Shelf,
     seeds: tuple[int, int],
     progress: Progress,
     pool: EncodedRows | None = None,
@@ -135,7 +152,8 @@ def prepare_training(
         To go on from (it stays as it is), or what makes a new one.
     training, validation : EncodedRows
     options : TrainingOptions
-    place : Place
+    shelf : Shelf
+        Of the place to train at.
     seeds : tuple of int
         Seed of all, number of the member.
     progress : Progress
@@ -150,7 +168,7 @@ def prepare_training(
     callable
         Takes a function that says whether to stop; gives the network and the figures of its epochs.
     """
-    seed, member = seeds
+    place, (seed, member) = shelf.place, seeds
     key = member + _FIRST_COMPANION * is_companion
     progress = progress if rank() == 0 else Progress()  # one of the processes that train together is enough to tell
     if isinstance(start, TrainedNetwork):
@@ -162,9 +180,9 @@ def prepare_training(
         for part in (network.module, network.outputs, network.weighting):
             part.to(place.device)
     n_before = network.n_epochs
-    examples = place.examples(training)
-    held_out = None if validation is None else place.examples(validation)
-    pool_rows = None if pool is None else place.examples(pool)
+    examples = shelf.examples(training)
+    held_out = None if validation is None else shelf.examples(validation)
+    pool_rows = None if pool is None else shelf.examples(pool)
 
     def run(is_cancelled: Callable[[], bool]) -> tuple[TrainedNetwork, list[dict[str, Any]]]:
         history: list[dict[str, Any]] = []

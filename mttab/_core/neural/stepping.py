@@ -24,7 +24,11 @@ class PretextOptions(NamedTuple):
 
 
 class TrainingOptions(NamedTuple):
-    """How to train, see the estimators; `patience` None = no early stopping, `pretext` None = no pretext task."""
+    """How to train, see the estimators.
+
+    `patience` None = no early stopping, `pretext` None = no pretext task; `on_roots`: what counts of
+    every task, in its loss and for early stopping, is the root of what is unexplained, see `Watch`.
+    """
 
     max_epochs: int
     batch_size: int
@@ -40,6 +44,7 @@ class TrainingOptions(NamedTuple):
     compile: bool
     sam_rho: float = 0.0
     pretext: PretextOptions | None = None
+    on_roots: bool = False
 
 
 def compiled(module: nn.Module) -> Callable[..., Any]:

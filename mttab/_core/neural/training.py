@@ -39,6 +39,7 @@ from mttab._core.neural.stepping import (
     precision_of,
     resume,
 )
+from mttab._core.neural.watching import Watch
 from mttab._core.neural.weighting import TaskWeighting, set_gradients
 
 # Rows predicted at a time. Always as many, the last block filled up: sums of a row then do not depend on its company.
@@ -177,7 +178,7 @@ def train(
     network : TrainedNetwork
     training : Examples
     validation : Examples or None
-        Early stopping watches the mean over tasks of `explained` on them.
+        Early stopping watches what `explained` says of them, see `Watch`.
     options : TrainingOptions
     generator : torch.Generator
         Of the device of the data; orders the batches.
@@ -211,7 +212,7 @@ def train(
             if figures is None:
                 break
             is_ended = bool(number_of_first(int(on_epoch(figures, run.current))))
-            if is_ended or run.is_over():
+            if is_ended or run.watch.is_over():
                 break
     run.finish()
 
@@ -254,8 +255,7 @@ class _Run:
             self.pretext = Pretext(module, pretext_rows, options.pretext, options, n_steps)
         if module.options.sample_attention and network.context is None:
             self._choose_context()
-        self.best_score, self.n_bad = -math.inf, 0
-        self.best_weights: dict[str, Tensor] | None = None
+        self.watch = Watch(len(network.outputs.kinds), options.patience, on_roots=options.on_roots)
         if network.n_epochs > 0:  # levels that come only now have data of their own from here on
             codes = training.inputs.codes
             module.features.level_weight.index_add_(0, codes.flatten(), row_weight.repeat_interleave(codes.shape[1]))
@@ -277,7 +277,7 @@ class _Run:
             with dropout_from(self.network.module, self.dropout_generator):
                 yield
         finally:
-            self.weighting.generator = None
+            self.weighting.generator = self.weighting.factor = None
 
     def epoch(self, number: int, is_cancelled: Callable[[], bool]) -> dict[str, Any] | None:
         """One pass over the training rows; what it showed, None if it was cancelled."""
@@ -302,7 +302,7 @@ class _Run:
             total = total + self.task_losses.mean(losses) * len(rows)
         self.network.n_epochs += 1
         train_loss = float(total) / self.n
-        if self.best_weights is None:
+        if self.watch.best_weights is None:
             checked(train_loss, number, self.options.learning_rate)
         figures: dict[str, Any] = {"epoch": number, "learning_rate": learning_rate, "train_loss": train_loss}
         if self.pretext is not None:
@@ -372,21 +372,13 @@ class _Run:
 
     def _note(self, by_task: Tensor) -> float:
         """Keep the weights if these figures are the best so far; gives their mean, NaN where no task has any."""
-        score = float(by_task.nanmean())
-        if math.isnan(score):  # labels that do not vary tell nothing, also not that there is no progress
-            return score
-        if score > self.best_score:
-            self.best_score, self.n_bad = score, 0
-            self.best_weights = {k: v.detach().clone() for k, v in self.network.module.state_dict().items()}
-        else:
-            self.n_bad += 1
+        module = self.network.module
+        score = self.watch.note(by_task, lambda: {k: v.detach().clone() for k, v in module.state_dict().items()})
         if self.network.is_companion:  # it keeps an MLP from learning noise, and from being exact where there is none
-            fade_dropout(self.network.module, min(1.0, max(0.0, 1.0 - self.best_score)))
+            fade_dropout(module, self.watch.unexplained)
+        if self.options.on_roots:
+            self.weighting.heed(self.watch.unexplained_by_task())
         return score
-
-    def is_over(self) -> bool:
-        """Whether patience is at its end."""
-        return self.options.patience is not None and self.n_bad >= self.options.patience
 
     def current(self) -> TrainedNetwork:
         """A copy of the network with the weights that it would be validated with now."""
@@ -401,8 +393,8 @@ class _Run:
 
     def finish(self) -> None:
         """Put the best weights back and compute what prediction needs."""
-        if self.best_weights is not None:
-            self.network.module.load_state_dict(self.best_weights)
+        if self.watch.best_weights is not None:
+            self.network.module.load_state_dict(self.watch.best_weights)
         else:
             self.average.apply()
             self.network.module.features.fill_unseen()

@@ -62,8 +62,11 @@ class TaskWeighting(nn.Module):
         Which part of the loss, with a gradient of its own, each task belongs to; n_parts of them.
     generator : torch.Generator or None
         Of the training that goes on; aggregators that draw at random are seeded from it.
+    factor : Tensor of shape (n_losses,) or None
+        On each of the losses besides its weight, in the training that goes on, see `heed`.
     """
 
+    factor: Tensor | None = None
     generator: torch.Generator | None = None
     task_weight: Tensor
     part_of_loss: Tensor
@@ -77,7 +80,18 @@ class TaskWeighting(nn.Module):
 
     def weighted(self, losses: Tensor) -> Tensor:
         """What each of the losses (n_losses,) adds to the total."""
-        return self.task_weight * losses
+        return self.task_weight * (losses if self.factor is None else losses * self.factor)
+
+    def heed(self, unexplained: Tensor) -> None:
+        """Lower from now on the roots of the losses, given what is unexplained of every column of y, (n_columns,).
+
+        Gradients are divided by these roots. Those of a task that is almost solved are small, and would drown in those
+        of a noisy one, for a step of AdamW is about as long however small a gradient is. Row tasks share a column, and
+        nothing changes.
+        """
+        if not self.row_tasks:
+            factor = unexplained.rsqrt()
+            self.factor = (factor / factor.mean()).to(self.task_weight)
 
     def parts(self, losses: Tensor) -> Tensor:
         """The same by part, (n_parts,)."""
@@ -115,6 +129,9 @@ class UncertaintyWeighting(TaskWeighting):
         """Losses divided by their variances, with the price of a large variance."""
         return self.task_weight * (losses * torch.exp(-self.log_variance) + self.log_variance)
 
+    def heed(self, unexplained: Tensor) -> None:
+        """Nothing: variances follow the losses already."""
+
 
 class GradientAggregation(TaskWeighting):
     """Gradients of the parts combined by an aggregator of TorchJD [1]_.
@@ -138,6 +155,9 @@ class GradientAggregation(TaskWeighting):
         gradients = torch.stack(rows)
         add_gradients([gradients])
         set_gradients(self.combine(gradients), used)
+
+    def heed(self, unexplained: Tensor) -> None:
+        """Nothing: what the sizes of gradients mean is up to the aggregator."""
 
     def combine(self, gradients: Tensor) -> Tensor:
         """The combination; tasks without a label in the batch, which want no step at all, have no say in it."""
