@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
 
 from mttab._boosting_adapt import TaskAdaptation
 from mttab._boosting_explain import Explaining
@@ -97,7 +98,6 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
     tasks_: np.ndarray
     n_tasks_: int
     sharing_: str
-    linear_start_: bool
     theta_: np.ndarray
     task_group_: np.ndarray
     outlier_score_: np.ndarray
@@ -108,6 +108,12 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
     task_feature_importances_: np.ndarray
     n_features_in_: int
     feature_names_in_: np.ndarray
+
+    @property
+    def linear_start_(self) -> bool:
+        """Whether the first shared round is a straight line."""
+        check_is_fitted(self)
+        return self._fitted.sharing.has_line and self.n_iter_["shared"] > 0
 
     # --- fit -------------------------------------------------------------------------------------------------------
 
@@ -279,7 +285,6 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
         self._fitted_target_scaling = getattr(self, "target_scaling", None)
         self._fitted_task_column = self.task_column if inputs.task_source == "column" else None
         self.sharing_ = self._fitted.sharing.name
-        self.linear_start_ = self._fitted.sharing.has_line and model.forest.n_rounds[SHARED] > 0
         self._set_task_attributes()
         self.train_score_ = _score_path(model.train_loss)
         self.validation_score_ = _score_path(model.validation_loss)

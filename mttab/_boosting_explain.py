@@ -150,7 +150,8 @@ class Explaining:
         Parameters
         ----------
         importance_type : {"gain", "split"}, default="gain"
-            "gain": how much the splits on a feature lower the training loss; "split": how many there are.
+            "gain": how much the splits on a feature lower the training loss; "split": how many there are, of which a
+            straight line to start from (`linear_start_`) has one per bin of each feature.
         by : {"block", "task"}, default="block"
             What the columns of the table are.
         block : {"shared", "partition", "task"} or None, default=None

@@ -145,8 +145,8 @@ NETWORK: dict[str, Option] = {
         "averaged with it; 0 = none. Where the two kinds differ clearly on the validation rows, the better one counts "
         "for more, column by column of ``y`` (``companion_share_``); without such rows they count the same. With "
         '``max_epochs="auto"`` these rows may let it train for four times as many epochs, and ``patience`` lasts up to '
-        "four times as long, the less is left to explain. It lowers the roots of the losses, so that a column that can "
-        'be predicted almost exactly is not drowned by noisy ones, unless ``task_weighting`` is not "equal"; and its '
+        'four times as long, the less is left to explain. With these rows and ``task_weighting="equal"`` it lowers the '
+        "roots of the losses, so that a column that can be predicted almost exactly is not drowned by noisy ones; its "
         "dropout fades as its figure on these rows rises.",
         0,
     ),

@@ -72,7 +72,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         of at least three values, at most 256 of them, written as one tree per feature with a leaf per bin, so that
         `staged_predict`, SHAP values and exports hold as ever. Its penalty is chosen by generalised cross-validation
         [3]_. "auto" takes it where short fits on folds of the training rows say that it helps; without validation rows
-        and in paper mode it does not.
+        and in paper mode it does not. A warm start goes on from what the first fit has begun with.
     grow_policy : {"symmetric", "leafwise"}, default="symmetric"
         How shared and partition trees grow. "symmetric": level by level, every node of a level split at the same place
         of the same feature, as CatBoost does it; "leafwise": the leaf with the largest gain first, as LightGBM does it.

@@ -39,9 +39,10 @@ def test_a_golden_file_predicts_what_it_did(path):
             assert got == (pytest.approx(expected, abs=tolerance) if isinstance(expected, float) else expected), name
 
 
-def test_boosters_of_before_there_was_a_choice_go_on_growing_leaf_by_leaf():
+def test_boosters_of_before_there_was_a_choice_go_on_growing_leaf_by_leaf_and_have_no_line():
     model = load(GOLDEN / "format_1" / "rmtgb_regressor.mttab")
     assert model.grow_policy == "leafwise"
+    assert model.linear_start is False and not model.linear_start_
 
 
 @pytest.mark.slow

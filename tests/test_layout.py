@@ -75,7 +75,7 @@ ORDER = {
     ),
     "neural": (
         *("ranks", "device", "columns", "tokens", "attention", "stacked", "network", "expert_parts", "experts"),
-        *("losses", "blending", "weighting", "averaging", "stepping", "sharpness", "pretext"),
+        *("losses", "blending", "weighting", "averaging", "stepping", "watching", "sharpness", "pretext"),
         *("training", "members", "adapting", "storing", "onnx"),
     ),
 }

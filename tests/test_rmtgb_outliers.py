@@ -31,7 +31,7 @@ def test_outlier_scores_rank_the_planted_tasks_first(task_type, n_draws):
     planted = np.arange(10) >= 8
     auroc = np.array([roc_auc_score(planted, outlier_scores(task_type, (8, 2), seed)) for seed in range(n_draws)])
     assert auroc.mean() >= 0.95
-    assert (auroc < 0.8).sum() <= 2
+    assert (auroc < 0.8).sum() <= n_draws // 20
 
 
 @pytest.mark.parametrize("n_draws", [FEW, MANY])

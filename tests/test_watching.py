@@ -63,6 +63,12 @@ def test_epochs_without_a_figure_are_neither_progress_nor_the_lack_of_it(on_root
     assert best_epoch(watch) == 1 and not watch.is_over()
 
 
+@pytest.mark.parametrize("on_roots", [False, True])
+def test_a_loss_that_overflows_from_the_first_epoch_on_uses_up_patience(on_roots):
+    watch = watched([[-math.inf]] * 3, 3, on_roots=on_roots)
+    assert watch.is_over() and watch.best_weights is None
+
+
 def test_what_is_left_of_a_task_is_so_at_its_own_best_epoch():
     watch = watched([[0.9, -0.5, 0.2], [0.7, -2.0, 0.6]])
     assert watch.unexplained_by_task().tolist() == pytest.approx([0.1, 1.0, 0.4])

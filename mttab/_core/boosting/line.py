@@ -13,6 +13,7 @@ cross-validation says (Golub, Heath and Wahba 1979).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ MAX_PRODUCTS, MIN_ROWS = 4e8, 10_000
 ROW_BLOCK = 65_536
 # A feature of fewer bins has nothing that a split does not say.
 MIN_BINS = 3
+# Slopes are kept to so many bits after the largest: sums of the same rows in another order give the same.
+SLOPE_BITS = 20
 # Penalties tried, in rows: a slope per standard deviation weighs as much as this many rows that speak against any.
 PENALTIES = np.logspace(-1, 6, 15)
 
@@ -59,7 +62,11 @@ def features_of_lines(layout: BinLayout, n_features: int) -> np.ndarray:
 
 
 def fit_lines(
-    rows: TrainingRows, layout: BinLayout, response: np.ndarray, curvature: np.ndarray, seed: int
+    rows: TrainingRows,
+    layout: BinLayout,
+    response: Callable[[np.ndarray], np.ndarray],
+    curvature: np.ndarray,
+    seed: int,
 ) -> Lines | None:
     """Fit the slopes; None where there is no feature to fit them to.
 
@@ -67,10 +74,10 @@ def fit_lines(
     ----------
     rows : TrainingRows
     layout : BinLayout
-    response : float64 (K, n_rows)
-        What the lines are to follow: the Newton step of every row alone.
+    response : callable
+        What the lines are to follow, float64 (K, n), in some rows (n,) of ``rows``: the Newton step of every row alone.
     curvature : float64 (K,)
-        Mean second derivative of the loss.
+        What squares of the score are worth as gain: the mean second derivative of the loss.
     seed : int
         Draws the rows that are looked at, if not all.
     """
@@ -82,6 +89,7 @@ def fit_lines(
         n_bins = int(layout.offset[f + 1] - layout.offset[f] - 1)
         count = rows.peers.sum(np.bincount(rows.codes(f), weights=rows.weight, minlength=n_bins + 1))
         middle = _middles(layout, f, n_bins)
+        middle = middle / max(np.abs(middle).max(), 1e-300)  # whatever the unit, squares are finite
         seen = max(count[:-1].sum(), 1e-300)
         middle = middle - count[:-1] @ middle / seen
         scale = np.sqrt(count[:-1] @ middle**2 / seen)
@@ -90,9 +98,11 @@ def fit_lines(
         count[center_bin[j]] += count[-1]
         counts.append(count[:-1])
         tables.append(np.append(middle, middle[center_bin[j]]))
-    slopes = _slopes(rows, features, tables, layout.monotonic[features], response, seed)
+    slopes = _slopes(rows, features, tables, layout.monotonic[features], response, len(curvature), seed)
     values = [table[:-1, None] * slope for table, slope in zip(tables, slopes, strict=True)]
-    return Lines(features, _rounded(values), center_bin, counts, curvature)
+    # A feature without a slope needs no tree, but a round needs one.
+    used = np.flatnonzero(slopes.any(axis=1)).tolist() or [0]
+    return Lines(features[used], [values[j] for j in used], center_bin[used], [counts[j] for j in used], curvature)
 
 
 def add_lines(lines: Lines, rows: TrainingRows, score: np.ndarray) -> None:
@@ -125,12 +135,13 @@ def _slopes(
     features: np.ndarray,
     tables: list[np.ndarray],
     monotonic: np.ndarray,
-    response: np.ndarray,
+    response: Callable[[np.ndarray], np.ndarray],
+    n_outputs: int,
     seed: int,
 ) -> np.ndarray:
     """Slopes (n_used, K) per standard deviation."""
-    n_used, n_outputs = len(features), len(response)
-    share = max(MAX_PRODUCTS / n_used**2, MIN_ROWS) / rows.totals(rows.n_rows)[0]
+    n_used = len(features)
+    share = max(MAX_PRODUCTS / n_used**2, MIN_ROWS) / rows.totals(rows.n_different())[0]
     chosen = np.arange(rows.n_rows) if share >= 1.0 else np.flatnonzero(rows.content_share(share, seed))
     # Sums of w, w z, w z z', and the same with the response in place of one z.
     n_columns = 1 + n_used + n_outputs
@@ -142,7 +153,7 @@ def _slopes(
         block[0] = 1.0
         for j, f in enumerate(features):
             block[1 + j] = tables[j][rows.codes(f, part)]
-        block[1 + n_used :] = response[:, part]
+        block[1 + n_used :] = response(part)
         sums += (block * rows.weight[part]) @ block.T
     sums = rows.peers.sum(sums)
     total = max(sums[0, 0], 1e-300)
@@ -160,7 +171,7 @@ def _slopes(
                 slopes[used, k] = found
                 break
             used = used[is_allowed]
-    return slopes
+    return rows.peers.sum(_rounded(slopes) if rows.peers.rank == 0 else np.zeros_like(slopes))
 
 
 def _ridge(squares: np.ndarray, slopes: np.ndarray, square: float, total: float) -> np.ndarray:
@@ -173,19 +184,20 @@ def _ridge(squares: np.ndarray, slopes: np.ndarray, square: float, total: float)
     values = np.maximum(values, 0.0)
     turned = vectors.T @ slopes
     step = turned / (values + PENALTIES[:, None])  # (n_penalties, p)
-    rest = square - 2.0 * step @ turned + step**2 @ values
+    rest = np.maximum(square - 2.0 * step @ turned + step**2 @ values, 0.0)
     n_free = total - 1.0 - (values / (values + PENALTIES[:, None])).sum(axis=1)
-    score = np.maximum(rest, 0.0) / np.maximum(n_free, 1.0) ** 2
-    return vectors @ step[np.argmin(score)]
+    # A penalty that lets the line go through every row says nothing of other rows; the largest one always counts.
+    score = np.where(n_free >= 1.0, rest / np.maximum(n_free, 1.0) ** 2, np.inf)
+    best = int(np.argmin(score)) if np.isfinite(score).any() else len(PENALTIES) - 1
+    return vectors @ step[best]
 
 
-def _rounded(values: list[np.ndarray]) -> list[np.ndarray]:
-    """To 30 bits after the largest: sums of the same rows in another order give the same."""
-    largest = max(float(np.abs(of_feature).max()) for of_feature in values)
-    if not 0.0 < largest < np.inf:
-        return [np.zeros_like(of_feature) for of_feature in values]
-    unit = 2.0 ** (np.floor(np.log2(largest)) - 30)
-    return [np.round(of_feature / unit) * unit for of_feature in values]
+def _rounded(slopes: np.ndarray) -> np.ndarray:
+    """To `SLOPE_BITS` after the largest of each output; none where that is no number."""
+    largest = np.abs(slopes).max(axis=0)
+    is_number = (largest > 0.0) & (largest < np.inf)
+    unit = 2.0 ** (np.floor(np.log2(np.where(is_number, largest, 1.0))) - SLOPE_BITS)
+    return np.where(is_number, np.round(slopes / unit) * unit, 0.0)
 
 
 # --- trees ----------------------------------------------------------------------------------------------------------

@@ -169,13 +169,22 @@ class _Run:
 
     def fit_lines(self) -> Lines | None:
         """Lines that follow the Newton step of every row, or its residual where the loss is one of the residual."""
-        rows = self.rows
+        rows, gradient, total = self.rows, self.gradient, self.scores.total(self.mixing())
         if self.loss.is_location:
-            response, curvature = (rows.y - self.scores.total(self.mixing())[:, 0])[None], np.ones(1)
+            # Gradients may be cut off, or signs: what a square of the residual is worth in squares of these.
+            squares = gradient[0] @ (gradient[0] / np.maximum(rows.weight, 1e-300))
+            of_gradient, of_residual = rows.totals(squares, rows.weight @ (rows.y - total[:, 0]) ** 2)
+            curvature = np.array([of_gradient / max(of_residual, 1e-300)])
+
+            def response(part: np.ndarray) -> np.ndarray:
+                return (rows.y[part] - total[part, 0])[None]
         else:
             curvature = np.array(rows.totals(*self.hessian.sum(axis=1))) / self.total_weight
-            step = rows.weight * np.maximum(curvature, 1e-300)[:, None]
-            response = np.divide(-self.gradient, step, out=np.zeros_like(step), where=step > 0.0)
+
+            def response(part: np.ndarray) -> np.ndarray:
+                step = rows.weight[part] * np.maximum(curvature, 1e-300)[:, None]
+                return np.divide(-gradient[:, part], step, out=np.zeros_like(step), where=step > 0.0)
+
         return fit_lines(rows, self.grower.layout, response, curvature, self.draw_seed())
 
     def keep_lines(self, lines: Lines) -> None:

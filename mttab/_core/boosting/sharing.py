@@ -135,6 +135,7 @@ class Race:
         seed: int,
     ):
         self._named_as_category = named_as_category
+        self._losses: dict[tuple[str, bool], tuple[np.ndarray, np.ndarray]] = {}
         self._loss, self._make_grower, self._make_builder = loss, make_grower, make_builder
         self._options, self._base, self._seed = options, base, seed
         n_rows = rows.n_different()
@@ -159,7 +160,13 @@ class Race:
         return np.concatenate([judged.weight for _, judged in self._folds])
 
     def losses(self, sharing: Sharing) -> tuple[np.ndarray, np.ndarray]:
-        """Losses (n_judged,) of a way to share, and those without its trees of single tasks."""
+        """Losses (n_judged,) of a way to share with trees of single tasks, and those without them."""
+        key = sharing.name, sharing.has_line
+        if key not in self._losses:
+            self._losses[key] = self._run(replace(sharing, has_task_block=True))
+        return self._losses[key]
+
+    def _run(self, sharing: Sharing) -> tuple[np.ndarray, np.ndarray]:
         losses, without = [], []
         for training, judged in self._folds:
             is_category = sharing.is_category(self._named_as_category)
@@ -197,7 +204,8 @@ def is_line_better(race: Race, sharing: Sharing) -> bool:
     """Whether a straight line to start from, see `line`, helps this way to share."""
     if not race.has_folds:
         return False
-    gain = race.losses(sharing)[0] - race.losses(replace(sharing, has_line=True))[0]
+    which = 0 if sharing.has_task_block else 1
+    gain = race.losses(sharing)[which] - race.losses(replace(sharing, has_line=True))[which]
     return is_gain(gain, race.weight, MARGIN["line"])
 
 

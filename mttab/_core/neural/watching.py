@@ -59,7 +59,7 @@ class Watch:
 
     def is_over(self) -> bool:
         """Whether patience is at its end."""
-        if self.patience is None or self.best_weights is None:
+        if self.patience is None:
             return False
         longer = max(1.0, min(MOST_PATIENCE, -1.0 / self._best)) if self.on_roots else 1.0
         return self._n_bad >= self.patience * longer
