@@ -65,9 +65,10 @@ def draw(booster: lightgbm.Booster, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    options = {"importance_type": "split", "figsize": (6, 2.5), "height": 0.5, "grid": False}
+    options = {"importance_type": "gain", "precision": 0, "figsize": (6, 2.5), "height": 0.5, "grid": False}
     axis = lightgbm.plot_importance(booster, title=f"Features of the model of {REGION!r}", **options)
-    axis.set_xlabel("splits")
+    axis.set_xlim(0, 1.2 * booster.feature_importance("gain").max())
+    axis.set_xlabel("gain")
     axis.set_ylabel("")
     axis.figure.set_layout_engine("constrained")
     axis.spines[["top", "right"]].set_visible(False)
