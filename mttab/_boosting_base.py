@@ -25,7 +25,7 @@ from mttab._core.boosting.importance import gain_importances, normalised
 from mttab._core.boosting.losses import Loss
 from mttab._core.boosting.rmtgb import BoostedModel, boost
 from mttab._core.boosting.rows import Scores, TrainingRows, ValidationRows
-from mttab._core.boosting.sharing import STRUCTURES, with_rounds
+from mttab._core.boosting.sharing import STRUCTURES, Race, with_rounds
 from mttab._core.boosting.similarity import cluster_tasks, task_agreement
 from mttab._core.boosting.threads import free_threads, parallel_region, resolve_n_threads
 from mttab._core.holdout import stops_early
@@ -241,10 +241,8 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
                 sharing = replace(sharing, group=group, agreement=agreement)
             options = with_rounds(sharing.apply(options), chosen.model.forest.n_rounds)
         else:
-            sharing = self._decide_sharing(
-                rows, X, validation, loss, make_grower, make_builder, options, base,
-                inputs.task_is_category, seed,
-            )  # fmt: skip
+            race = Race(rows, X, loss, make_grower, make_builder, options, base, inputs.task_is_category, seed)
+            sharing = self._decide_sharing(race, validation)
             options = sharing.apply(options)
             if sharing.name != self.sharing:
                 tell(self.verbose, f"sharing: {sharing.name}")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
 from mttab._core.boosting.binning import MAX_BINS, BinMapper
-from mttab._core.boosting.forest import BLOCKS, SHARED, ForestBuilder
+from mttab._core.boosting.forest import BLOCKS, SHARED
 from mttab._core.boosting.growing import Grower
 from mttab._core.boosting.line import features_of_lines
 from mttab._core.boosting.losses import Loss
@@ -257,55 +255,26 @@ class FitSteps:
         held = replace(inputs, features=features, task_ids=ids, y=y).melt(weight).weighted(labels, *factors)
         return validation_rows(encoder.transform(features, name="X_val")[:, held.row_idx], held, labels, scaling)
 
-    def _decide_sharing(
-        self,
-        rows: TrainingRows,
-        X: Any,
-        validation: ValidationRows | None,
-        loss: Loss,
-        make_grower: Callable[[TrainingRows, bool], Grower],
-        make_builder: Callable[[], ForestBuilder],
-        options: BoostingOptions,
-        base: np.ndarray,
-        named_as_category: bool,
-        seed: int,
-    ) -> Sharing:
-        """What the options of sharing and of the start come to on these rows; ``X[:, some]`` gives raw values."""
-
-        @cache
-        def race() -> Race:
-            return Race(rows, X, loss, make_grower, make_builder, options, base, named_as_category, seed)
-
-        sharing = self._decide_name(
-            rows, X, validation, loss, make_grower, make_builder, options, base, named_as_category, race
-        )
-        if sharing.name == "separate" or self.linear_start is False:
+    def _decide_sharing(self, race: Race, validation: ValidationRows | None) -> Sharing:
+        """What ``sharing``, ``n_task_groups`` and ``linear_start`` come to for the fit that is about to begin."""
+        sharing, rows = self._decide_name(race, validation), race.rows
+        if not self.linear_start or sharing.name == "separate" or race.options.blocks[SHARED].max_iter == 0:
             return sharing
-        layout = make_grower(rows, False).layout
-        is_possible = len(features_of_lines(layout, rows.n_features)) > 0 and options.blocks[SHARED].max_iter > 0
-        if self.linear_start == "auto":
-            is_possible &= validation is not None and self.algorithm != "paper" and rows.peers is ALONE
-            return replace(sharing, has_line=is_possible and is_line_better(race(), sharing))
-        return replace(sharing, has_line=is_possible)
+        if isinstance(self.linear_start, str) and (
+            validation is None or self.algorithm == "paper" or rows.peers is not ALONE
+        ):
+            return sharing  # nothing to choose by, or rows that are spread over processes, which do not race
+        if len(features_of_lines(race.make_grower(rows, False).layout, rows.n_features)) == 0:
+            return sharing
+        return replace(sharing, has_line=not isinstance(self.linear_start, str) or is_line_better(race, sharing))
 
-    def _decide_name(
-        self,
-        rows: TrainingRows,
-        X: Any,
-        validation: ValidationRows | None,
-        loss: Loss,
-        make_grower: Callable[[TrainingRows, bool], Grower],
-        make_builder: Callable[[], ForestBuilder],
-        options: BoostingOptions,
-        base: np.ndarray,
-        named_as_category: bool,
-        race: Callable[[], Race],
-    ) -> Sharing:
-        """What ``sharing`` and ``n_task_groups`` come to."""
+    def _decide_name(self, race: Race, validation: ValidationRows | None) -> Sharing:
+        """The same for ``sharing`` and ``n_task_groups``."""
+        rows, options = race.rows, race.options
         name, n_groups = self.sharing, None if self.n_task_groups == "auto" else int(self.n_task_groups)
         if name == "auto":
             is_restricted = 0 in (self.max_iter_shared, self.max_iter_partition, self.max_iter_task)
-            is_set_by_hand = named_as_category or not isinstance(self.theta_init, str) or self.theta_init != "data"
+            is_set_by_hand = race.named_as_category or not isinstance(self.theta_init, str) or self.theta_init != "data"
             if validation is None or is_restricted or is_set_by_hand or self.algorithm == "paper":
                 name = "blocks"
         if rows.n_tasks == 1:
@@ -330,7 +299,8 @@ class FitSteps:
             )
         agreement = group = None
         if rows.n_tasks <= MAX_TASKS:
-            agreement = task_agreement(rows, X, loss, make_grower(rows, False), make_builder(), base)
+            grower = race.make_grower(rows, False)
+            agreement = task_agreement(rows, race.X, race.loss, grower, race.make_builder(), race.base)
             group = cluster_tasks(agreement, n_groups)
             if group is None and name == "groups":
                 group = cluster_tasks(agreement, 2)
@@ -342,7 +312,7 @@ class FitSteps:
             )
         if name != "auto":
             return Sharing(name, group, agreement=agreement)
-        sharing = replace(choose_sharing(race(), agreement, group, may_separate), agreement=agreement)
+        sharing = replace(choose_sharing(race, agreement, group, may_separate), agreement=agreement)
         # Groups that were not asked for and do not help are not reported.
         return sharing if sharing.name == "groups" or n_groups is not None else replace(sharing, group=None)
 

@@ -21,7 +21,7 @@ from mttab._core.boosting.growing import Grower
 from mttab._core.boosting.losses import Loss
 from mttab._core.boosting.rmtgb import BoostedModel, boost
 from mttab._core.boosting.rows import ALONE, Peers, TrainingRows, ValidationRows
-from mttab._core.boosting.sharing import Sharing, with_rounds
+from mttab._core.boosting.sharing import Race, Sharing, with_rounds
 from mttab._core.holdout import stops_early
 from mttab._core.long_table import TargetScaling
 from mttab._core.progress import Progress
@@ -129,9 +129,8 @@ def boost_training(
         sharing: Sharing = chosen.sharing
         options = with_rounds(sharing.apply(options), chosen.model.forest.n_rounds)
     else:
-        sharing = model._decide_sharing(
-            training, X, validation, loss, make_grower, make_builder, options, base, inputs.task_is_category, seed
-        )
+        race = Race(training, X, loss, make_grower, make_builder, options, base, inputs.task_is_category, seed)
+        sharing = model._decide_sharing(race, validation)
         options = sharing.apply(options)
     weight = training.sum_by_task(training.weight)
 

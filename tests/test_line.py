@@ -173,7 +173,7 @@ def test_only_numbers_of_three_values_have_a_slope_and_of_too_many_none():
 def test_where_there_is_nothing_to_draw_a_line_through_a_tree_is_grown_instead():
     X, y = straight()
     X = (X > 0).astype(float)
-    on, off = (RMTGBRegressor(**LINE | {"linear_start": has_line}).fit(X, y) for has_line in (True, False))
+    on, off = (RMTGBRegressor(**LINE | {"linear_start": has_line}).fit(X, y) for has_line in (True, np.False_))
     np.testing.assert_array_equal(on.predict(X), off.predict(X))
     assert not on.linear_start_
 
@@ -209,6 +209,12 @@ def test_every_way_to_share_may_start_from_the_line(sharing):
     assert model.linear_start_
     assert model.n_iter_["shared"] == (1 if sharing == "groups" else 4)
     assert np.abs(model.decompose(X)["shared"]).max() > 0.0
+
+
+@pytest.mark.parametrize("has_line", [False, np.False_])
+def test_without_a_line_there_is_none(has_line):
+    X, y = straight()
+    assert not RMTGBRegressor(**LINE | {"linear_start": has_line}).fit(X, y).linear_start_
 
 
 def test_separate_tasks_share_no_line():

@@ -44,7 +44,7 @@ class Lines(NamedTuple):
     values : list of float64 (n_bins, K), what each bin of a feature, the missing one not included, adds to the scores
     center_bin : int64 (n_used,), the bin that missing values count as, nearest to adding nothing
     weight : list of float64 (n_bins,), weights of the rows in each bin, missing values where they count
-    curvature : float64 (K,), mean second derivative of the loss
+    curvature : float64 (K,), what squares of the scores are worth as gain
     """
 
     features: np.ndarray
@@ -141,8 +141,10 @@ def _slopes(
 ) -> np.ndarray:
     """Slopes (n_used, K) per standard deviation."""
     n_used = len(features)
-    share = max(MAX_PRODUCTS / n_used**2, MIN_ROWS) / rows.totals(rows.n_different())[0]
-    chosen = np.arange(rows.n_rows) if share >= 1.0 else np.flatnonzero(rows.content_share(share, seed))
+    chosen, enough = np.arange(rows.n_rows), max(MAX_PRODUCTS / n_used**2, MIN_ROWS)
+    if rows.totals(rows.n_rows)[0] > enough:
+        share = enough / rows.totals(rows.n_different())[0]
+        chosen = chosen if share >= 1.0 else np.flatnonzero(rows.content_share(share, seed))
     # Sums of w, w z, w z z', and the same with the response in place of one z.
     n_columns = 1 + n_used + n_outputs
     sums = np.zeros((n_columns, n_columns))

@@ -16,8 +16,7 @@ does not take part.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from .forest import PARTITION, SHARED, TASK, ForestBuilder
 from .growing import Grower
 from .losses import Loss
 from .rmtgb import BlockOptions, BoostingOptions, boost
-from .rows import TrainingRows
+from .rows import TrainingRows, ValidationRows
 from .theta import start_from_groups
 
 # Name -> the blocks that have rounds, and whether the task id is a category of shared and partition trees.
@@ -104,60 +103,51 @@ class Sharing:
         return replace(options, least_share=LEAST_SHARE) if self.name == "groups" else options
 
 
+@dataclass
 class Race:
-    """Short fits on folds of the training rows, judged on the rest.
+    """A fit that is about to begin, and short fits on folds of its training rows, judged on the rest.
 
-    Parameters
-    ----------
     rows : TrainingRows
     X : float64 (n_features, n_rows), raw values of the rows, or what gives them for ``X[:, mask]``
-    loss : Loss
-    make_grower : callable
-        Grower for given rows, with or without the task id as a category.
-    make_builder : callable
-    options : BoostingOptions
+    make_grower : grower for given rows, with or without the task id as a category
     base : float64 (n_outputs,)
-    named_as_category : bool
-        Whether the user has named the task id as a category.
-    seed : int
+    named_as_category : whether the user has named the task id as a category
     """
 
-    def __init__(
-        self,
-        rows: TrainingRows,
-        X: Any,
-        loss: Loss,
-        make_grower: Callable[[TrainingRows, bool], Grower],
-        make_builder: Callable[[], ForestBuilder],
-        options: BoostingOptions,
-        base: np.ndarray,
-        named_as_category: bool,
-        seed: int,
-    ):
-        self._named_as_category = named_as_category
-        self._losses: dict[tuple[str, bool], tuple[np.ndarray, np.ndarray]] = {}
-        self._loss, self._make_grower, self._make_builder = loss, make_grower, make_builder
-        self._options, self._base, self._seed = options, base, seed
-        n_rows = rows.n_different()
-        if n_rows > MAX_ROWS:
-            keep = rows.content_share(MAX_ROWS / n_rows, seed)
-            rows, X = rows.take(keep), X[:, keep]
-        fold = rows.content_folds(N_FOLDS, seed + 1)  # another seed than that of the share
-        self._folds = []
-        for held in range(N_FOLDS if n_rows < FEW_ROWS else 1):
-            is_held = fold == held
-            if not is_held.all() and is_held.any():  # few different rows: equal ones are in one fold
-                self._folds.append((rows.take(~is_held), rows.judged(X, is_held)))
+    rows: TrainingRows
+    X: Any
+    loss: Loss
+    make_grower: Callable[[TrainingRows, bool], Grower]
+    make_builder: Callable[[], ForestBuilder]
+    options: BoostingOptions
+    base: np.ndarray
+    named_as_category: bool
+    seed: int
+    _folds: list[tuple[TrainingRows, ValidationRows]] | None = field(default=None, init=False, repr=False)
+    _losses: dict[tuple[str, bool], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
 
     @property
-    def has_folds(self) -> bool:
-        """Whether there is anything to judge by."""
-        return bool(self._folds)
+    def folds(self) -> list[tuple[TrainingRows, ValidationRows]]:
+        """Rows to train on and rows to judge by; none where there are too few different rows."""
+        if self._folds is None:
+            self._folds = self._make_folds()
+        return self._folds
 
-    @cached_property
+    def _make_folds(self) -> list[tuple[TrainingRows, ValidationRows]]:
+        rows, X = self.rows, self.X
+        n_rows = rows.n_different()
+        if n_rows > MAX_ROWS:
+            keep = rows.content_share(MAX_ROWS / n_rows, self.seed)
+            rows, X = rows.take(keep), X[:, keep]
+        fold = rows.content_folds(N_FOLDS, self.seed + 1)  # another seed than that of the share
+        held = [fold == k for k in range(N_FOLDS if n_rows < FEW_ROWS else 1)]
+        # Few different rows: equal ones are in one fold.
+        return [(rows.take(~is_in), rows.judged(X, is_in)) for is_in in held if is_in.any() and not is_in.all()]
+
+    @property
     def weight(self) -> np.ndarray:
         """Weights (n_judged,) of the rows that are judged."""
-        return np.concatenate([judged.weight for _, judged in self._folds])
+        return np.concatenate([judged.weight for _, judged in self.folds])
 
     def losses(self, sharing: Sharing) -> tuple[np.ndarray, np.ndarray]:
         """Losses (n_judged,) of a way to share with trees of single tasks, and those without them."""
@@ -168,15 +158,14 @@ class Race:
 
     def _run(self, sharing: Sharing) -> tuple[np.ndarray, np.ndarray]:
         losses, without = [], []
-        for training, judged in self._folds:
-            is_category = sharing.is_category(self._named_as_category)
-            grower, builder = self._make_grower(training, is_category), self._make_builder()
-            short, rng = _shortened(sharing.apply(self._options)), np.random.default_rng([self._seed, 2])
-            model = boost(training, judged, self._loss, grower, builder, short, self._base, rng)
+        for training, judged in self.folds:
+            grower = self.make_grower(training, sharing.is_category(self.named_as_category))
+            short, rng = _shortened(sharing.apply(self.options)), np.random.default_rng([self.seed, 2])
+            model = boost(training, judged, self.loss, grower, self.make_builder(), short, self.base, rng)
             parts = model.forest.block_scores(judged.X, judged.task, grower.n_threads)
             score = model.forest.base + parts[SHARED] + parts[PARTITION]
-            without.append(self._loss.values(judged.y, score, np.empty(len(score))))
-            losses.append(self._loss.values(judged.y, score + parts[TASK], np.empty(len(score))))
+            without.append(self.loss.values(judged.y, score, np.empty(len(score))))
+            losses.append(self.loss.values(judged.y, score + parts[TASK], np.empty(len(score))))
         return np.concatenate(losses), np.concatenate(without)
 
 
@@ -189,7 +178,7 @@ def choose_sharing(race: Race, agreement: np.ndarray | None, group: np.ndarray |
     out = {"groups"} if group is None else set()
     if not may_separate or agreement is None or np.mean(agreement[~np.eye(len(agreement), dtype=bool)]) > MAX_AGREEMENT:
         out.add("separate")
-    if not race.has_folds:
+    if not race.folds:
         return Sharing("category", group)
     losses, without = {}, {}
     for name in STRUCTURES:
@@ -202,7 +191,7 @@ def choose_sharing(race: Race, agreement: np.ndarray | None, group: np.ndarray |
 
 def is_line_better(race: Race, sharing: Sharing) -> bool:
     """Whether a straight line to start from, see `line`, helps this way to share."""
-    if not race.has_folds:
+    if not race.folds:
         return False
     which = 0 if sharing.has_task_block else 1
     gain = race.losses(sharing)[which] - race.losses(replace(sharing, has_line=True))[which]
