@@ -24,10 +24,12 @@ import numpy as np
 from numba import prange
 
 from .binning import TASK_ID
-from .jit import inner, jit, lean, lean_jit, serial_and_parallel
+from .jit import inlined, inner, jit, lean, lean_jit, serial_and_parallel
 
 # Rows per chunk: with a constant hessian two fields share 64 bits, else three do and have to be emptied more often.
 CHUNK_TWO_FIELDS, CHUNK_THREE_FIELDS = 2**20, 2**10
+# Words that are fetched before they are added to bins.
+WORDS_AT_ONCE = 256
 # Below so many rows a tree is grown on floats: packing would save nothing, and every sum is then as exact as it can be.
 MIN_PACKED_ROWS = 2048
 # Derivatives that are on average less than so many units are left to floats: one huge value would leave nothing of the
@@ -160,26 +162,47 @@ gather_packed, gather_packed_parallel = serial_and_parallel(_gather_packed)
 
 
 @lean
-def _add_chunk(words, rows, node_start, start, stop, packed, cells):  # type: ignore[no-untyped-def]
+def _add_chunk(words, rows, node_start, start, stop, packed, own_words, cells):  # type: ignore[no-untyped-def]
     """Add ``rows[start:stop]`` to the bins of four features at once.
 
-    words : uint32 (n_rows,), four bins each; packed : int64, of the node's rows from place 0 on; cells : int64 (4, 256)
+    words : uint32 (n_rows,), four bins each; packed : int64, of the node's rows from place 0 on
+    own_words : uint32 (`WORDS_AT_ONCE`,), scratch; cells : int64 (4, 256)
     """
-    for j in range(start, stop):
-        fields, word = packed[j - node_start], words[rows[j]]
-        cells[0, word & 255] += fields
-        cells[1, (word >> 8) & 255] += fields
-        cells[2, (word >> 16) & 255] += fields
-        cells[3, word >> 24] += fields
+    first = start
+    while first < stop:
+        n, place = min(stop - first, WORDS_AT_ONCE), first - node_start
+        _take(words, rows, first, n, own_words)
+        for j in range(n):
+            fields, word = packed[place + j], own_words[j]
+            cells[0, word & 255] += fields
+            cells[1, (word >> 8) & 255] += fields
+            cells[2, (word >> 16) & 255] += fields
+            cells[3, word >> 24] += fields
+        first += n
 
 
 @lean
-def _add_chunk_of_two(words, shift, rows, node_start, start, stop, packed, cells):  # type: ignore[no-untyped-def]
+def _add_chunk_of_two(words, shift, rows, node_start, start, stop, packed, own_words, cells):  # type: ignore[no-untyped-def]
     """The same for two features, those of the lower half of the words (shift 0) or of the upper half (shift 16)."""
-    for j in range(start, stop):
-        fields, word = packed[j - node_start], words[rows[j]] >> shift
-        cells[0, word & 255] += fields
-        cells[1, (word >> 8) & 255] += fields
+    first = start
+    while first < stop:
+        n, place = min(stop - first, WORDS_AT_ONCE), first - node_start
+        _take(words, rows, first, n, own_words)
+        for j in range(n):
+            fields, word = packed[place + j], own_words[j] >> shift
+            cells[0, word & 255] += fields
+            cells[1, (word >> 8) & 255] += fields
+        first += n
+
+
+@inlined
+def _take(words, rows, first, n, out_words):  # type: ignore[no-untyped-def]
+    """Words of ``rows[first : first + n]``. Deep in a tree of a large table each is a cache line of its own.
+
+    A loop that does nothing else has many of them under way at once; one that adds to bins waits for each.
+    """
+    for j in range(n):
+        out_words[j] = words[rows[first + j]]
 
 
 @lean
@@ -231,7 +254,7 @@ def fill_packed(words, task, layout, rows, start, stop, packed, packing, first, 
     sums : float64 (3, 1024), scratch; out_histogram : float64 (n_bins_total, 2 or 3)
     """
     offset = layout.offset
-    cells = np.zeros((4, 256), dtype=np.int64)
+    cells, own_words = np.zeros((4, 256), dtype=np.int64), np.empty(WORDS_AT_ONCE, dtype=np.uint32)
     in_one_go = stop - start <= packing.chunk
     n_in_words = last
     if last > first and layout.is_categorical[last - 1] == TASK_ID:
@@ -246,9 +269,10 @@ def fill_packed(words, task, layout, rows, start, stop, packed, packing, first, 
         while begin < stop:
             end = min(begin + packing.chunk, stop)
             if n_here == 4:
-                _add_chunk(words[f >> 2], rows, start, begin, end, packed, cells)
+                _add_chunk(words[f >> 2], rows, start, begin, end, packed, own_words, cells)
             else:
-                _add_chunk_of_two(words[f >> 2], np.uint32(8 * (f & 3)), rows, start, begin, end, packed, cells)
+                shift = np.uint32(8 * (f & 3))
+                _add_chunk_of_two(words[f >> 2], shift, rows, start, begin, end, packed, own_words, cells)
             if not in_one_go:
                 for k in range(4):
                     _empty_cells(cells[k], packing, sums[:, 256 * k : 256 * (k + 1)])
