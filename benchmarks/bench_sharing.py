@@ -91,7 +91,7 @@ def compare_structures(n_draws: int) -> Iterator[dict[str, Any]]:
             for approach, options in {"R-MTGB": {}, **FIXED}.items():
                 model = fit(problem, options)
                 row = {"structure": name, "draw": draw, "approach": approach, "loss": test_loss(problem, model)}
-                yield row | {"sharing": model.sharing_}
+                yield row | {"sharing": " and ".join(filter(None, (model.sharing_, model.other_sharing_)))}
             if name == "5 groups":
                 found = fit(problem, {"n_task_groups": 5}).task_group_
                 yield {"structure": name, "draw": draw, "approach": "groups found", "loss": np.nan} | {

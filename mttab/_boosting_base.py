@@ -25,7 +25,7 @@ from mttab._core.boosting.importance import gain_importances, normalised
 from mttab._core.boosting.losses import Loss
 from mttab._core.boosting.rmtgb import BoostedModel, boost
 from mttab._core.boosting.rows import Scores, TrainingRows, ValidationRows
-from mttab._core.boosting.sharing import STRUCTURES, Race, with_rounds
+from mttab._core.boosting.sharing import STRUCTURES, Race, Sharing, with_rounds
 from mttab._core.boosting.similarity import cluster_tasks, task_agreement
 from mttab._core.boosting.threads import free_threads, parallel_region, resolve_n_threads
 from mttab._core.holdout import stops_early
@@ -114,6 +114,13 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
         """Whether the first shared round is a straight line."""
         check_is_fitted(self)
         return self._fitted.sharing.has_line and self.n_iter_["shared"] > 0
+
+    @property
+    def other_sharing_(self) -> str | None:
+        """What every second one of the averaged models shares instead of ``sharing_``; None where all are alike."""
+        check_is_fitted(self)
+        other = self._fitted.sharing.other
+        return None if other is None else other.name
 
     # --- fit -------------------------------------------------------------------------------------------------------
 
@@ -231,7 +238,7 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
 
         if previous:
             sharing = previous.sharing
-            options = sharing.apply(options)
+            applied = sharing.apply(options)
         elif chosen:
             sharing = chosen.sharing
             if sharing.agreement is not None and len(sharing.agreement) < labels.n_tasks:  # whole tasks were held out
@@ -239,32 +246,33 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
                 agreement = task_agreement(rows, X, loss, grower, make_builder(), base)
                 group = None if sharing.group is None else cluster_tasks(agreement, sharing.n_groups)
                 sharing = replace(sharing, group=group, agreement=agreement)
-            options = with_rounds(sharing.apply(options), chosen.model.forest.n_rounds)
+            applied = with_rounds(sharing.apply(options), chosen.model.forest.n_rounds)
         else:
-            race = Race(rows, X, loss, make_grower, make_builder, options, base, inputs.task_is_category, seed)
+            n_models = 1 if is_held is None else len(is_held)
+            named = inputs.task_is_category
+            race = Race(rows, X, loss, make_grower, make_builder, options, base, named, seed, n_models)
             sharing = self._decide_sharing(race, validation)
-            options = sharing.apply(options)
+            applied = sharing.apply(options)
             if sharing.name != self.sharing:
-                tell(self.verbose, f"sharing: {sharing.name}")
+                tell(self.verbose, f"sharing: {sharing.name}" + (f" and {sharing.other.name}" if sharing.other else ""))
 
         def as_fitted(model: BoostedModel) -> Fitted:
             numbered = sharing.renumbered(model.group_order)
             mass, positions = rows.sum_by_task(rows.weight), tuple(inputs.task_positions.tolist())
             return Fitted(model, loss, encoder, mapper, scaling, labels, numbered, mass, positions)
 
-        def make_own_grower(rows: TrainingRows) -> Grower:
-            return make_grower(rows, sharing.is_category(inputs.task_is_category))
+        def make_own_grower(rows: TrainingRows, own: Sharing) -> Grower:
+            return make_grower(rows, own.is_category(inputs.task_is_category))
 
         progress = hooks.follow(
             self.verbose, "round", lambda model: self._attributes_of(as_fitted(model), inputs, seed)
         )
         if is_held is not None:
-            return as_fitted(
-                boost_averaged(rows, X, is_held, loss, make_own_grower, make_builder, options, base, seed, progress)
-            )
+            parts = rows, X, is_held, loss, make_own_grower, make_builder, options, sharing
+            return as_fitted(boost_averaged(*parts, base, seed, progress))
         rng = np.random.default_rng([seed, 1, sum(previous.model.forest.n_rounds) if previous else 0])
         model = boost(
-            rows, validation, loss, make_own_grower(rows), make_builder(), options, base, rng,
+            rows, validation, loss, make_own_grower(rows, sharing), make_builder(), applied, base, rng,
             start=start, progress=progress,
         )  # fmt: skip
         return as_fitted(model)

@@ -127,27 +127,27 @@ def boost_training(
 
     if chosen is not None:
         sharing: Sharing = chosen.sharing
-        options = with_rounds(sharing.apply(options), chosen.model.forest.n_rounds)
+        applied = with_rounds(sharing.apply(options), chosen.model.forest.n_rounds)
     else:
-        race = Race(training, X, loss, make_grower, make_builder, options, base, inputs.task_is_category, seed)
+        n_models, named = 1 if is_held is None else len(is_held), inputs.task_is_category
+        race = Race(training, X, loss, make_grower, make_builder, options, base, named, seed, n_models)
         sharing = model._decide_sharing(race, validation)
-        options = sharing.apply(options)
+        applied = sharing.apply(options)
     weight = training.sum_by_task(training.weight)
 
     def as_fitted(boosted: BoostedModel) -> Fitted:
         numbered, positions = sharing.renumbered(boosted.group_order), tuple(problem.columns.task_positions)
         return Fitted(boosted, loss, encoder, mapper, scaling, labels, numbered, weight, positions)
 
-    def make_own_grower(rows: TrainingRows) -> Grower:
-        return make_grower(rows, sharing.is_category(inputs.task_is_category))
+    def make_own_grower(rows: TrainingRows, own: Sharing) -> Grower:
+        return make_grower(rows, own.is_category(inputs.task_is_category))
 
     progress = follow(as_fitted)
     if is_held is not None:
-        return as_fitted(
-            boost_averaged(training, X, is_held, loss, make_own_grower, make_builder, options, base, seed, progress)
-        )
-    rng, grower = np.random.default_rng([seed, 1, 0]), make_own_grower(training)
-    return as_fitted(boost(training, validation, loss, grower, make_builder(), options, base, rng, progress=progress))
+        parts = training, X, is_held, loss, make_own_grower, make_builder, options, sharing
+        return as_fitted(boost_averaged(*parts, base, seed, progress))
+    rng, grower = np.random.default_rng([seed, 1, 0]), make_own_grower(training, sharing)
+    return as_fitted(boost(training, validation, loss, grower, make_builder(), applied, base, rng, progress=progress))
 
 
 def spread_scaling(

@@ -48,6 +48,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         - "blocks": all three blocks one after the other, as in [1]_;
         - "auto": short fits of the first four on folds of the training rows decide, with "category" where none is
           clearly better. "groups" takes part where groups are found, "separate" where tasks do not agree, see Notes.
+          Where they leave open whether "pooled" or "category", models that are averaged are of both kinds.
           The same as "blocks" where there are no validation rows, in paper mode, or where ``max_iter_...=0``,
           ``theta_init`` or the task column in ``categorical_features`` say already what is wanted.
     n_task_groups : int or "auto", default="auto"
@@ -146,9 +147,10 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         with ``warm_start=True``, and not where several models are averaged, which see all rows together.
     n_averaged : int or "auto", default="auto"
         Number of models whose mean the fitted forest is. Each holds out another ``validation_fraction`` of the rows to
-        stop on; they have ``sharing``, bins and base score in common. Only where rows are drawn to stop on: not with
-        ``X_val``, ``validation``, ``validation_fraction=None``, ``early_stopping=False`` or ``warm_start=True``. "auto"
-        is 5 up to 20,000 rows, and 1 beyond, with ``refit=False``, ``theta_init="normal"`` or in paper mode.
+        stop on; they have bins and base score in common, and ``sharing`` unless there is an `other_sharing_`. Only
+        where rows are drawn to stop on: not with ``X_val``, ``validation``, ``validation_fraction=None``,
+        ``early_stopping=False`` or ``warm_start=True``. "auto" is 5 up to 20,000 rows, and 1 beyond, with
+        ``refit=False``, ``theta_init="normal"`` or in paper mode.
     warm_start : bool, default=False
         Whether fit adds rounds, up to the new ``max_iter_...``, to the blocks that the model it finds has.
     random_state : int, RandomState instance or None, default=None
@@ -167,6 +169,9 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         Task labels, sorted, then those of `add_task`; the columns of a 2-D ``y`` in their order.
     sharing_ : str
         What tasks share: ``sharing``, or what "auto" has come to; "pooled" where there is one task.
+    other_sharing_ : str or None
+        What every second one of the averaged models shares instead: "category" beside "pooled" ones, where "auto"
+        leaves open which is better. None where all are alike.
     linear_start_ : bool
         Whether the first shared round is a straight line.
     task_group_ : ndarray of shape (n_tasks,)
@@ -208,8 +213,9 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     agreement is below 0.1. The short fits are on two thirds of (at most 10,000) training rows and judged on the other
     third, each third in turn below 4000 rows. They are chosen before "category" if better by 1.64 standard errors
     ("groups" and "separate", which have that evidence already, by 1), end with trees per task if these are better than
-    none by 1.25, and start from a straight line if that is better than none by 0.5. The folds are random ones whatever
-    ``validation`` says.
+    none by 1.25, and start from a straight line if that is better than none by 0.5. Where "pooled" is better than
+    "category" by less than 1.64, or by more but with trees per task, every second one of averaged models is "category"
+    and the others are "pooled". The folds are random ones whatever ``validation`` says.
 
     References
     ----------
@@ -502,8 +508,9 @@ validation_fraction, n_iter_no_change, tol, refit, n_averaged, warm_start, rando
     ----------
     classes_ : ndarray of shape (n_classes,)
         Class labels, sorted; columns of a 2-D ``y`` share them.
-    tasks_, sharing_, linear_start_, task_group_, outlier_score_, theta_, n_iter_, train_score_, validation_score_, \
-feature_importances_, task_feature_importances_, task_similarity_, n_tasks_, n_features_in_, feature_names_in_
+    tasks_, sharing_, other_sharing_, linear_start_, task_group_, outlier_score_, theta_, n_iter_, train_score_, \
+validation_score_, feature_importances_, task_feature_importances_, task_similarity_, n_tasks_, n_features_in_, \
+feature_names_in_
         See `RMTGBRegressor`.
 
     References

@@ -11,7 +11,7 @@ from sklearn.model_selection import ShuffleSplit
 import mttab
 from mttab import RMTGBClassifier, RMTGBRegressor, _boosting_base, _boosting_fit
 from mttab._core.boosting import averaging
-from mttab._core.boosting.forest import PARTITION
+from mttab._core.boosting.forest import PARTITION, SHARED
 from mttab.datasets import make_task_groups
 
 ESTIMATORS = [RMTGBRegressor, RMTGBClassifier]
@@ -131,6 +131,96 @@ def test_models_that_number_their_branches_differently_are_averaged_branch_by_br
     np.testing.assert_allclose(both.theta, single.theta)
 
 
+# --- models of two kinds ----------------------------------------------------------------------------------------------
+
+
+def open_rows():
+    """Tasks that share nine tenths: pooled models win the race, and need trees of single tasks for it."""
+    return make_task_groups(100, group_sizes=(6,), noise=0.1, noise_unit="label_sd", random_state=0)
+
+
+def test_every_second_model_has_the_task_as_a_category_where_the_race_is_open(averaged):
+    X, y = open_rows()
+    options = QUICK | {"n_averaged": 5, "linear_start": False}
+    model = RMTGBRegressor(**options).fit(X, y)
+    assert (model.sharing_, model.other_sharing_) == ("pooled", "category")
+    alike = {name: RMTGBRegressor(sharing=name, **options).fit(X, y) for name in ("pooled", "category")}
+    assert all(each.other_sharing_ is None for each in alike.values())
+    mixed, pooled, category = averaged
+    for number, single in enumerate(mixed):
+        same, different = (category, pooled) if number % 2 else (pooled, category)
+        np.testing.assert_array_equal(single.forest.nodes.threshold, same[number].forest.nodes.threshold)
+        np.testing.assert_array_equal(single.forest.nodes.value, same[number].forest.nodes.value)
+        assert not np.array_equal(single.forest.nodes.value, different[number].forest.nodes.value)
+    values, task = model._read_rows(X, None)
+    mean = np.mean([single.forest.score(values, task) for single in mixed], axis=0)[:, 0]
+    np.testing.assert_allclose(model.predict(X), mean, rtol=0, atol=1e-9)
+    importance = [each.feature_importances_[X.columns.get_loc("task")] for each in (alike["category"], model)]
+    assert importance[0] > importance[1] > 0 == alike["pooled"].feature_importances_[X.columns.get_loc("task")]
+
+
+@pytest.mark.parametrize("way", ["one model", "validation rows of the user", "warm start"])
+def test_a_single_model_is_of_one_kind_however_open_the_race(way):
+    X, y = open_rows()
+    options, explicit = QUICK | {"n_averaged": "auto"}, {}
+    if way == "validation rows of the user":
+        explicit = {"X_val": X[::5], "y_val": y[::5]}
+    else:
+        options |= {"one model": {"n_averaged": 1}, "warm start": {"warm_start": True}}[way]
+    model = RMTGBRegressor(**options).fit(X, y, **explicit)
+    assert model.sharing_ in ("pooled", "category") and model.other_sharing_ is None
+
+
+@pytest.mark.parametrize("has_line", [False, True])
+def test_models_of_two_kinds_start_from_a_line_all_or_none(has_line, averaged):
+    X, y = open_rows()
+    model = RMTGBRegressor(**QUICK | {"linear_start": has_line}).fit(X, y)
+    assert model.other_sharing_ == "category" and model.linear_start_ == has_line
+    for single in averaged[0]:
+        trees = single.forest.trees
+        n_first = np.sum((trees.block == SHARED) & (trees.round == 0))
+        assert n_first == (X.shape[1] - 1 if has_line else 1)  # a line is one tree per feature
+
+
+def test_a_mean_of_two_kinds_is_exported_explained_and_saved_as_one_forest(tmp_path):
+    X, y = open_rows()
+    model = RMTGBRegressor(**QUICK).fit(X, y)
+    assert model.other_sharing_ == "category"
+    model.save(tmp_path / "model.mttab")
+    for copy in (mttab.load(tmp_path / "model.mttab"), pickle.loads(pickle.dumps(model))):
+        np.testing.assert_array_equal(copy.predict(X), model.predict(X))
+        assert (copy.sharing_, copy.other_sharing_) == ("pooled", "category")
+    stages = list(model.staged_predict(X))
+    assert len(stages) == sum(model.n_iter_.values())
+    np.testing.assert_allclose(stages[-1], model.predict(X), rtol=0, atol=1e-9)
+    of_task = X[X["task"] == 2]
+    raw = model.to_lightgbm(task=2).booster.predict(of_task.drop(columns="task"))
+    np.testing.assert_allclose(raw, model.predict(of_task), rtol=0, atol=1e-9)
+    values, base_values = model.shap_values(X[:20])
+    np.testing.assert_allclose(values.sum(axis=1) + base_values, model.predict(X[:20]), rtol=0, atol=1e-9)
+
+
+def test_a_task_more_leaves_a_mean_of_two_kinds_alone():
+    X, y = open_rows()
+    is_old = X["task"] < 5
+    model = RMTGBRegressor(**QUICK | {"random_state": 1}).fit(X[is_old], y[is_old])
+    assert model.other_sharing_ == "category"
+    before = model.predict(X[is_old])
+    model.add_task(X[~is_old], y[~is_old], 5)
+    np.testing.assert_array_equal(model.predict(X[is_old]), before)
+    assert model.score(X[~is_old], y[~is_old]) > 0.8
+
+
+def test_a_mean_of_two_kinds_goes_on():
+    X, y = open_rows()
+    model = RMTGBRegressor(**QUICK).fit(X, y)
+    more = {"max_iter_shared": model.n_iter_["shared"] + 3, "max_iter_task": model.n_iter_["task"]}
+    error = np.mean((y - model.predict(X)) ** 2)
+    model.set_params(warm_start=True, early_stopping=False, **more).fit(X, y)
+    assert model.n_iter_["shared"] == more["max_iter_shared"] and model.other_sharing_ == "category"
+    assert np.mean((y - model.predict(X)) ** 2) < error
+
+
 WAYS = {
     "default": ({}, 5),
     "asked for": ({"n_averaged": 2}, 2),
@@ -235,4 +325,13 @@ def test_a_path_is_fitted_with_the_same_rows_held_out(tmp_path):
     whole = RMTGBRegressor(**options).fit(X, y)
     model = RMTGBRegressor(**options).fit(tmp_path / "table.parquet", y="y")
     np.testing.assert_allclose(model.validation_score_, whole.validation_score_)
+    np.testing.assert_allclose(model.predict(X), whole.predict(X))
+
+
+def test_a_path_is_fitted_by_models_of_the_same_two_kinds(tmp_path):
+    X, y = open_rows()
+    X.assign(y=y).to_parquet(tmp_path / "table.parquet")
+    whole = RMTGBRegressor(**QUICK | {"max_bins": 255}).fit(X, y)
+    model = RMTGBRegressor(**QUICK | {"max_bins": 255}).fit(tmp_path / "table.parquet", y="y")
+    assert model.other_sharing_ == whole.other_sharing_ == "category"
     np.testing.assert_allclose(model.predict(X), whole.predict(X))

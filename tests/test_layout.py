@@ -70,8 +70,8 @@ ORDER = {
         *("partition", "node_search", "level_categories", "level_search"),
         *("leaves", "tree_arrays", "tree", "symmetric", "local_bins", "local_search", "small_trees", "task_trees"),
         *("leaf_masks", "scoring", "collecting", "forest", "sampling"),
-        *("rows", "theta", "line", "growing", "distributed_growth", "distributed", "rmtgb", "averaging"),
-        *("similarity", "sharing", "adapt", "importance", "export"),
+        *("rows", "theta", "line", "growing", "distributed_growth", "distributed", "rmtgb"),
+        *("similarity", "sharing", "averaging", "adapt", "importance", "export"),
     ),
     "neural": (
         *("ranks", "device", "columns", "tokens", "attention", "stacked", "network", "expert_parts", "experts"),

@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
 from mttab import RMTGBClassifier, RMTGBRegressor
-from mttab._core.boosting.sharing import MARGIN, STRUCTURES, pick
+from mttab._core.boosting.sharing import MARGIN, STRUCTURES, Sharing, is_open, pick
 from mttab.datasets import make_task_groups
 
 ESTIMATORS = [RMTGBRegressor, RMTGBClassifier]
@@ -105,6 +105,29 @@ def test_a_weight_counts_how_often_a_validation_row_is_there():
     assert pick({"pooled": better, "category": usual}, np.full(50, 9.0)) == repeated
 
 
+def is_open_if(name, has_task_block, ahead):
+    """Whether the race is open that a way has won, with "pooled" ahead of "category" by so many standard errors."""
+    losses = {"pooled": 5.0 - gains(ahead), "category": np.full(200, 5.0)}
+    return is_open(Sharing(name, has_task_block=has_task_block), losses, np.ones(200))
+
+
+@pytest.mark.parametrize("has_task_block", [False, True])
+def test_a_race_is_open_where_pooled_is_ahead_by_no_more_than_chance(has_task_block):
+    assert is_open_if("category", has_task_block, 0.01)
+    assert is_open_if("category", has_task_block, 0.99 * MARGIN["pooled"])
+    assert not is_open_if("category", has_task_block, -0.01)
+
+
+def test_a_race_is_open_where_pooled_has_won_with_trees_of_single_tasks():
+    assert is_open_if("pooled", True, 1.1 * MARGIN["pooled"]) and is_open_if("pooled", True, 9.0)
+    assert not is_open_if("pooled", False, 1.1 * MARGIN["pooled"])
+
+
+@pytest.mark.parametrize("name", ["groups", "separate"])
+def test_a_race_that_groups_or_separate_have_won_is_not_open(name):
+    assert not is_open_if(name, True, 1.0) and not is_open_if(name, False, 1.0)
+
+
 # --- what is found ----------------------------------------------------------------------------------------------------
 
 
@@ -117,7 +140,7 @@ def test_tasks_of_one_function_are_pooled_or_told_apart_by_category_and_have_no_
 
 def test_unrelated_tasks_are_fitted_apart():
     model = RMTGBRegressor(**AUTO).fit(*unrelated())
-    assert model.sharing_ == "separate"
+    assert model.sharing_ == "separate" and model.other_sharing_ is None
     assert (model.outlier_score_ < 0.5).all()
 
 

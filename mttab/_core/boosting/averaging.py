@@ -18,6 +18,7 @@ from .growing import Grower
 from .losses import Loss
 from .rmtgb import BoostedModel, BoostingOptions, Histories, boost
 from .rows import TrainingRows
+from .sharing import Sharing
 from .theta import inliers_first, mixing_weights
 
 
@@ -26,9 +27,10 @@ def boost_averaged(
     X: Any,
     held: np.ndarray,
     loss: Loss,
-    make_grower: Callable[[TrainingRows], Grower],
+    make_grower: Callable[[TrainingRows, Sharing], Grower],
     make_builder: Callable[[], ForestBuilder],
     options: BoostingOptions,
+    sharing: Sharing,
     base: np.ndarray,
     seed: int,
     progress: Progress,
@@ -37,12 +39,13 @@ def boost_averaged(
 
     X : float64 (n_features, n_rows), raw values of all rows, or what gives them for ``X[:, mask]``
     held : bool (n_models, n_rows), the rows on which each model stops and which it does not train on
+    options : before ``sharing`` is applied to them
     """
     models = []
-    for number, is_held in enumerate(held):
+    for number, (is_held, own) in enumerate(zip(held, sharing.of_models(len(held)), strict=True)):
         training, rng = rows.take(~is_held), np.random.default_rng([seed, 1, number])
-        parts = training, rows.judged(X, is_held), loss, make_grower(training), make_builder()
-        models.append(boost(*parts, options, base, rng, progress=progress))
+        parts = training, rows.judged(X, is_held), loss, make_grower(training, own), make_builder()
+        models.append(boost(*parts, own.apply(options), base, rng, progress=progress))
     task_mass = rows.sum_by_task(rows.weight) if rows.task_mass is None else rows.task_mass
     return average(models, make_builder(), task_mass)
 

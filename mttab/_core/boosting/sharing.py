@@ -10,7 +10,8 @@
 Each is fitted with few and large steps and judged on rows that it has not seen. "category" is taken unless another one
 is better by more than chance; where trees of single tasks do not help clearly, the fit itself goes without. "groups"
 needs groups to begin with, "separate" tasks that do not agree. `blocks`, all three blocks in the order of the paper,
-does not take part.
+does not take part. Of several models that are averaged every second one is a "category" beside "pooled" ones where the
+race leaves open which is better, see `is_open`.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Sharing:
     has_task_block : False leaves the trees of single tasks out
     agreement : float64 (n_tasks, n_tasks), see `similarity`; None where tasks were not compared
     has_line : the first shared round is a straight line, see `line`
+    other : what every second one of several averaged models does instead; None where all are alike
     """
 
     name: str
@@ -66,6 +68,7 @@ class Sharing:
     has_task_block: bool = True
     agreement: np.ndarray | None = None
     has_line: bool = False
+    other: Sharing | None = None
 
     @property
     def n_groups(self) -> int:
@@ -78,6 +81,11 @@ class Sharing:
         place = np.empty(len(order), dtype=np.int64)
         place[order] = np.arange(len(order))
         return replace(self, group=place[self.group])
+
+    def of_models(self, n_models: int) -> list[Sharing]:
+        """What each of several averaged models does; all start from a line, or none."""
+        other = replace(self.other or self, has_line=self.has_line)
+        return [other if number % 2 else self for number in range(n_models)]
 
     def is_category(self, named_by_user: bool) -> bool:
         """Whether shared and partition trees may split on the task id."""
@@ -112,6 +120,7 @@ class Race:
     make_grower : grower for given rows, with or without the task id as a category
     base : float64 (n_outputs,)
     named_as_category : whether the user has named the task id as a category
+    n_models : number of models that will be averaged
     """
 
     rows: TrainingRows
@@ -123,6 +132,7 @@ class Race:
     base: np.ndarray
     named_as_category: bool
     seed: int
+    n_models: int = 1
     _folds: list[tuple[TrainingRows, ValidationRows]] | None = field(default=None, init=False, repr=False)
     _losses: dict[tuple[str, bool], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
 
@@ -184,9 +194,15 @@ def choose_sharing(race: Race, agreement: np.ndarray | None, group: np.ndarray |
     for name in STRUCTURES:
         if name not in out:
             losses[name], without[name] = race.losses(Sharing(name, group))
-    name = pick(losses, race.weight)
-    gain = without[name] - losses[name]
-    return Sharing(name, group, name == "separate" or is_gain(gain, race.weight, MARGIN["task trees"]))
+
+    def way(name: str) -> Sharing:
+        gain = without[name] - losses[name]
+        return Sharing(name, group, name == "separate" or is_gain(gain, race.weight, MARGIN["task trees"]))
+
+    winner = way(pick(losses, race.weight))
+    if race.n_models > 1 and is_open(winner, losses, race.weight):
+        return replace(way("pooled"), other=way("category"))
+    return winner
 
 
 def is_line_better(race: Race, sharing: Sharing) -> bool:
@@ -229,3 +245,12 @@ def pick(losses: dict[str, np.ndarray], weight: np.ndarray) -> str:
     usual = losses["category"]
     better = [name for name in losses if is_gain(usual - losses[name], weight, MARGIN[name])]
     return min(better, key=lambda name: float(np.average(losses[name], weights=weight)), default="category")
+
+
+def is_open(winner: Sharing, losses: dict[str, np.ndarray], weight: np.ndarray) -> bool:
+    """Whether "pooled" is ahead of "category", but by no more than chance, or not without trees of single tasks.
+
+    These say that tasks differ. Fitted to the end, the category may then make more of it than in the few rounds here.
+    """
+    is_candidate = winner.name == "category" or (winner.name == "pooled" and winner.has_task_block)
+    return is_candidate and is_gain(losses["category"] - losses["pooled"], weight, 0.0)
