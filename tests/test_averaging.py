@@ -97,7 +97,7 @@ def test_every_row_is_trained_on_and_every_model_holds_out_others(monkeypatch):
     assert len(np.unique(held, axis=0)) == 5
 
 
-@pytest.mark.parametrize("n_task_groups", ["auto", 3])
+@pytest.mark.parametrize("n_task_groups", ["auto", pytest.param(3, marks=pytest.mark.slow)])
 def test_groups_keep_their_numbers_and_theta_is_the_mean(n_task_groups, averaged):
     group_sizes = (4, 2) if n_task_groups == "auto" else (4, 3, 2)
     X, y = rows(RMTGBRegressor, group_sizes=group_sizes)

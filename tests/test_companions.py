@@ -167,6 +167,7 @@ def test_the_members_are_the_same_with_and_without_companions(fitted):
     assert "is_companion" not in alone.history_
 
 
+@pytest.mark.slow
 def test_shares_help_where_one_kind_is_far_ahead():
     """On jumps attention with its bins is ahead, on products of many numbers the MLP."""
     rng = np.random.default_rng(0)
@@ -287,6 +288,7 @@ def test_a_companion_learns_what_levels_say():
     assert with_share(net, 1.0).score(pd.DataFrame({"kind": kind}), y) == 1.0
 
 
+@pytest.mark.slow
 def test_companions_train_longer_only_where_validation_rows_can_end_it():
     X, Y = table(n=210)
     options = {**SMALL, "n_members": 1, "max_epochs": "auto", "patience": 1000, "companion_dim": 4}
@@ -295,6 +297,7 @@ def test_companions_train_longer_only_where_validation_rows_can_end_it():
     assert MultiTabNet(**options | {"early_stopping": False}).fit(X, Y).n_iter_ == [100, 100]
 
 
+@pytest.mark.slow
 def test_noise_in_one_column_does_not_keep_a_companion_from_learning_another():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(700, 6))

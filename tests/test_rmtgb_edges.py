@@ -69,6 +69,7 @@ def test_classes_without_weight_are_absent():
         RMTGBClassifier().fit(X, labels, sample_weight=(labels == "no").astype(float))
 
 
+@pytest.mark.slow
 def test_outliers_are_found_without_a_shared_block():
     for seed in range(3):
         X, y = make_task_groups(300, random_state=seed)

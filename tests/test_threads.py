@@ -172,7 +172,7 @@ def test_the_model_does_not_depend_on_the_number_of_threads(options, busy_or_not
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+@pytest.mark.parametrize("layer", [pytest.param("omp", marks=pytest.mark.slow), "workqueue"])
 def test_a_forked_child_fits_and_predicts_the_same_numbers(layer):
     pytest.importorskip({"omp": "numba.np.ufunc.omppool", "workqueue": "numba.np.ufunc.workqueue"}[layer])
     run_script(
