@@ -238,7 +238,7 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
 
         if previous:
             sharing = previous.sharing
-            applied = sharing.apply(options)
+            applied = sharing.going_on().apply(options)
         elif chosen:
             sharing = chosen.sharing
             if sharing.agreement is not None and len(sharing.agreement) < labels.n_tasks:  # whole tasks were held out

@@ -12,6 +12,7 @@ import mttab
 from mttab import RMTGBClassifier, RMTGBRegressor, _boosting_base, _boosting_fit
 from mttab._core.boosting import averaging
 from mttab._core.boosting.forest import PARTITION, SHARED
+from mttab._core.boosting.sharing import Sharing
 from mttab.datasets import make_task_groups
 
 ESTIMATORS = [RMTGBRegressor, RMTGBClassifier]
@@ -211,13 +212,28 @@ def test_a_task_more_leaves_a_mean_of_two_kinds_alone():
     assert model.score(X[~is_old], y[~is_old]) > 0.8
 
 
-def test_a_mean_of_two_kinds_goes_on():
+@pytest.mark.parametrize("n_groups", [2, 3])
+def test_groups_that_were_found_and_lost_are_in_neither_kind(n_groups, monkeypatch):
     X, y = open_rows()
+    monkeypatch.setattr(_boosting_fit, "cluster_tasks", lambda agreement, n: np.arange(len(agreement)) % n_groups)
     model = RMTGBRegressor(**QUICK).fit(X, y)
-    more = {"max_iter_shared": model.n_iter_["shared"] + 3, "max_iter_task": model.n_iter_["task"]}
+    assert (model.sharing_, model.other_sharing_) == ("pooled", "category")
+    assert not model.task_group_.any() and len(np.unique(model.outlier_score_)) == 1
+
+
+@pytest.mark.parametrize(("of_pooled", "of_category"), [(True, True), (True, False), (False, True), (False, False)])
+def test_a_mean_of_two_kinds_goes_on_in_every_block_that_one_of_them_has(of_pooled, of_category, monkeypatch):
+    X, y = open_rows()
+    other = Sharing("category", has_task_block=of_category)
+    found = Sharing("pooled", has_task_block=of_pooled, other=other)
+    monkeypatch.setattr(_boosting_fit, "choose_sharing", lambda *args: found)
+    model = RMTGBRegressor(**QUICK).fit(X, y)
+    assert (model.n_iter_["task"] > 0) == (of_pooled or of_category)
+    wanted = {block: model.n_iter_[block] + 3 * (model.n_iter_[block] > 0) for block in model.n_iter_}
     error = np.mean((y - model.predict(X)) ** 2)
+    more = {f"max_iter_{block}": n for block, n in wanted.items()}
     model.set_params(warm_start=True, early_stopping=False, **more).fit(X, y)
-    assert model.n_iter_["shared"] == more["max_iter_shared"] and model.other_sharing_ == "category"
+    assert model.n_iter_ == wanted and model.other_sharing_ == "category"
     assert np.mean((y - model.predict(X)) ** 2) < error
 
 

@@ -60,7 +60,8 @@ class Sharing:
     has_task_block : False leaves the trees of single tasks out
     agreement : float64 (n_tasks, n_tasks), see `similarity`; None where tasks were not compared
     has_line : the first shared round is a straight line, see `line`
-    other : what every second one of several averaged models does instead; None where all are alike
+    other : what every second one of several averaged models does instead; None where all are alike. Groups and lines
+        are those of all models, and are not looked for in it
     """
 
     name: str
@@ -83,9 +84,14 @@ class Sharing:
         return replace(self, group=place[self.group])
 
     def of_models(self, n_models: int) -> list[Sharing]:
-        """What each of several averaged models does; all start from a line, or none."""
-        other = replace(self.other or self, has_line=self.has_line)
+        """What each of several averaged models does; they have groups in common, and all start from a line, or none."""
+        other = replace(self.other or self, group=self.group, has_line=self.has_line)
         return [other if number % 2 else self for number in range(n_models)]
+
+    def going_on(self) -> Sharing:
+        """What a fit does that adds rounds to the models: to every block that one of them has."""
+        has_task_block = self.has_task_block or (self.other is not None and self.other.has_task_block)
+        return replace(self, has_task_block=has_task_block)
 
     def is_category(self, named_by_user: bool) -> bool:
         """Whether shared and partition trees may split on the task id."""
@@ -201,7 +207,7 @@ def choose_sharing(race: Race, agreement: np.ndarray | None, group: np.ndarray |
 
     winner = way(pick(losses, race.weight))
     if race.n_models > 1 and is_open(winner, losses, race.weight):
-        return replace(way("pooled"), other=way("category"))
+        return replace(way("pooled"), other=replace(way("category"), group=None))
     return winner
 
 
