@@ -236,21 +236,15 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
         def make_builder() -> ForestBuilder:
             return ForestBuilder(mapper, rows.n_tasks)
 
+        n_models, named = 1 if is_held is None else len(is_held), inputs.task_is_category
+        race = Race(rows, X, loss, make_grower, make_builder, options, base, named, seed, n_models)
         if previous:
             sharing = previous.sharing
             applied = sharing.going_on().apply(options)
         elif chosen:
-            sharing = chosen.sharing
-            if sharing.agreement is not None and len(sharing.agreement) < labels.n_tasks:  # whole tasks were held out
-                grower = make_grower(rows, False)
-                agreement = task_agreement(rows, X, loss, grower, make_builder(), base)
-                group = None if sharing.group is None else cluster_tasks(agreement, sharing.n_groups)
-                sharing = replace(sharing, group=group, agreement=agreement)
+            sharing = _sharing_on_all_tasks(chosen.sharing, race)
             applied = with_rounds(sharing.apply(options), chosen.model.forest.n_rounds)
         else:
-            n_models = 1 if is_held is None else len(is_held)
-            named = inputs.task_is_category
-            race = Race(rows, X, loss, make_grower, make_builder, options, base, named, seed, n_models)
             sharing = self._decide_sharing(race, validation)
             applied = sharing.apply(options)
             if sharing.name != self.sharing:
@@ -261,18 +255,14 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
             mass, positions = rows.sum_by_task(rows.weight), tuple(inputs.task_positions.tolist())
             return Fitted(model, loss, encoder, mapper, scaling, labels, numbered, mass, positions)
 
-        def make_own_grower(rows: TrainingRows, own: Sharing) -> Grower:
-            return make_grower(rows, own.is_category(inputs.task_is_category))
-
         progress = hooks.follow(
             self.verbose, "round", lambda model: self._attributes_of(as_fitted(model), inputs, seed)
         )
         if is_held is not None:
-            parts = rows, X, is_held, loss, make_own_grower, make_builder, options, sharing
-            return as_fitted(boost_averaged(*parts, base, seed, progress))
+            return as_fitted(boost_averaged(race, is_held, sharing, progress))
         rng = np.random.default_rng([seed, 1, sum(previous.model.forest.n_rounds) if previous else 0])
         model = boost(
-            rows, validation, loss, make_own_grower(rows, sharing), make_builder(), applied, base, rng,
+            rows, validation, loss, race.grower(rows, sharing), make_builder(), applied, base, rng,
             start=start, progress=progress,
         )  # fmt: skip
         return as_fitted(model)
@@ -346,6 +336,17 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
         tags.input_tags.categorical = True
         tags.target_tags.multi_output = True
         return tags
+
+
+def _sharing_on_all_tasks(sharing: Sharing, race: Race) -> Sharing:
+    """What was found on other rows; tasks are compared anew where whole ones had been held out there."""
+    rows = race.rows
+    if sharing.agreement is None or len(sharing.agreement) >= rows.n_tasks:
+        return sharing
+    grower = race.make_grower(rows, False)
+    agreement = task_agreement(rows, race.X, race.loss, grower, race.make_builder(), race.base)
+    group = None if sharing.group is None else cluster_tasks(agreement, sharing.n_groups)
+    return replace(sharing, group=group, agreement=agreement)
 
 
 def _scores_under(

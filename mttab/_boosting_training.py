@@ -125,12 +125,12 @@ def boost_training(
     def make_builder() -> ForestBuilder:
         return ForestBuilder(mapper, labels.n_tasks)
 
+    n_models, named = 1 if is_held is None else len(is_held), inputs.task_is_category
+    race = Race(training, X, loss, make_grower, make_builder, options, base, named, seed, n_models)
     if chosen is not None:
         sharing: Sharing = chosen.sharing
         applied = with_rounds(sharing.apply(options), chosen.model.forest.n_rounds)
     else:
-        n_models, named = 1 if is_held is None else len(is_held), inputs.task_is_category
-        race = Race(training, X, loss, make_grower, make_builder, options, base, named, seed, n_models)
         sharing = model._decide_sharing(race, validation)
         applied = sharing.apply(options)
     weight = training.sum_by_task(training.weight)
@@ -139,14 +139,10 @@ def boost_training(
         numbered, positions = sharing.renumbered(boosted.group_order), tuple(problem.columns.task_positions)
         return Fitted(boosted, loss, encoder, mapper, scaling, labels, numbered, weight, positions)
 
-    def make_own_grower(rows: TrainingRows, own: Sharing) -> Grower:
-        return make_grower(rows, own.is_category(inputs.task_is_category))
-
     progress = follow(as_fitted)
     if is_held is not None:
-        parts = training, X, is_held, loss, make_own_grower, make_builder, options, sharing
-        return as_fitted(boost_averaged(*parts, base, seed, progress))
-    rng, grower = np.random.default_rng([seed, 1, 0]), make_own_grower(training, sharing)
+        return as_fitted(boost_averaged(race, is_held, sharing, progress))
+    rng, grower = np.random.default_rng([seed, 1, 0]), race.grower(training, sharing)
     return as_fitted(boost(training, validation, loss, grower, make_builder(), applied, base, rng, progress=progress))
 
 

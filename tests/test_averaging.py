@@ -86,7 +86,7 @@ def test_every_row_is_trained_on_and_every_model_holds_out_others(monkeypatch):
     drawn = []
 
     def record(*args):
-        drawn.append(args[2])
+        drawn.append(args[1])
         return boost_averaged(*args)
 
     boost_averaged = _boosting_base.boost_averaged

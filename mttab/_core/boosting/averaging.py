@@ -6,48 +6,30 @@ models. The score after r rounds is then the mean of the models' scores after as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from mttab._core.progress import Progress
 
 from .forest import PARTITION, ForestBuilder
-from .growing import Grower
-from .losses import Loss
-from .rmtgb import BoostedModel, BoostingOptions, Histories, boost
-from .rows import TrainingRows
-from .sharing import Sharing
+from .rmtgb import BoostedModel, Histories, boost
+from .sharing import Race, Sharing
 from .theta import inliers_first, mixing_weights
 
 
-def boost_averaged(
-    rows: TrainingRows,
-    X: Any,
-    held: np.ndarray,
-    loss: Loss,
-    make_grower: Callable[[TrainingRows, Sharing], Grower],
-    make_builder: Callable[[], ForestBuilder],
-    options: BoostingOptions,
-    sharing: Sharing,
-    base: np.ndarray,
-    seed: int,
-    progress: Progress,
-) -> BoostedModel:
+def boost_averaged(race: Race, held: np.ndarray, sharing: Sharing, progress: Progress) -> BoostedModel:
     """Boost a model for each share of the rows that is held out, and return their mean.
 
-    X : float64 (n_features, n_rows), raw values of all rows, or what gives them for ``X[:, mask]``
     held : bool (n_models, n_rows), the rows on which each model stops and which it does not train on
-    options : before ``sharing`` is applied to them
     """
-    models = []
+    rows, models = race.rows, []
     for number, (is_held, own) in enumerate(zip(held, sharing.of_models(len(held)), strict=True)):
-        training, rng = rows.take(~is_held), np.random.default_rng([seed, 1, number])
-        parts = training, rows.judged(X, is_held), loss, make_grower(training, own), make_builder()
-        models.append(boost(*parts, own.apply(options), base, rng, progress=progress))
+        training, rng = rows.take(~is_held), np.random.default_rng([race.seed, 1, number])
+        parts = training, rows.judged(race.X, is_held), race.loss, race.grower(training, own), race.make_builder()
+        models.append(boost(*parts, own.apply(race.options), race.base, rng, progress=progress))
     task_mass = rows.sum_by_task(rows.weight) if rows.task_mass is None else rows.task_mass
-    return average(models, make_builder(), task_mass)
+    return average(models, race.make_builder(), task_mass)
 
 
 def average(models: Sequence[BoostedModel], builder: ForestBuilder, task_mass: np.ndarray) -> BoostedModel:

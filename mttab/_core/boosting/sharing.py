@@ -142,6 +142,10 @@ class Race:
     _folds: list[tuple[TrainingRows, ValidationRows]] | None = field(default=None, init=False, repr=False)
     _losses: dict[tuple[str, bool], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
 
+    def grower(self, rows: TrainingRows, sharing: Sharing) -> Grower:
+        """What grows trees on some of the rows for this way to share."""
+        return self.make_grower(rows, sharing.is_category(self.named_as_category))
+
     @property
     def folds(self) -> list[tuple[TrainingRows, ValidationRows]]:
         """Rows to train on and rows to judge by; none where there are too few different rows."""
@@ -175,7 +179,7 @@ class Race:
     def _run(self, sharing: Sharing) -> tuple[np.ndarray, np.ndarray]:
         losses, without = [], []
         for training, judged in self.folds:
-            grower = self.make_grower(training, sharing.is_category(self.named_as_category))
+            grower = self.grower(training, sharing)
             short, rng = _shortened(sharing.apply(self.options)), np.random.default_rng([self.seed, 2])
             model = boost(training, judged, self.loss, grower, self.make_builder(), short, self.base, rng)
             parts = model.forest.block_scores(judged.X, judged.task, grower.n_threads)
