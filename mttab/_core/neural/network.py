@@ -56,7 +56,7 @@ class NetworkOptions(NamedTuple):
     n_row_tasks : int
         Tasks of which every row has one, which then has one task token; 0 where tasks are targets.
     n_blocks : int
-        0: only what goes past the attention, `Direct`.
+        0: only what goes past the attention, `Direct`. There are no heads then, and no tokens of targets.
     n_added : int
         How many of these, the last ones, came after training, see `MultiTabModule.add_task_token`.
     has_waves : bool
@@ -205,8 +205,7 @@ class Direct(nn.Sequential):
         with torch.no_grad():
             # A number that is missing for the first time in prediction has no effect.
             first.weight[:, n_numbers : n_numbers + n_numeric] = 0.0
-            last.weight.zero_()
-            last.bias.zero_()
+            last.weight.zero_()  # but not the bias: AdamW would blow up the rounding of a gradient that is 0 then
         dropouts = (TokenDropout(dropout), TokenDropout(dropout))
         super().__init__(first, nn.GELU(), dropouts[0], nn.Linear(hidden, hidden), nn.GELU(), dropouts[1], last)
 
@@ -256,11 +255,14 @@ class MultiTabModule(nn.Module):
         super().__init__()
         self.options = options
         self.features = features
-        n_tokens = options.n_row_tasks or options.n_tasks
+        # Without attention nobody would read tokens of targets: these have columns of the last layer of `Direct`.
+        n_tokens = options.n_row_tasks or options.n_tasks * bool(options.n_blocks)
         self.task_tokens = nn.Parameter(torch.randn(n_tokens, options.width) * 0.5)
         n_blocks = options.n_blocks
         self.blocks: Any = nn.ModuleList([Block(options, is_last=i == n_blocks - 1) for i in range(n_blocks)])
-        self.heads = Heads(options.n_tasks, options.width, options.head_width, options.n_outputs, options.dropout)
+        self.heads: Any = None
+        if n_blocks:
+            self.heads = Heads(options.n_tasks, options.width, options.head_width, options.n_outputs, options.dropout)
         self.direct = self.waves = None
         if options.has_waves and options.n_numeric:
             self.waves = Waves(options.n_numeric)
@@ -317,10 +319,11 @@ class MultiTabModule(nn.Module):
             What these rows are to others, block by block; empty without row attention, or where `memory` was given.
         """
         first, tokens, made = self._through_blocks(inputs, memory, log_weight)
-        scores = self.heads(tokens)
-        if self.direct is not None:
-            scores = scores + self.direct(self._flat(inputs, first)).unflatten(1, scores.shape[1:])
-        return scores, made
+        if self.direct is None:
+            return self.heads(tokens), made
+        shape = (self.options.n_tasks, self.options.n_outputs)
+        scores = self.direct(self._flat(inputs, first)).unflatten(1, shape)
+        return (scores if self.heads is None else self.heads(tokens) + scores), made
 
     def represent(self, inputs: Inputs, log_weight: Tensor | None = None) -> Tensor:
         """What the heads read of n rows that see each other, side by side: task tokens, and hidden units of `direct`.
@@ -340,14 +343,17 @@ class MultiTabModule(nn.Module):
     def _through_blocks(
         self, inputs: Inputs, memory: list[RowMemory] | None, log_weight: Tensor | None
     ) -> tuple[Tensor, Tensor, list[RowMemory]]:
-        """Tokens before the first block, task tokens (n, t, width) after the last, and what rows are to others."""
+        """Tokens before the first block, task tokens (n, t, width) after the last, and what rows are to others.
+
+        Without blocks the task tokens are those of row tasks, or none.
+        """
         first = tokens = self.first_tokens(inputs)
         made = []
         for i, block in enumerate(self.blocks):
             tokens, own = block(tokens, memory[i] if memory else None, log_weight)
             if own is not None:
                 made.append(own)
-        return first, tokens[:, -self.options.n_tasks :], made
+        return first, tokens if self.blocks else tokens[:, self.options.n_features :], made
 
     def _flat(self, inputs: Inputs, tokens: Tensor) -> Tensor:
         """All that is known of each row, side by side: numbers, what is missing, tokens of levels and of a row task."""
