@@ -163,14 +163,17 @@ def test_no_two_processes_number_their_functions_alike():
     assert min(abs(a - b) for i, a in enumerate(numbers) for b in numbers[:i]) > 100_000
 
 
-def test_another_process_waits_while_kernels_are_compiled(tmp_path):
+def test_another_process_waits_for_the_kernels_that_are_compiled_and_for_no_others(tmp_path):
     pytest.importorskip("fcntl", reason="the lock is made for systems with fcntl")
     from mttab._core.boosting.jit import _only_process
 
-    take = "import fcntl, sys; fcntl.flock(open(sys.argv[1], 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
-    command = [sys.executable, "-c", take, str(tmp_path / ".mttab.lock")]
-    with _only_process(tmp_path):
-        with _only_process(tmp_path / "of a callee"):
-            pass
-        assert subprocess.run(command, capture_output=True).returncode != 0
-    assert subprocess.run(command, capture_output=True).returncode == 0
+    def is_free(path):
+        take = "import fcntl, sys; fcntl.flock(open(sys.argv[1], 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        return subprocess.run([sys.executable, "-c", take, str(path)], capture_output=True).returncode == 0
+
+    kernel, callee, other = (tmp_path / f".{name}.lock" for name in ("kernel", "callee", "other"))
+    with _only_process(kernel):
+        with _only_process(callee), _only_process(kernel):
+            assert not is_free(callee)
+        assert is_free(callee) and is_free(other) and not is_free(kernel)
+    assert is_free(kernel)

@@ -113,9 +113,10 @@ def _cached(function: Callable[..., Any], options: dict[str, Any]) -> Any:
     except RuntimeError:
         return numba.njit(**_OPTIONS, **options)(function)
     compile_or_load = kernel.compile
+    name = f".{function.__module__.rpartition('.')[2]}.{function.__name__}.lock"
 
     def compile_alone(signature: Any) -> Any:
-        with _only_process(Path(kernel._cache.cache_path)), _garbage_kept(), types_remembered():
+        with _only_process(Path(kernel._cache.cache_path) / name), _garbage_kept(), types_remembered():
             return compile_or_load(signature)
 
     kernel.compile = compile_alone
@@ -123,7 +124,7 @@ def _cached(function: Callable[..., Any], options: dict[str, Any]) -> Any:
 
 
 _in_process = threading.RLock()
-_open_files: list[Any] = []  # of the outermost compilation of this process
+_open_files: dict[Path, Any] = {}  # of the kernels that this process is compiling, one inside the other
 
 
 def _open_lock() -> None:
@@ -138,27 +139,28 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextmanager
-def _only_process(folder: Path) -> Iterator[None]:
-    """Keep other processes from compiling into `folder`, or loading from it, meanwhile.
+def _only_process(path: Path) -> Iterator[None]:
+    """Keep other processes from compiling the kernel of this lock file, or loading it, meanwhile.
 
-    Processes that compile the same kernels side by side write over each other's files, and have been seen to leave
-    machine code behind that crashes. A kernel compiles its callees inside its own compilation, which keeps the lock.
+    Processes that compile the same kernel side by side write over each other's files, and have been seen to leave
+    machine code behind that crashes. A kernel compiles those it calls inside its own compilation: locks are taken from
+    caller to callee, so that no two processes wait for each other.
     """
     with _in_process:
-        if fcntl is None or _open_files:
+        if fcntl is None or path in _open_files:
             yield
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".mttab.lock").open("w") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
             except OSError:  # a file system without locks: as good as nothing to wait for
                 pass
-            _open_files.append(file)
+            _open_files[path] = file
             try:
                 yield
             finally:
-                _open_files.pop()
+                _open_files.pop(path, None)  # a forked child has none of them
 
 
 @contextmanager
