@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from mttab._boosting_fit import Fitted, training_rows
+from mttab._boosting_fit import Fitted
+from mttab._boosting_rows import training_rows
 from mttab._core.boosting.adapt import Place, choose_rounds, follow, grow_own_trees, place_task, shrunk_leaves
 from mttab._core.boosting.forest import PARTITION, TASK, Forest, ForestBuilder
 from mttab._core.boosting.growing import Grower

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -14,8 +13,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from mttab._boosting_adapt import TaskAdaptation
 from mttab._boosting_explain import Explaining
-from mttab._boosting_fit import FitSteps, Fitted, training_rows, validation_rows
+from mttab._boosting_fit import FitSteps, Fitted
 from mttab._boosting_predict import Predicting
+from mttab._boosting_rows import training_rows, validation_rows
+from mttab._boosting_sharing import sharing_on_all_tasks
 from mttab._boosting_sources import fit_source
 from mttab._callbacks import CallbackSupport, FitHooks
 from mttab._core.boosting.averaging import boost_averaged
@@ -25,8 +26,7 @@ from mttab._core.boosting.importance import gain_importances, normalised
 from mttab._core.boosting.losses import Loss
 from mttab._core.boosting.rmtgb import BoostedModel, boost
 from mttab._core.boosting.rows import Scores, TrainingRows, ValidationRows
-from mttab._core.boosting.sharing import STRUCTURES, Race, Sharing, with_rounds
-from mttab._core.boosting.similarity import cluster_tasks, task_agreement
+from mttab._core.boosting.sharing import STRUCTURES, Race, with_rounds
 from mttab._core.boosting.threads import free_threads, parallel_region, resolve_n_threads
 from mttab._core.holdout import stops_early
 from mttab._core.long_table import Inputs, LongTable, training_tasks
@@ -242,7 +242,7 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
             sharing = previous.sharing
             applied = sharing.going_on().apply(options)
         elif chosen:
-            sharing = _sharing_on_all_tasks(chosen.sharing, race)
+            sharing = sharing_on_all_tasks(chosen.sharing, race)
             applied = with_rounds(sharing.apply(options), chosen.model.forest.n_rounds)
         else:
             sharing = self._decide_sharing(race, validation)
@@ -336,17 +336,6 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
         tags.input_tags.categorical = True
         tags.target_tags.multi_output = True
         return tags
-
-
-def _sharing_on_all_tasks(sharing: Sharing, race: Race) -> Sharing:
-    """What was found on other rows; tasks are compared anew where whole ones had been held out there."""
-    rows = race.rows
-    if sharing.agreement is None or len(sharing.agreement) >= rows.n_tasks:
-        return sharing
-    grower = race.make_grower(rows, False)
-    agreement = task_agreement(rows, race.X, race.loss, grower, race.make_builder(), race.base)
-    group = None if sharing.group is None else cluster_tasks(agreement, sharing.n_groups)
-    return replace(sharing, group=group, agreement=agreement)
 
 
 def _scores_under(

@@ -11,15 +11,15 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
+from mttab._boosting_rows import validation_rows
+from mttab._boosting_sharing import SharingSteps
 from mttab._core.boosting.binning import MAX_BINS, BinMapper
-from mttab._core.boosting.forest import BLOCKS, SHARED
+from mttab._core.boosting.forest import BLOCKS
 from mttab._core.boosting.growing import Grower
-from mttab._core.boosting.line import features_of_lines
 from mttab._core.boosting.losses import Loss
 from mttab._core.boosting.rmtgb import BlockOptions, BoostedModel, BoostingOptions
-from mttab._core.boosting.rows import ALONE, TrainingRows, ValidationRows
-from mttab._core.boosting.sharing import STRUCTURES, Race, Sharing, choose_sharing, is_line_better
-from mttab._core.boosting.similarity import MAX_TASKS, cluster_tasks, task_agreement
+from mttab._core.boosting.rows import TrainingRows
+from mttab._core.boosting.sharing import Sharing
 from mttab._core.boosting.splitting import MIN_HESSIAN, SplitOptions
 from mttab._core.boosting.tree import GrowthOptions
 from mttab._core.features import FeatureEncoder, LargeTable, resolve_categorical_features
@@ -73,7 +73,7 @@ class Fitted:
     task_positions: tuple[int, ...] = ()  # of the task columns in X
 
 
-class FitSteps:
+class FitSteps(SharingSteps):
     """Mixin with one method per step of `BaseRMTGB._fit` and `_fit_entries`; none sets an attribute."""
 
     if TYPE_CHECKING:  # parameters and fitted attributes of the estimators
@@ -255,67 +255,6 @@ class FitSteps:
         held = replace(inputs, features=features, task_ids=ids, y=y).melt(weight).weighted(labels, *factors)
         return validation_rows(encoder.transform(features, name="X_val")[:, held.row_idx], held, labels, scaling)
 
-    def _decide_sharing(self, race: Race, validation: ValidationRows | None) -> Sharing:
-        """What ``sharing``, ``n_task_groups`` and ``linear_start`` come to for the fit that is about to begin."""
-        sharing, rows = self._decide_name(race, validation), race.rows
-        if not self.linear_start or sharing.name == "separate" or race.options.blocks[SHARED].max_iter == 0:
-            return sharing
-        if isinstance(self.linear_start, str) and (
-            validation is None or self.algorithm == "paper" or rows.peers is not ALONE
-        ):
-            return sharing  # nothing to choose by, or rows that are spread over processes, which do not race
-        if len(features_of_lines(race.make_grower(rows, False).layout, rows.n_features)) == 0:
-            return sharing
-        return replace(sharing, has_line=not isinstance(self.linear_start, str) or is_line_better(race, sharing))
-
-    def _decide_name(self, race: Race, validation: ValidationRows | None) -> Sharing:
-        """The same for ``sharing`` and ``n_task_groups``."""
-        rows, options = race.rows, race.options
-        name, n_groups = self.sharing, None if self.n_task_groups == "auto" else int(self.n_task_groups)
-        if name == "auto":
-            is_restricted = 0 in (self.max_iter_shared, self.max_iter_partition, self.max_iter_task)
-            is_set_by_hand = race.named_as_category or not isinstance(self.theta_init, str) or self.theta_init != "data"
-            if validation is None or is_restricted or is_set_by_hand or self.algorithm == "paper":
-                name = "blocks"
-        if rows.n_tasks == 1:
-            return Sharing("blocks" if name == "blocks" else "pooled")
-        may_separate = validation is None or bool(np.any(validation.task < rows.n_tasks))
-        if name == "separate" and not may_separate:
-            raise ValueError(
-                "sharing='separate' has a model per task, but no validation row is of a task that has training rows, "
-                "so nothing says when to stop; hold out rows of every task, or pass early_stopping=False."
-            )
-        if name in STRUCTURES and not any(options.blocks[block].max_iter for block in STRUCTURES[name][0]):
-            used = " and ".join(f"max_iter_{BLOCKS[block]}=0" for block in STRUCTURES[name][0])
-            raise ValueError(f"sharing={name!r} with {used} leaves no round; raise one of them, or use sharing='auto'.")
-        is_grouped = name in ("auto", "groups") or (name == "blocks" and (n_groups or 2) > 2)
-        if not is_grouped:
-            return Sharing(name)
-        if name != "auto" and not (isinstance(self.theta_init, str) and self.theta_init == "data"):
-            raise ValueError(
-                f"theta_init was passed with sharing={self.sharing!r} and n_task_groups={self.n_task_groups!r}, which "
-                "start θ from the groups that they find; leave theta_init='data', or n_task_groups='auto' with "
-                "sharing='blocks'."
-            )
-        agreement = group = None
-        if rows.n_tasks <= MAX_TASKS:
-            grower = race.make_grower(rows, False)
-            agreement = task_agreement(rows, race.X, race.loss, grower, race.make_builder(), race.base)
-            group = cluster_tasks(agreement, n_groups)
-            if group is None and name == "groups":
-                group = cluster_tasks(agreement, 2)
-        elif name != "auto":
-            raise ValueError(
-                f"sharing={self.sharing!r} with n_task_groups={self.n_task_groups!r} compares every task with every "
-                f"other, which is done for at most {MAX_TASKS} tasks, but there are {rows.n_tasks}; use "
-                "sharing='category' or n_task_groups='auto'."
-            )
-        if name != "auto":
-            return Sharing(name, group, agreement=agreement)
-        sharing = replace(choose_sharing(race, agreement, group, may_separate), agreement=agreement)
-        # Groups that were not asked for and do not help are not reported.
-        return sharing if sharing.name == "groups" or n_groups is not None else replace(sharing, group=None)
-
     def _max_iter(self, block: str, has_validation: bool) -> int:
         wanted = getattr(self, f"max_iter_{block}")
         if wanted == "auto":
@@ -429,54 +368,6 @@ class FitSteps:
                     f"max_iter_{block}={wanted} is smaller than the {done} rounds already fitted; with warm_start=True "
                     "it is the total to reach, so raise it."
                 )
-
-
-def training_rows(
-    mapper: BinMapper,
-    values: np.ndarray | LargeTable,
-    long: LongTable,
-    labels: TaskLabels,
-    scaling: TargetScaling,
-    n_threads: int,
-) -> tuple[TrainingRows, OrderedRows]:
-    """Binned training rows in task order, and their raw values."""
-    words = mapper.words(values, n_threads)
-    task = long.encode_tasks(labels)
-    mass = np.bincount(task, weights=long.user_weight, minlength=labels.n_tasks)
-    if np.all(task[1:] >= task[:-1]):  # nothing to sort: of many rows nothing is copied either
-        position, order = np.arange(len(task)), long.row_idx
-        # To a kernel an array that is read-only, or strided, is another type.
-        y, weight = (np.require(column, np.float64, ["C", "W"]) for column in (long.y, long.weight))
-    else:
-        position = np.argsort(task, kind="stable")
-        order, task, y, weight = long.row_idx[position], task[position], long.y[position], long.weight[position]
-    if np.array_equal(order, position):
-        position = order
-    if not (len(order) == words.shape[1] and np.all(order[1:] > order[:-1])):
-        words = np.ascontiguousarray(words[:, order])
-    if scaling.center.any() or np.any(scaling.scale != 1.0):
-        y = (y - scaling.center[task]) / scaling.scale[task]
-    start = np.searchsorted(task, np.arange(labels.n_tasks + 1)).astype(np.int64)
-    rows = TrainingRows(words, len(values), task, start, y, weight, position, mass)
-    return rows, OrderedRows(values, order)
-
-
-class OrderedRows:
-    """Raw values (n_features, n_rows) of training rows, made for those that are asked for: ``X[:, rows]``."""
-
-    def __init__(self, values: np.ndarray | LargeTable, order: np.ndarray):
-        self._values, self._order = values, order
-
-    def __getitem__(self, place: tuple[Any, Any]) -> np.ndarray:
-        return self._values[:, self._order[place[1]]]
-
-
-def validation_rows(
-    values: np.ndarray, held_out: LongTable, labels: TaskLabels, scaling: TargetScaling
-) -> ValidationRows:
-    task = held_out.encode_tasks(labels)
-    y = (held_out.y - scaling.center[task]) / scaling.scale[task]
-    return ValidationRows(np.ascontiguousarray(values), task, y, held_out.weight)
 
 
 def _theta_values(theta_init: Any, labels: TaskLabels) -> np.ndarray:

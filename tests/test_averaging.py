@@ -9,7 +9,7 @@ import pytest
 from sklearn.model_selection import ShuffleSplit
 
 import mttab
-from mttab import RMTGBClassifier, RMTGBRegressor, _boosting_base, _boosting_fit
+from mttab import RMTGBClassifier, RMTGBRegressor, _boosting_base, _boosting_fit, _boosting_sharing
 from mttab._core.boosting import averaging
 from mttab._core.boosting.forest import PARTITION, SHARED
 from mttab._core.boosting.sharing import Sharing
@@ -215,7 +215,7 @@ def test_a_task_more_leaves_a_mean_of_two_kinds_alone():
 @pytest.mark.parametrize("n_groups", [2, 3])
 def test_groups_that_were_found_and_lost_are_in_neither_kind(n_groups, monkeypatch):
     X, y = open_rows()
-    monkeypatch.setattr(_boosting_fit, "cluster_tasks", lambda agreement, n: np.arange(len(agreement)) % n_groups)
+    monkeypatch.setattr(_boosting_sharing, "cluster_tasks", lambda agreement, n: np.arange(len(agreement)) % n_groups)
     model = RMTGBRegressor(**QUICK).fit(X, y)
     assert (model.sharing_, model.other_sharing_) == ("pooled", "category")
     assert not model.task_group_.any() and len(np.unique(model.outlier_score_)) == 1
@@ -226,7 +226,7 @@ def test_a_mean_of_two_kinds_goes_on_in_every_block_that_one_of_them_has(of_pool
     X, y = open_rows()
     other = Sharing("category", has_task_block=of_category)
     found = Sharing("pooled", has_task_block=of_pooled, other=other)
-    monkeypatch.setattr(_boosting_fit, "choose_sharing", lambda *args: found)
+    monkeypatch.setattr(_boosting_sharing, "choose_sharing", lambda *args: found)
     model = RMTGBRegressor(**QUICK).fit(X, y)
     assert (model.n_iter_["task"] > 0) == (of_pooled or of_category)
     wanted = {block: model.n_iter_[block] + 3 * (model.n_iter_[block] > 0) for block in model.n_iter_}

@@ -21,14 +21,15 @@ SUPPORT = {"datasets", "metrics", "model_selection", "plotting"}
 SIDEWAYS = {
     "boosting": {"_boosting_base"},
     "_boosting_base": {
-        *("_boosting_adapt", "_boosting_explain", "_boosting_fit", "_boosting_predict", "_boosting_sources"),
-        *("_callbacks", "persistence"),
+        *("_boosting_adapt", "_boosting_explain", "_boosting_fit", "_boosting_predict", "_boosting_rows"),
+        *("_boosting_sharing", "_boosting_sources", "_callbacks", "persistence"),
     },
+    "_boosting_fit": {"_boosting_rows", "_boosting_sharing"},
     "_boosting_predict": {"_boosting_fit"},
     "_boosting_pieces": {"_boosting_fit"},
     "_boosting_training": {"_boosting_fit", "_boosting_pieces"},
     "_boosting_sources": {"_boosting_fit", "_boosting_pieces", "_boosting_training", "_callbacks"},
-    "_boosting_adapt": {"_boosting_fit"},
+    "_boosting_adapt": {"_boosting_fit", "_boosting_rows"},
     "_boosting_explain": {"_boosting_export"},
     "experts": {"_network_base", "_network_options", "_network_targets"},
     "multitabnet": {"_network_adapt", "_network_base", "_network_options", "_network_targets"},
