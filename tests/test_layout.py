@@ -35,9 +35,10 @@ SIDEWAYS = {
     "multitabnet": {"_network_adapt", "_network_base", "_network_options", "_network_targets"},
     "_network_adapt": {"_network_fit"},
     "_network_base": {
-        *("_callbacks", "_network_companions", "_network_fit", "_network_export", "_network_predict"),
-        *("_network_ranks", "_network_saving", "_network_sources"),
+        *("_callbacks", "_network_companions", "_network_fit", "_network_export", "_network_making"),
+        *("_network_predict", "_network_ranks", "_network_saving", "_network_sources"),
     },
+    "_network_making": {"_network_fit"},
     "_network_sources": {"_network_fit", "_network_ranks"},
     "_network_targets": {"_network_predict"},
     "_network_saving": {"persistence"},
