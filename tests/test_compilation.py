@@ -177,3 +177,40 @@ def test_another_process_waits_for_the_kernels_that_are_compiled_and_for_no_othe
             assert not is_free(callee)
         assert is_free(callee) and is_free(other) and not is_free(kernel)
     assert is_free(kernel)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_child_that_is_forked_while_kernels_are_compiled_keeps_nobody_waiting(tmp_path):
+    pytest.importorskip("fcntl", reason="the lock is made for systems with fcntl")
+    code = """
+import os, signal, sys
+from pathlib import Path
+from mttab._core.boosting.jit import _only_process
+
+path = Path(sys.argv[1])
+signal.alarm(60)
+with _only_process(path):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        with _only_process(path):  # waits for its parent, not for itself
+            print("child", flush=True)
+        os._exit(0)
+    print("parent", flush=True)
+with _only_process(path):  # though the child may still be there
+    pass
+sys.exit(os.waitpid(child, 0)[1])
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / ".lock")], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, ["parent", "child"]), done.stderr
+
+
+def test_a_lock_that_cannot_be_opened_keeps_nobody_from_compiling(tmp_path):
+    from mttab._core.boosting.jit import _only_process
+
+    (tmp_path / ".lock").mkdir()  # as good as a file of somebody else: root may open those
+    (tmp_path / "file").touch()
+    for path in (tmp_path / ".lock", tmp_path / "file" / ".lock"):
+        with _only_process(path):
+            reached = True
+        assert reached

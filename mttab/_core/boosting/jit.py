@@ -127,15 +127,20 @@ _in_process = threading.RLock()
 _open_files: dict[Path, Any] = {}  # of the kernels that this process is compiling, one inside the other
 
 
-def _open_lock() -> None:
-    """In a forked child: the thread that may have held the lock is not there."""
+def _open_locks() -> None:
+    """In a forked child: the thread that may have held the locks is not there.
+
+    The files are the parent's, too: left open here, they would stay locked for as long as the child lives, also for it.
+    """
     global _in_process
     _in_process = threading.RLock()
+    for file in _open_files.values():
+        file.close()
     _open_files.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_open_lock)
+    os.register_at_fork(after_in_child=_open_locks)
 
 
 @contextmanager
@@ -143,24 +148,35 @@ def _only_process(path: Path) -> Iterator[None]:
     """Keep other processes from compiling the kernel of this lock file, or loading it, meanwhile.
 
     Processes that compile the same kernel side by side write over each other's files, and have been seen to leave
-    machine code behind that crashes. A kernel compiles those it calls inside its own compilation: locks are taken from
-    caller to callee, so that no two processes wait for each other.
+    machine code behind that crashes. Where a kernel compiles those that it calls inside its own compilation, locks are
+    taken from caller to callee, so that no two processes wait for each other.
     """
     with _in_process:
-        if fcntl is None or path in _open_files:
+        file = None if fcntl is None or path in _open_files else _locked(path)
+        if file is None:
             yield
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:  # a file system without locks: as good as nothing to wait for
-                pass
+        with file:
             _open_files[path] = file
             try:
                 yield
             finally:
-                _open_files.pop(path, None)  # a forked child has none of them
+                _open_files.pop(path, None)  # not there in a child that was forked meanwhile
+
+
+def _locked(path: Path) -> Any:
+    """The file, open and locked; None where that cannot be: another user's, or a file system without locks."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:
+        file.close()
+        return None
+    return file
 
 
 @contextmanager

@@ -205,7 +205,9 @@ class Direct(nn.Sequential):
         with torch.no_grad():
             # A number that is missing for the first time in prediction has no effect.
             first.weight[:, n_numbers : n_numbers + n_numeric] = 0.0
-            last.weight.zero_()  # but not the bias: AdamW would blow up the rounding of a gradient that is 0 then
+            # Not the bias: its first gradient would be the mean of standardised labels where nothing is beside it, 0
+            # but for rounding, which AdamW blows up: a row of weight 2 would not be the same as the row twice.
+            last.weight.zero_()
         dropouts = (TokenDropout(dropout), TokenDropout(dropout))
         super().__init__(first, nn.GELU(), dropouts[0], nn.Linear(hidden, hidden), nn.GELU(), dropouts[1], last)
 
@@ -326,7 +328,7 @@ class MultiTabModule(nn.Module):
         return (scores if self.heads is None else self.heads(tokens) + scores), made
 
     def represent(self, inputs: Inputs, log_weight: Tensor | None = None) -> Tensor:
-        """What the heads read of n rows that see each other, side by side: task tokens, and hidden units of `direct`.
+        """What scores are made of, for n rows that see each other: task tokens, and hidden units of `direct`.
 
         Returns
         -------

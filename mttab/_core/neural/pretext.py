@@ -1,7 +1,7 @@
 """A pretext task that needs no label: tell the features of a row that were masked from those that were not.
 
 Masked features are passed as missing, and a small MLP reconstructs the numbers and the levels that were there. Any
-network can learn it that has a method `represent(inputs, log_weight) -> (n, width)`: what its heads read of every row.
+network can learn it that has a method `represent(inputs, log_weight) -> (n, width)`: what its scores are made of.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class TrainedNetwork:
     ----------
     module : nn.Module
         The network, as `MultiTabModule` is one: called with (inputs, memory, log_weight) it gives scores and memory;
-        `represent(inputs, log_weight)` is what its heads read of every row, for the pretext task; `features` are its
+        `represent(inputs, log_weight)` is what its scores are made of, for the pretext task; `features` are its
         `FeatureTokens`, and `options.sample_attention` says whether its rows see each other.
     outputs : TaskOutputs
     weighting : TaskWeighting
