@@ -197,17 +197,23 @@ class Direct(nn.Sequential):
         Numbers that levels, the task of a row and `Waves` bring.
     hidden, out : int
     dropout : float
+    is_alone : bool
+        Whether no heads are beside it, to whose scores it adds nothing at first.
     """
 
-    def __init__(self, n_numeric: int, n_scales: int, n_others: int, hidden: int, out: int, dropout: float) -> None:
+    def __init__(
+        self, n_numeric: int, n_scales: int, n_others: int, hidden: int, out: int, dropout: float, *, is_alone: bool
+    ) -> None:
         n_numbers = n_numeric * n_scales
         first, last = nn.Linear(n_numbers + n_numeric + n_others, hidden), nn.Linear(hidden, out)
         with torch.no_grad():
             # A number that is missing for the first time in prediction has no effect.
             first.weight[:, n_numbers : n_numbers + n_numeric] = 0.0
-            # Not the bias: its first gradient would be the mean of standardised labels where nothing is beside it, 0
-            # but for rounding, which AdamW blows up: a row of weight 2 would not be the same as the row twice.
             last.weight.zero_()
+            if not is_alone:
+                # Alone it would have the mean of standardised labels as the first gradient of its bias: 0 but for
+                # rounding, which AdamW blows up, so that a row of weight 2 would not be the same as the row twice.
+                last.bias.zero_()
         dropouts = (TokenDropout(dropout), TokenDropout(dropout))
         super().__init__(first, nn.GELU(), dropouts[0], nn.Linear(hidden, hidden), nn.GELU(), dropouts[1], last)
 
@@ -278,6 +284,7 @@ class MultiTabModule(nn.Module):
                 options.direct_width,
                 options.n_tasks * options.n_outputs,
                 options.dropout,
+                is_alone=self.heads is None,
             )
 
     def unseen_token(self) -> Tensor:
