@@ -226,32 +226,28 @@ def bench_start(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 MEMORY = """
-import sys
+import sys, time
 sys.path[:0] = {path!r}
 import bench_speed
-
-def kib_of(what):
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith(what))
-
+from scale_memory import PeakMemory
 make = bench_speed.candidates(False, 1)[{name!r}]
 X, y = bench_speed.make_table(1_000_000, 20, False)
 make().fit(X[:2000].copy(), y[:2000])
-with open("/proc/self/clear_refs", "w") as file:
-    file.write("5")  # the peak starts anew: making the table may have taken more than the fit does
-before = kib_of("VmRSS")
-make().fit(X, y)
-print(kib_of("VmHWM") - before)
+with PeakMemory() as held:
+    time.sleep(0.1)
+with PeakMemory() as peak:
+    make().fit(X, y)
+print(peak.mb - held.mb)
 """
 
 
 def bench_memory(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Growth of the peak over what the process held after imports, the table and one tiny fit; Linux alone tells."""
+    """Peak during a fit over what the process held after imports, the table and one tiny fit; Linux alone tells."""
     growth = {}
     for name in ("mttab", "lightgbm"):
         code = MEMORY.format(path=[str(Path(__file__).parent)], name=name)
         run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-        growth[name] = int(run.stdout) / 1024
+        growth[name] = float(run.stdout)
     yield {"what": "memory of a fit, 1e6 x 20", **{f"{k} MiB": v for k, v in growth.items()},
            "ratio": growth["mttab"] / growth["lightgbm"], "bar": 1.2}  # fmt: skip
 
