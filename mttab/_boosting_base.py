@@ -16,7 +16,6 @@ from mttab._boosting_explain import Explaining
 from mttab._boosting_fit import FitSteps, Fitted
 from mttab._boosting_predict import Predicting
 from mttab._boosting_rows import training_rows, validation_rows
-from mttab._boosting_sharing import sharing_on_all_tasks
 from mttab._boosting_sources import fit_source
 from mttab._callbacks import CallbackSupport, FitHooks
 from mttab._core.boosting.averaging import boost_averaged
@@ -26,7 +25,7 @@ from mttab._core.boosting.importance import gain_importances, normalised
 from mttab._core.boosting.losses import Loss
 from mttab._core.boosting.rmtgb import BoostedModel, boost
 from mttab._core.boosting.rows import Scores, TrainingRows, ValidationRows
-from mttab._core.boosting.sharing import STRUCTURES, Race, with_rounds
+from mttab._core.boosting.sharing import STRUCTURES, Race
 from mttab._core.boosting.threads import free_threads, parallel_region, resolve_n_threads
 from mttab._core.holdout import stops_early
 from mttab._core.long_table import Inputs, LongTable, training_tasks
@@ -238,17 +237,7 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
 
         n_models, named = 1 if is_held is None else len(is_held), inputs.task_is_category
         race = Race(rows, X, loss, make_grower, make_builder, options, base, named, seed, n_models)
-        if previous:
-            sharing = previous.sharing
-            applied = sharing.going_on().apply(options)
-        elif chosen:
-            sharing = sharing_on_all_tasks(chosen.sharing, race)
-            applied = with_rounds(sharing.apply(options), chosen.model.forest.n_rounds)
-        else:
-            sharing = self._decide_sharing(race, validation)
-            applied = sharing.apply(options)
-            if sharing.name != self.sharing:
-                tell(self.verbose, f"sharing: {sharing.name}" + (f" and {sharing.other.name}" if sharing.other else ""))
+        sharing, applied = self._settle_sharing(race, validation, previous, chosen)
 
         def as_fitted(model: BoostedModel) -> Fitted:
             numbered = sharing.renumbered(model.group_order)

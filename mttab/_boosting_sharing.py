@@ -9,9 +9,14 @@ import numpy as np
 
 from mttab._core.boosting.forest import BLOCKS, SHARED
 from mttab._core.boosting.line import features_of_lines
+from mttab._core.boosting.rmtgb import BoostingOptions
 from mttab._core.boosting.rows import ALONE, ValidationRows
-from mttab._core.boosting.sharing import STRUCTURES, Race, Sharing, choose_sharing, is_line_better
+from mttab._core.boosting.sharing import STRUCTURES, Race, Sharing, choose_sharing, is_line_better, with_rounds
 from mttab._core.boosting.similarity import MAX_TASKS, cluster_tasks, task_agreement
+from mttab._core.progress import tell
+
+if TYPE_CHECKING:
+    from mttab._boosting_fit import Fitted
 
 
 class SharingSteps:
@@ -20,6 +25,23 @@ class SharingSteps:
     if TYPE_CHECKING:  # parameters of the estimators
 
         def __getattr__(self, name: str) -> Any: ...
+
+    def _settle_sharing(
+        self, race: Race, validation: ValidationRows | None, previous: Fitted | None, chosen: Fitted | None
+    ) -> tuple[Sharing, BoostingOptions]:
+        """What tasks share, and the options with the rounds that this leaves to each block.
+
+        ``previous`` is a fit to go on from, ``chosen`` one whose sharing and numbers of rounds are taken over.
+        """
+        if previous:
+            return previous.sharing, previous.sharing.going_on().apply(race.options)
+        if chosen:
+            sharing = _on_all_tasks(chosen.sharing, race)
+            return sharing, with_rounds(sharing.apply(race.options), chosen.model.forest.n_rounds)
+        sharing = self._decide_sharing(race, validation)
+        if sharing.name != self.sharing:
+            tell(self.verbose, f"sharing: {sharing.name}" + (f" and {sharing.other.name}" if sharing.other else ""))
+        return sharing, sharing.apply(race.options)
 
     def _decide_sharing(self, race: Race, validation: ValidationRows | None) -> Sharing:
         """What ``sharing``, ``n_task_groups`` and ``linear_start`` come to for the fit that is about to begin."""
@@ -83,7 +105,7 @@ class SharingSteps:
         return sharing if sharing.name == "groups" or n_groups is not None else replace(sharing, group=None)
 
 
-def sharing_on_all_tasks(sharing: Sharing, race: Race) -> Sharing:
+def _on_all_tasks(sharing: Sharing, race: Race) -> Sharing:
     """What was found on other rows; tasks are compared anew where whole ones had been held out there."""
     rows = race.rows
     if sharing.agreement is None or len(sharing.agreement) >= rows.n_tasks:

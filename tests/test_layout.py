@@ -22,7 +22,7 @@ SIDEWAYS = {
     "boosting": {"_boosting_base"},
     "_boosting_base": {
         *("_boosting_adapt", "_boosting_explain", "_boosting_fit", "_boosting_predict", "_boosting_rows"),
-        *("_boosting_sharing", "_boosting_sources", "_callbacks", "persistence"),
+        *("_boosting_sources", "_callbacks", "persistence"),
     },
     "_boosting_fit": {"_boosting_rows", "_boosting_sharing"},
     "_boosting_predict": {"_boosting_fit"},
