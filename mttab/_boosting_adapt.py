@@ -17,7 +17,7 @@ from mttab._core.boosting.importance import normalised
 from mttab._core.boosting.rows import TrainingRows
 from mttab._core.boosting.sharing import Sharing
 from mttab._core.boosting.theta import mixing_weights
-from mttab._core.boosting.threads import free_threads, parallel_region, resolve_n_threads
+from mttab._core.boosting.threads import fit_region, resolve_n_threads
 from mttab._core.long_table import Inputs
 from mttab._core.other_tasks import features_without_task, new_task_label
 from mttab._core.tasks import TaskLabels
@@ -86,9 +86,9 @@ class TaskAdaptation:
         """
         check_is_fitted(self)
         inputs, weight, label = self._read_new_task(X, y, task, sample_weight)
-        n_threads = resolve_n_threads(self.n_jobs, len(inputs.y) * inputs.n_columns)
-        with parallel_region(n_threads):
-            fitted = self._fit_new_task(inputs, weight, label, free_threads(n_threads))
+        n_cells = len(inputs.y) * inputs.n_columns
+        with fit_region(resolve_n_threads(self.n_jobs, n_cells), n_cells) as n_threads:
+            fitted = self._fit_new_task(inputs, weight, label, n_threads)
         self._take_over_new_task(fitted)
         return self
 

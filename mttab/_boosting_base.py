@@ -26,7 +26,7 @@ from mttab._core.boosting.losses import Loss
 from mttab._core.boosting.rmtgb import BoostedModel, boost
 from mttab._core.boosting.rows import Scores, TrainingRows, ValidationRows
 from mttab._core.boosting.sharing import STRUCTURES, Race
-from mttab._core.boosting.threads import free_threads, parallel_region, resolve_n_threads
+from mttab._core.boosting.threads import fit_region, resolve_n_threads
 from mttab._core.holdout import stops_early
 from mttab._core.long_table import Inputs, LongTable, training_tasks
 from mttab._core.progress import messages_shown, tell
@@ -151,9 +151,9 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
         if previous:
             self._check_same_problem(inputs, training_tasks(inputs, long), loss)
         self._warn_of_small_weights(long, sample_weight)
-        n_threads = resolve_n_threads(self.n_jobs, len(long.y) * inputs.n_columns)
-        with parallel_region(n_threads), messages_shown(self.verbose):
-            n_threads = free_threads(n_threads)
+        n_cells = len(long.y) * inputs.n_columns
+        threads = fit_region(resolve_n_threads(self.n_jobs, n_cells), n_cells)
+        with threads as n_threads, messages_shown(self.verbose):
             is_refitted = self.refit and held_out is not None and not self.warm_start
             tasks = training_tasks(inputs, everything if is_refitted else long)
             fitted = self._fit_entries(

@@ -22,7 +22,7 @@ from mttab._callbacks import FitHooks
 from mttab._core.boosting.binning import pack_words
 from mttab._core.boosting.rmtgb import BoostedModel
 from mttab._core.boosting.rows import TrainingRows
-from mttab._core.boosting.threads import free_threads, parallel_region, resolve_n_threads
+from mttab._core.boosting.threads import fit_region, resolve_n_threads
 from mttab._core.holdout import stops_early
 from mttab._core.progress import Progress, messages_shown, tell
 from mttab._core.sources import Source
@@ -38,10 +38,9 @@ def fit_source(model: Any, source: Source, explicit: dict[str, Any], hooks: FitH
     problem = merge_labels(model, [counts])
     has_validation = stops_early(model.early_stopping, problem.n_rows, explicit, None)
     problem = merge_columns(model, problem, [read_columns(model, problem, source.pieces())], has_validation)
-    n_threads = resolve_n_threads(model.n_jobs, problem.n_rows * problem.columns.n_columns)
-    places = tempfile.TemporaryDirectory(prefix="mttab-"), parallel_region(n_threads), messages_shown(model.verbose)
-    with places[0] as folder, places[1], places[2]:
-        n_threads = free_threads(n_threads)
+    n_cells = problem.n_rows * problem.columns.n_columns
+    threads = fit_region(resolve_n_threads(model.n_jobs, n_cells), n_cells)
+    with tempfile.TemporaryDirectory(prefix="mttab-") as folder, threads as n_threads, messages_shown(model.verbose):
         rows = bin_source(model, problem, source, counts.task_rows, Path(folder))
         loss = model._make_loss(problem.classes)
         scaling = spread_scaling(model, rows.y, rows.task, rows.weight, problem.labels.n_tasks, loss)

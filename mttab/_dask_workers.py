@@ -14,7 +14,7 @@ from mttab._boosting_training import boost_rows
 from mttab._core.boosting.distributed import common_digest, own_part, without_trees
 from mttab._core.boosting.forest import BLOCKS
 from mttab._core.boosting.rows import ALONE, Peers
-from mttab._core.boosting.threads import free_threads, parallel_region, resolve_n_threads
+from mttab._core.boosting.threads import fit_region, resolve_n_threads
 from mttab._core.progress import Messages, Progress, messages_shown
 from mttab._core.sources import Piece
 from mttab._dask_meeting import MeetingPeers, Place
@@ -104,12 +104,13 @@ def boost_on_worker(
     n_threads_here = get_worker().state.nthreads
     rows = BinnedRows.joined([part for part in parts if part is not None])
     n_jobs = n_threads_here if model.n_jobs is None else model.n_jobs
-    n_threads = resolve_n_threads(n_jobs, len(rows) * problem.columns.n_columns)
+    n_cells = len(rows) * problem.columns.n_columns
 
     def boost(peers: Peers) -> Fitted:
-        with parallel_region(n_threads), messages_shown(model.verbose if rank == 0 else False):
+        threads = fit_region(resolve_n_threads(n_jobs, n_cells), n_cells)
+        with threads as n_threads, messages_shown(model.verbose if rank == 0 else False):
             return boost_rows(
-                model, problem, rows, seed=seed, n_threads=free_threads(n_threads), peers=peers,
+                model, problem, rows, seed=seed, n_threads=n_threads, peers=peers,
                 is_own_task=owner == rank, explicit=explicit, progress=Rounds(callback, model.verbose, rank == 0),
             )  # fmt: skip
 

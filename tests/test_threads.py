@@ -4,16 +4,19 @@ import os
 import subprocess
 import sys
 import textwrap
+from contextlib import ExitStack
 from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
+from threadpoolctl import ThreadpoolController
 
 from mttab import RMTGBClassifier, RMTGBRegressor
 from mttab._core.boosting import threads
 from mttab._core.boosting.threads import (
     MIN_PARALLEL_CELLS,
+    fit_region,
     free_threads,
     parallel_region,
     resolve_n_threads,
@@ -131,6 +134,42 @@ def test_a_fit_keeps_its_threads_while_launches_are_quick_and_stays_with_one_whe
     assert team.min_cells == pytest.approx(80e-6 * threads.CELLS_PER_SECOND, abs=1)
     slow["is_slow"] = True
     assert free_threads(2) == 1
+
+
+@pytest.mark.skipif(AVAILABLE < 2, reason="needs two threads")
+@pytest.mark.parametrize(("n_busy", "n_cells", "expected"), [(4, 1e7, 2), (4, 1e4, 1), (10_000, 1e7, 1)])
+def test_a_long_fit_waits_for_cores_that_are_about_to_be_free(monkeypatch, n_busy, n_cells, expected):
+    clock = {"now": 0.0, "launches": 0}
+
+    def launch(counts):  # type: ignore[no-untyped-def]
+        clock["launches"] += 1
+        clock["now"] += 5e-3 if 1 < clock["launches"] <= 1 + n_busy else 4e-6
+
+    monkeypatch.setattr(threads, "_launch", launch)
+    monkeypatch.setattr(threads.time, "perf_counter", lambda: clock["now"])
+    assert free_threads(2, n_cells) == expected
+    assert clock["now"] < 3 * 5e-3 + min(threads.LONGEST_WAIT, threads.WAIT_PER_CELL * n_cells) + 2e-2
+    if expected == 2:
+        assert team_of(2).min_cells == pytest.approx(4e-6 * threads.CELLS_PER_SECOND, rel=0.01), "as once it is quiet"
+
+
+def n_blas_threads():
+    return max((library["num_threads"] for library in ThreadpoolController().select(user_api="blas").info()), default=1)
+
+
+@pytest.mark.skipif(AVAILABLE < 2, reason="needs two threads")
+def test_blas_has_one_thread_while_any_fit_runs_and_as_many_as_before_afterwards():
+    controller = ThreadpoolController()
+    if not controller.select(user_api="blas").info():
+        pytest.skip("a numpy whose BLAS threadpoolctl does not know")
+    with controller.limit(limits=2, user_api="blas"):
+        first, second = ExitStack(), ExitStack()
+        assert first.enter_context(fit_region(1, 0.0)) == 1 and n_blas_threads() == 1
+        second.enter_context(fit_region(1, 0.0))
+        first.close()  # one fit ends while another one, in another thread, goes on
+        assert n_blas_threads() == 1
+        second.close()
+        assert n_blas_threads() == 2
 
 
 @pytest.mark.skipif(AVAILABLE < 2, reason="needs two threads")

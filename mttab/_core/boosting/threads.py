@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 from numba import prange
+from threadpoolctl import ThreadpoolController
 
 from .jit import jit
 
@@ -34,6 +35,11 @@ MIN_STEP_CELLS = 10_000
 # make a fit forty times slower, so it then stays with one thread.
 SLOWEST_LAUNCH = 1e-3
 N_LAUNCHES = 3
+# Pools of other libraries go on asking for work for some 10 ms after it, on the same cores. A fit waits until launches
+# have been quick for so long, if that takes no longer than about a tenth of its time, of which it has 200 ns per cell.
+QUIET_SECONDS = 8e-3
+LONGEST_WAIT = 5e-2
+WAIT_PER_CELL = 2e-8
 
 _launch_seconds = 0.0  # of the last fit that had threads
 _workqueue_lock = threading.Lock()
@@ -41,9 +47,10 @@ _is_forked_child = False
 
 
 def _mark_forked_child() -> None:
-    # GNU OpenMP aborts the process when a child uses a pool that its parent has started.
-    global _is_forked_child
+    # GNU OpenMP aborts the process when a child uses a pool that its parent has started, and who held the lock is gone.
+    global _is_forked_child, _blas_limit
     _is_forked_child = True
+    _blas_limit = _BlasLimit()
 
 
 if hasattr(os, "register_at_fork"):
@@ -86,24 +93,45 @@ def _count_threads(out_counts):  # type: ignore[no-untyped-def]
 _launch = jit(_count_threads, parallel=True)
 
 
-def free_threads(n_threads: int) -> int:
+def free_threads(n_threads: int, n_cells: float = 0.0) -> int:
     """How many threads a fit that has just entered its `parallel_region` goes on with: all, or 1 where no core is free.
 
-    The slowest of a few launches decides; the first, which wakes the threads up, does not count.
+    The slowest of a few launches decides; the first, which wakes the threads up, does not count. A fit of so many cells
+    that waiting costs it little gives cores that are taken the time to become free.
     """
     global _launch_seconds
     if n_threads <= 1:
         return 1
-    counts, slowest = np.zeros(n_threads, dtype=np.int64), 0.0
+    counts = np.zeros(n_threads, dtype=np.int64)
     _launch(counts)
-    for _ in range(N_LAUNCHES):
-        start = time.perf_counter()
-        _launch(counts)
-        slowest = max(slowest, time.perf_counter() - start)
+    slowest = max((_seconds_of_launch(counts) for _ in range(N_LAUNCHES)), default=0.0)
+    if slowest > SLOWEST_LAUNCH:
+        slowest = _seconds_when_quiet(counts, min(LONGEST_WAIT, WAIT_PER_CELL * n_cells))
         if slowest > SLOWEST_LAUNCH:
             return 1
     _launch_seconds = slowest
     return n_threads
+
+
+def _seconds_of_launch(counts: np.ndarray) -> float:
+    start = time.perf_counter()
+    _launch(counts)
+    return time.perf_counter() - start
+
+
+def _seconds_when_quiet(counts: np.ndarray, patience: float) -> float:
+    """The mean launch of the first quiet stretch; infinite where none begins within ``patience`` seconds."""
+    begin = quiet_since = time.perf_counter()
+    n_quiet = 0
+    while quiet_since - begin < patience:
+        is_quick, now = _seconds_of_launch(counts) <= SLOWEST_LAUNCH, time.perf_counter()
+        if not is_quick:
+            quiet_since, n_quiet = now, 0
+            continue
+        n_quiet += 1
+        if now - quiet_since >= QUIET_SECONDS:
+            return (now - quiet_since) / n_quiet
+    return float("inf")
 
 
 @contextmanager
@@ -126,6 +154,13 @@ def team_of(n_threads: int) -> Team | None:
 
 
 @contextmanager
+def fit_region(n_threads: int, n_cells: float) -> Iterator[int]:
+    """A `parallel_region` for a fit of so many cells; gives how many of the threads there are free cores for."""
+    with parallel_region(n_threads), _one_blas_thread():
+        yield free_threads(n_threads, n_cells)
+
+
+@contextmanager
 def parallel_region(n_threads: int) -> Iterator[None]:
     """Give the parallel kernels that run inside ``n_threads`` threads, and keep them apart where numba demands it."""
     if n_threads <= 1:
@@ -144,6 +179,47 @@ def parallel_region(n_threads: int) -> Iterator[None]:
     finally:
         if lock is not None:
             lock.release()
+
+
+class _BlasLimit:
+    """One thread for BLAS as long as any fit of the process runs, see `_one_blas_thread`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_inside = 0
+        self._blas: Any = None
+        self._limit: Any = None
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._blas is None:
+                self._blas = ThreadpoolController().select(user_api="blas")
+            if self._n_inside == 0:
+                self._limit = self._blas.limit(limits=1)
+            self._n_inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._n_inside -= 1
+            if self._n_inside == 0:
+                self._limit.restore_original_limits()
+
+
+_blas_limit = _BlasLimit()
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """No threads of BLAS meanwhile.
+
+    After a product of two columns OpenBLAS's threads ask for more work for 0.1 s, on the cores that ours are to have.
+    What a fit leaves to BLAS is small.
+    """
+    _blas_limit.enter()
+    try:
+        yield
+    finally:
+        _blas_limit.leave()
 
 
 def map_in_threads(function: Callable[[Any], Any], items: Iterable[Any], n_threads: int) -> list[Any]:
