@@ -91,7 +91,7 @@ def make_scratch(statistics=None, gathered=None, n_threads=1):  # type: ignore[n
     none = np.empty(0, dtype=np.int64)
     statistics = np.empty((0, 2)) if statistics is None else statistics
     gathered = none if gathered is None else gathered
-    sums, buffer, pool = np.full((n_threads, 3, 1024), np.nan), np.empty(0, dtype=np.uint32), np.empty((0, 0, 2))
+    sums, buffer, pool = np.full((n_threads, 3, 1024), -1), np.empty(0, dtype=np.uint32), np.empty((0, 0, 2))
     return Scratch(statistics, none, gathered, sums, buffer, buffer, pool)
 
 

@@ -187,7 +187,7 @@ class Grower:
                 statistics=np.empty((SMALL_NODE if is_packed else n_rows, n_channels)),
                 packed=np.empty(n_packed, dtype=np.int64),
                 gathered=np.empty(n_packed, dtype=np.int64),
-                sums=np.empty((self.n_threads, 3, 1024)),
+                sums=np.empty((self.n_threads, 3, 1024), dtype=np.int64),
                 buffer=np.empty(n_rows, dtype=np.uint32),
                 left_buffer=np.empty(n_rows if self.n_threads > 1 else 0, dtype=np.uint32),
                 pool=np.empty((n_leaves if is_packed or self.is_symmetric else 0, n_bins, n_channels)),

@@ -26,8 +26,9 @@ from numba import prange
 from .binning import TASK_ID
 from .jit import inlined, inner, jit, lean, lean_jit, serial_and_parallel
 
-# Rows per chunk: with a constant hessian two fields share 64 bits, else three do and have to be emptied more often.
-CHUNK_TWO_FIELDS, CHUNK_THREE_FIELDS = 2**20, 2**10
+# Rows per chunk: with a constant hessian two fields share 64 bits, else three do and have to be emptied more often. A
+# longer chunk is emptied less often, a shorter one leaves finer units: the first one whose units are fine enough is taken.
+CHUNKS_TWO_FIELDS, CHUNKS_THREE_FIELDS = (2**20,), (2**12, 2**10)
 # Words that are fetched before they are added to bins.
 WORDS_AT_ONCE = 256
 # Below so many rows a tree is grown on floats: packing would save nothing, and every sum is then as exact as it can be.
@@ -67,16 +68,17 @@ def packing_for(
     """The same for derivatives of which the largest and the mean absolute value are known."""
     if n_rows < MIN_PACKED_ROWS:
         return None
-    chunk = min(CHUNK_TWO_FIELDS if constant_hessian else CHUNK_THREE_FIELDS, 1 << n_rows.bit_length())
-    row_bits = chunk.bit_length()  # the count, up to and including `chunk`
-    shift_h = row_bits
-    h_bits = 0 if constant_hessian else row_bits + (63 - 3 * row_bits) // 2
-    shift_g = shift_h + h_bits
-    unit_g = _unit(*size_g, 63 - shift_g - row_bits)
-    unit_h = 1.0 if constant_hessian else _unit(*size_h, h_bits - row_bits)
-    if unit_g == 0.0 or unit_h == 0.0:
-        return None
-    return Packing(np.int64(shift_g), np.int64(shift_h), unit_g, unit_h, np.int64(chunk))
+    for longest in CHUNKS_TWO_FIELDS if constant_hessian else CHUNKS_THREE_FIELDS:
+        chunk = min(longest, 1 << n_rows.bit_length())
+        row_bits = chunk.bit_length()  # the count, up to and including `chunk`
+        shift_h = row_bits
+        h_bits = 0 if constant_hessian else row_bits + (63 - 3 * row_bits) // 2
+        shift_g = shift_h + h_bits
+        unit_g = _unit(*size_g, 63 - shift_g - row_bits)
+        unit_h = 1.0 if constant_hessian else _unit(*size_h, h_bits - row_bits)
+        if unit_g > 0.0 and unit_h > 0.0:
+            return Packing(np.int64(shift_g), np.int64(shift_h), unit_g, unit_h, np.int64(chunk))
+    return None
 
 
 def _unit(largest: float, mean: float, n_bits: int) -> float:
@@ -207,16 +209,29 @@ def _take(words, rows, first, n, out_words):  # type: ignore[no-untyped-def]
 
 @lean
 def _empty_cells(cells, packing, out_sums):  # type: ignore[no-untyped-def]
-    """Add the fields of ``cells`` (256,) to ``out_sums`` float64 (3, 256) and set them to 0."""
+    """Add the fields of ``cells`` (256,) to ``out_sums`` int64 (3, 256) and set them to 0.
+
+    Whole numbers, of which four go into one step: a processor without AVX-512 turns them into floats one by one.
+    """
     mask_c = (np.int64(1) << packing.shift_h) - 1
     mask_h = (np.int64(1) << (packing.shift_g - packing.shift_h)) - 1
+    counts, gradients, hessians = out_sums[0], out_sums[1], out_sums[2]
     for b in range(len(cells)):
-        out_sums[0, b] += np.float64(cells[b] & mask_c)
-        out_sums[1, b] += np.float64(cells[b] >> packing.shift_g) * packing.unit_g
-    if mask_h > 0:
-        for b in range(len(cells)):
-            out_sums[2, b] += np.float64((cells[b] >> packing.shift_h) & mask_h) * packing.unit_h
-    cells[:] = 0
+        fields = cells[b]
+        counts[b] += fields & mask_c
+        gradients[b] += fields >> packing.shift_g
+        hessians[b] += (fields >> packing.shift_h) & mask_h
+        cells[b] = 0
+
+
+@lean
+def _write_sums(sums, packing, out_histogram):  # type: ignore[no-untyped-def]
+    """One feature's ``sums`` int64 (3, >= n_bins) as floats (n_bins, 2 or 3)."""
+    for b in range(len(out_histogram)):
+        out_histogram[b, 0] = np.float64(sums[0, b])
+        out_histogram[b, 1] = np.float64(sums[1, b]) * packing.unit_g
+        if out_histogram.shape[1] == 3:
+            out_histogram[b, 2] = np.float64(sums[2, b]) * packing.unit_h
 
 
 @lean
@@ -251,7 +266,7 @@ def fill_packed(words, task, layout, rows, start, stop, packed, packing, first, 
     """`histogram.fill_floats` from packed rows; ``first`` is even, ``last`` even or the number of features.
 
     words : uint32 (n_blocks, n_rows), four bins each; packed : int64, of the node's rows from place 0 on
-    sums : float64 (3, 1024), scratch; out_histogram : float64 (n_bins_total, 2 or 3)
+    sums : int64 (3, 1024), scratch; out_histogram : float64 (n_bins_total, 2 or 3)
     """
     offset = layout.offset
     cells, own_words = np.zeros((4, 256), dtype=np.int64), np.empty(WORDS_AT_ONCE, dtype=np.uint32)
@@ -264,7 +279,7 @@ def fill_packed(words, task, layout, rows, start, stop, packed, packing, first, 
     while f < n_in_words:
         n_here = 4 if f & 3 == 0 and n_in_words - f > 2 else 2
         if not in_one_go:
-            sums[:, :] = 0.0
+            sums[:, :] = 0
         begin = start
         while begin < stop:
             end = min(begin + packing.chunk, stop)
@@ -282,9 +297,7 @@ def fill_packed(words, task, layout, rows, start, stop, packed, packing, first, 
             if in_one_go:
                 _write_cells(cells[own - f], packing, out)
             else:
-                for b in range(len(out)):
-                    for c in range(out.shape[1]):
-                        out[b, c] = sums[c, 256 * (own - f) + b]
+                _write_sums(sums[:, 256 * (own - f) :], packing, out)
         f += n_here  # what a feature of another thread, or none, has left in the cells is not read any more
 
 

@@ -45,7 +45,7 @@ class Scratch(NamedTuple):
 
     statistics : float64 (n_rows, n_channels), of the node in hand; (`SMALL_NODE`, n_channels) where rows are packed
     packed : int64 (n_rows,), derivatives of all rows; gathered : int64 (n_rows,), of the node in hand; or both empty
-    sums : float64 (n_threads, 3, 1024); buffer, left_buffer : uint32 (n_rows,), the latter empty for one thread
+    sums : int64 (n_threads, 3, 1024); buffer, left_buffer : uint32 (n_rows,), the latter empty for one thread
     pool : float64 (n_slots, n_bins_total, n_channels), histograms; without slots a tree makes its own
     """
 
