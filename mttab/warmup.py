@@ -60,7 +60,7 @@ def warm_up() -> float:
                 RMTGBClassifier(**more).fit(X, labels).predict(X)
                 RMTGBClassifier(grow_policy="leafwise", **more).fit(X, labels).predict(X)
             RMTGBRegressor(grow_policy="leafwise", **more).fit(X, y).predict(X)
-            RMTGBRegressor(**options, n_jobs=n_jobs).fit(X[few], y[few]).predict(X[few])
+            RMTGBRegressor(**options, n_jobs=n_jobs).fit(X[few], y[few]).predict(X)
     return time.perf_counter() - start
 
 

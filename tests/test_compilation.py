@@ -17,6 +17,7 @@ from numba.core.caching import NullCache
 from mttab import RMTGBClassifier, RMTGBRegressor
 from mttab._core.boosting import collecting, forest, growing, histogram, leaf_masks, leaves, losses, sampling
 from mttab._core.boosting import local_bins, packed_histogram, scoring, small_nodes, splitting, task_trees, tree
+from mttab._core.boosting import coded_rows
 from mttab.datasets import make_task_groups
 
 X, y = make_task_groups(60, group_sizes=(2, 1), random_state=0)
@@ -38,7 +39,7 @@ kernels = {
     id(kernel): kernel
     for module in (
         *(collecting, forest, growing, histogram, leaf_masks, leaves, losses, sampling),
-        *(local_bins, packed_histogram, scoring, small_nodes, splitting, task_trees, tree),
+        *(coded_rows, local_bins, packed_histogram, scoring, small_nodes, splitting, task_trees, tree),
     )
     for kernel in vars(module).values()
     if hasattr(kernel, "signatures") and not isinstance(kernel._cache, NullCache)

@@ -62,11 +62,13 @@ def fitted(request):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("n_leaves", [15, 64, 65])
 def test_looking_at_all_nodes_finds_the_leaf_that_walking_finds(fitted, n_leaves, monkeypatch):
     def scores(forest, X, task):  # type: ignore[no-untyped-def]
-        both = []
-        for limit in (1, len(task) + 1):
-            monkeypatch.setattr(forest_module, "MIN_ROWS", limit)
-            both.append(forest.block_scores(X, task))
-        return both
+        ways = []
+        for min_rows, min_rows_per_node in ((1, np.inf), (1, 0), (np.inf, 0)):
+            monkeypatch.setattr(forest_module, "MIN_ROWS", min_rows)
+            monkeypatch.setattr(forest_module, "MIN_ROWS_PER_NODE", min_rows_per_node)
+            ways.append(forest.block_scores(X, task))
+        np.testing.assert_array_equal(ways[0], ways[1], err_msg="with codes, and without")
+        return ways[1:]
 
     X, task = raw_rows(700, 5)
     np.testing.assert_array_equal(*scores(fitted[0], X, task))

@@ -71,7 +71,7 @@ ORDER = {
         *("binning", "histogram", "packed_histogram", "splitting", "small_nodes"),
         *("partition", "node_search", "level_categories", "level_search"),
         *("leaves", "tree_arrays", "tree", "symmetric", "local_bins", "local_search", "small_trees", "task_trees"),
-        *("leaf_masks", "scoring", "collecting", "forest", "sampling"),
+        *("leaf_masks", "scoring", "coded_rows", "collecting", "forest", "sampling"),
         *("rows", "theta", "line", "growing", "distributed_growth", "distributed", "rmtgb"),
         *("similarity", "sharing", "averaging", "adapt", "importance", "export"),
     ),

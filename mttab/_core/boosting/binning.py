@@ -13,7 +13,7 @@ from numba import prange
 
 from mttab._core.records import require
 
-from .jit import lean_jit, serial_and_parallel
+from .jit import inlined, lean_jit, serial_and_parallel
 from .threads import map_in_threads
 
 MAX_BINS = 255
@@ -292,6 +292,16 @@ def _closing_values(cumulative: np.ndarray, max_bins: int) -> np.ndarray:
     return closes
 
 
+@inlined
+def edges_below(x, edges, step):  # type: ignore[no-untyped-def]
+    """How many of the sorted ``edges``, of which there are 2 ``step`` − 1, are below a value, by halving."""
+    code = np.uint64(0)
+    while step > 0:  # what is added is computed, not branched on: no value tells the next
+        code += step * np.uint64(edges[code + step - np.uint64(1)] < x)
+        step >>= np.uint64(1)
+    return code
+
+
 def _bin(X, edges, n_bins, is_categorical, out_codes):  # type: ignore[no-untyped-def]
     """Code of each value: the number of edges below it; for categories the code itself. Shapes (n_features, n_rows).
 
@@ -310,13 +320,7 @@ def _bin(X, edges, n_bins, is_categorical, out_codes):  # type: ignore[no-untype
             if is_categorical[f]:
                 code = np.uint64(x) if 0 <= x < missing else np.uint64(missing)
             else:
-                # Eight halvings of 255 edges. What is added is computed, not branched on: no value tells the next.
-                step = np.uint64(128)
-                while step > 0:
-                    code += step * np.uint64(own[code + step - np.uint64(1)] < x)
-                    step >>= np.uint64(1)
-                if np.isnan(x):
-                    code = np.uint64(missing)
+                code = np.uint64(missing) if np.isnan(x) else edges_below(x, own, np.uint64(128))
             out_codes[f, i] = code
 
 

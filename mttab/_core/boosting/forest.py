@@ -20,6 +20,7 @@ import numpy as np
 from mttab._core.records import require
 
 from .binning import BinMapper
+from .coded_rows import MIN_ROWS_PER_NODE, add_coded_trees, add_coded_trees_parallel, ranges_for_coding
 from .collecting import collect_nodes
 from .leaf_masks import MIN_ROWS, LeafMasks, make_masks, new_masks
 from .scoring import BLOCKS as BLOCKS
@@ -224,7 +225,18 @@ class Forest:
         out = np.zeros((3, X.shape[1], self.n_outputs))
         kernel = add_trees_parallel if n_threads > 1 else add_trees
         masks = self.masks(begin, end if X.shape[1] >= MIN_ROWS else begin)
-        kernel(X, task, self.nodes, self.trees, masks, self.mixing, begin, end, task_begin, task_end, out)
+        data, none = (X, task, self.nodes, self.trees, masks), self._task_start[:-1]
+        if X.shape[1] * (end - begin) >= max(MIN_ROWS, MIN_ROWS_PER_NODE * len(self.nodes.feature)):
+            coded = add_coded_trees_parallel if n_threads > 1 else add_coded_trees
+            root, n_tasks = self.trees.root, len(none)
+            for first, last, coding in ranges_for_coding(self.nodes, root, masks, begin, end, len(X), n_tasks):
+                if coding is None:
+                    kernel(*data, self.mixing, first, last, none, none, out)
+                else:
+                    coded(*data, coding, self.mixing, first, last, out)
+            begin = end
+        if begin < end or np.any(task_begin < task_end):
+            kernel(*data, self.mixing, begin, end, task_begin, task_end, out)
         return out
 
 

@@ -76,7 +76,7 @@ def masks_of(keep, leaf, size, n_cuts, cut, table):  # type: ignore[no-untyped-d
 
 
 @lean
-def _has_level(words, start, level):  # type: ignore[no-untyped-def]
+def has_level(words, start, level):  # type: ignore[no-untyped-def]
     """Whether a level is in the set whose first word is ``words[start]``."""
     place = np.int64(level)
     return (words[start + (place >> 5)] >> np.uint32(place & 31)) & np.uint32(1) != 0
@@ -95,7 +95,7 @@ def is_left(nodes, node, X, task, n_tasks, i):  # type: ignore[no-untyped-def]
         return x <= nodes.threshold[node]
     if x < 0 or x >= nodes.n_levels[node]:
         return nodes.missing_left[node]
-    return _has_level(nodes.category_words, start, x)
+    return has_level(nodes.category_words, start, x)
 
 
 @lean
@@ -191,14 +191,14 @@ def _strike_out(nodes, node, others, X, task, n_tasks, begin, end, bits):  # typ
         ids, n_known = task[begin:end], min(n_levels, n_tasks)
         for j in range(len(ids)):
             known = 0 <= ids[j] < n_known
-            if not (_has_level(nodes.category_words, start, ids[j]) if known else missing_left):
+            if not (has_level(nodes.category_words, start, ids[j]) if known else missing_left):
                 bits[j] &= others
         return
     if start >= 0:
         levels = X[f, begin:end]
         for j in range(len(levels)):
             known = 0 <= levels[j] < n_levels  # false for NaN
-            if not (_has_level(nodes.category_words, start, levels[j]) if known else missing_left):
+            if not (has_level(nodes.category_words, start, levels[j]) if known else missing_left):
                 bits[j] &= others
         return
     x, threshold = X[f, begin:end], nodes.threshold[node]

@@ -27,7 +27,7 @@ from .binning import TASK_ID
 from .jit import inlined, inner, jit, lean, lean_jit, serial_and_parallel
 
 # Rows per chunk: with a constant hessian two fields share 64 bits, else three do and have to be emptied more often. A
-# longer chunk is emptied less often, a shorter one leaves finer units: the first one whose units are fine enough is taken.
+# longer chunk is emptied less often, a shorter one leaves finer units: the first with units fine enough is taken.
 CHUNKS_TWO_FIELDS, CHUNKS_THREE_FIELDS = (2**20,), (2**12, 2**10)
 # Words that are fetched before they are added to bins.
 WORDS_AT_ONCE = 256

@@ -37,6 +37,20 @@ def leaves_of_rows(nodes, root, tree, masks, X, task, n_tasks, begin, end, bits,
             out_leaf[i - begin] = find_leaf(nodes, root, X, task, n_tasks, i)
 
 
+@lean
+def add_values(nodes, trees, tree, mixing, task, first, last, leaves, out):  # type: ignore[no-untyped-def]
+    """Add what a common tree has in its ``leaves`` int32 (>= last - first,) for the rows ``first:last``."""
+    kind, group = trees.block[tree], trees.group[tree]
+    for k in range(nodes.value.shape[1]):
+        sums, values = out[kind, first:last, trees.output[tree] + k], nodes.value[:, k]
+        if kind == SHARED:
+            for j in range(len(sums)):
+                sums[j] += values[leaves[j]]
+        else:
+            for j in range(len(sums)):
+                sums[j] += mixing[task[first + j], group] * values[leaves[j]]
+
+
 def _add_trees(X, task, nodes, trees, masks, mixing, begin, end, task_begin, task_end, out):  # type: ignore[no-untyped-def]
     """Add the contributions of common trees ``begin:end`` and of each row's own task trees.
 
@@ -52,13 +66,9 @@ def _add_trees(X, task, nodes, trees, masks, mixing, begin, end, task_begin, tas
         last = min(first + ROW_BLOCK, n_rows)
         bits, leaves = np.empty(ROW_BLOCK, dtype=np.uint64), np.empty(ROW_BLOCK, dtype=np.int32)
         for tree in range(begin, end):
-            kind, column = trees.block[tree], trees.output[tree]
             root = np.int64(trees.root[tree])
             leaves_of_rows(nodes, root, tree, masks, X, task, n_tasks, first, last, bits, leaves)
-            for i in range(first, last):
-                share = 1.0 if kind == SHARED else mixing[task[i], trees.group[tree]]
-                for k in range(n_leaf_outputs):
-                    out[kind, i, column + k] += share * nodes.value[leaves[i - first], k]
+            add_values(nodes, trees, tree, mixing, task, first, last, leaves, out)
         for i in range(first, last):
             for tree in range(task_begin[task[i]], task_end[task[i]]):
                 leaf = find_leaf(nodes, np.int64(trees.root[tree]), X, task, n_tasks, i)
