@@ -234,12 +234,11 @@ def quantile_bins(values: np.ndarray, weight: np.ndarray, max_bins: int) -> tupl
     Cuts stand halfway between neighbouring distinct values. With too many of them, a bin is closed as soon as the
     weight so far reaches the next of ``max_bins`` equal shares, so a weight of 2 counts as the row twice.
     """
-    present = ~np.isnan(values)
-    distinct, mass = _distinct_values(values[present], weight[present])
+    distinct, cumulative = _distinct_values(values, weight)
     if len(distinct) == 0:
         return np.empty(0), np.full(1, np.nan), np.full(1, np.nan)
     if len(distinct) > max_bins:
-        last = _closing_values(np.cumsum(mass), max_bins)
+        last = _closing_values(cumulative, max_bins)
     else:
         last = np.arange(len(distinct))
     first = np.concatenate([[0], last[:-1] + 1])
@@ -251,13 +250,15 @@ def quantile_bins(values: np.ndarray, weight: np.ndarray, max_bins: int) -> tupl
 
 
 def _distinct_values(values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct values, ascending, and the weight of each."""
+    """Distinct values but NaN, ascending, and the weight up to and with each."""
     if len(values) == 0 or np.any(weight != weight[0]):
-        distinct, inverse = np.unique(values, return_inverse=True)
-        return distinct, np.bincount(inverse, weights=weight, minlength=len(distinct))
-    ordered = np.sort(values)  # many times as fast as an argsort, which weights of their own need
-    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-    return ordered[first], weight[0] * np.diff(np.append(first, len(ordered)))
+        present = ~np.isnan(values)
+        distinct, inverse = np.unique(values[present], return_inverse=True)
+        return distinct, np.cumsum(np.bincount(inverse, weights=weight[present], minlength=len(distinct)))
+    ordered = np.sort(values)  # many times as fast as an argsort, which weights of their own need; NaN comes last
+    ordered = ordered[: np.searchsorted(ordered, np.nan)]
+    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)])
+    return ordered[first], weight[0] * np.append(first[1:], len(ordered))[: len(first)]
 
 
 def summarise_column(values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -266,11 +267,9 @@ def summarise_column(values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray
     A value that is kept stands for those between it and the one before it, so the weight up to it is exact, and the
     place of every quantile is known to 1 / `SUMMARY_SIZE` of the weight.
     """
-    present = ~np.isnan(values)
-    distinct, mass = _distinct_values(values[present], weight[present])
+    distinct, cumulative = _distinct_values(values, weight)
     if len(distinct) <= SUMMARY_SIZE:
-        return distinct, mass
-    cumulative = np.cumsum(mass)
+        return distinct, np.diff(cumulative, prepend=0.0)
     last = np.unique(np.append(0, _closing_values(cumulative, SUMMARY_SIZE - 1)))
     return distinct[last], np.diff(cumulative[last], prepend=0.0)
 

@@ -57,9 +57,9 @@ def _by_tree(forest: Forest, n_features: int, kind: str) -> np.ndarray:
     place = np.searchsorted(forest.trees.root[by_root], np.arange(len(nodes.feature)), side="right") - 1
     tree = by_root[place] if n_trees else np.empty(0, dtype=np.int64)
     is_split = nodes.feature >= 0
-    out = np.zeros((n_trees, n_features + 1))
-    np.add.at(out, (tree[is_split], nodes.feature[is_split]), nodes.gain[is_split] if kind == "gain" else 1.0)
-    return out
+    cell = tree[is_split] * (n_features + 1) + nodes.feature[is_split]
+    value = nodes.gain[is_split] if kind == "gain" else np.ones(len(cell))
+    return np.bincount(cell, value, n_trees * (n_features + 1)).reshape(n_trees, n_features + 1)
 
 
 def normalised(gain: np.ndarray) -> np.ndarray:
