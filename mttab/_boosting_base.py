@@ -229,14 +229,19 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
             # DEVIATION(base): the best constant instead of the paper's 0, except in paper mode.
             base = np.zeros(loss.n_outputs) if self.algorithm == "paper" else loss.base_score(rows.y, rows.weight)
 
+        n_models, named = 1 if is_held is None else len(is_held), inputs.task_is_category
+        # Models side by side have a thread each: that gains more than several threads for one of them after the other.
+        is_followed = n_models == 1 or hooks.is_heard(self.verbose)
+        n_at_once = 1 if is_followed else min(resolve_n_threads(self.n_jobs), n_models)
+
         def make_grower(rows: TrainingRows, task_is_category: bool) -> Grower:
-            return self._make_grower(rows, mapper, inputs, n_threads, loss, task_is_category)
+            n_own = 1 if n_at_once > 1 else n_threads
+            return self._make_grower(rows, mapper, inputs, n_own, loss, task_is_category)
 
         def make_builder() -> ForestBuilder:
             return ForestBuilder(mapper, rows.n_tasks)
 
-        n_models, named = 1 if is_held is None else len(is_held), inputs.task_is_category
-        race = Race(rows, X, loss, make_grower, make_builder, options, base, named, seed, n_models)
+        race = Race(rows, X, loss, make_grower, make_builder, options, base, named, seed, n_models, n_at_once)
         sharing, applied = self._settle_sharing(race, validation, previous, chosen)
 
         def as_fitted(model: BoostedModel) -> Fitted:

@@ -42,6 +42,10 @@ class FitHooks:
     def __init__(self, context: Any, estimator: Any, data: dict[str, Any]) -> None:
         self._context, self._estimator, self._data = context, estimator, data
 
+    def is_heard(self, verbose: int | bool) -> bool:
+        """Whether anybody follows the steps: a callback, or who reads messages."""
+        return self._context is not None or Messages(verbose, "").wants_figures
+
     def follow(
         self, verbose: int | bool, unit: str, attributes: Callable[[Any], dict[str, Any]], part: int | None = None
     ) -> Progress:

@@ -1,6 +1,9 @@
 """The mean of several models that stop on different rows: one forest, with one meaning for all that is read from it."""
 
+import logging
 import pickle
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +14,7 @@ from sklearn.model_selection import ShuffleSplit
 import mttab
 from mttab import RMTGBClassifier, RMTGBRegressor, _boosting_base, _boosting_fit, _boosting_sharing
 from mttab._core.boosting import averaging
+from mttab._core.boosting import sharing as sharing_module
 from mttab._core.boosting.forest import PARTITION, SHARED
 from mttab._core.boosting.sharing import Sharing
 from mttab.datasets import make_task_groups
@@ -42,6 +46,79 @@ def averaged(monkeypatch):
     average = averaging.average
     monkeypatch.setattr(averaging, "average", record)
     return fits
+
+
+# --- several models at once -------------------------------------------------------------------------------------------
+
+
+def as_many_as_asked(n_jobs, n_cells=np.inf):
+    """In place of `resolve_n_threads`, whatever the machine: all for whole fits, one for kernels of these few rows."""
+    return n_jobs if n_cells == np.inf else 1
+
+
+@pytest.fixture
+def threads_met(monkeypatch):
+    """Names of the Python threads that boost; two threads are there to be used."""
+    met = set()
+
+    def record(*args, **options):
+        met.add(threading.current_thread().name)
+        return boost(*args, **options)
+
+    boost = averaging.boost
+    monkeypatch.setattr(averaging, "boost", record)
+    monkeypatch.setattr(sharing_module, "boost", record)
+    monkeypatch.setattr(
+        _boosting_base, "resolve_n_threads", lambda n_jobs, n_cells=np.inf: n_jobs if n_cells > 1e9 else 1
+    )
+    return met
+
+
+@pytest.mark.parametrize("estimator_class", ESTIMATORS)
+def test_models_fitted_at_once_are_those_fitted_one_after_the_other(estimator_class, threads_met):
+    X, y = rows(estimator_class)
+    scores = []
+    for n_jobs in (1, 2):
+        threads_met.clear()
+        scores.append(score_of(estimator_class(n_jobs=n_jobs, **QUICK).fit(X, y), X))
+        assert (threading.main_thread().name in threads_met) == (n_jobs == 1)
+    np.testing.assert_array_equal(*scores)
+
+
+def test_models_are_fitted_one_after_the_other_where_somebody_follows(threads_met, caplog):
+    X, y = rows(RMTGBRegressor)
+    quiet = RMTGBRegressor(n_jobs=2, **QUICK).fit(X, y)
+    threads_met.clear()
+    with caplog.at_level(logging.INFO, logger="mttab"):
+        told = RMTGBRegressor(n_jobs=2, verbose=1, **QUICK).fit(X, y)
+    assert threads_met == {threading.main_thread().name}
+    np.testing.assert_array_equal(told.predict(X), quiet.predict(X))
+
+
+def test_models_that_nobody_waits_for_any_more_end_soon(monkeypatch):
+    X, y = rows(RMTGBRegressor)
+    started, failed, others = threading.Event(), threading.Event(), []
+
+    def fail_one(rows, validation, loss, grower, builder, options, base, rng, progress):
+        if started.is_set():
+            failed.set()
+            raise KeyboardInterrupt
+        started.set()
+        assert failed.wait(30)
+        time.sleep(0.2)  # the main thread hears of it
+        model = boost(rows, validation, loss, grower, builder, options, base, rng, progress=progress)
+        others.append(model.forest.n_rounds)
+
+    boost = averaging.boost
+    monkeypatch.setattr(averaging, "boost", fail_one)
+    monkeypatch.setattr(_boosting_base, "resolve_n_threads", as_many_as_asked)
+    options = {**QUICK, "n_jobs": 2, "n_averaged": 2, "n_iter_no_change": 50, "learning_rate": 0.01}
+    with pytest.raises(KeyboardInterrupt):
+        RMTGBRegressor(**options, sharing="pooled").fit(X, y)
+    assert others and max(others[0]) <= 1
+
+
+# --- what is averaged -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sharing", ["pooled", "category", "separate"])

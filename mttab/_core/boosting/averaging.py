@@ -7,6 +7,7 @@ models. The score after r rounds is then the mean of the models' scores after as
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,20 +17,44 @@ from .forest import PARTITION, ForestBuilder
 from .rmtgb import BoostedModel, Histories, boost
 from .sharing import Race, Sharing
 from .theta import inliers_first, mixing_weights
+from .threads import map_in_threads
 
 
 def boost_averaged(race: Race, held: np.ndarray, sharing: Sharing, progress: Progress) -> BoostedModel:
     """Boost a model for each share of the rows that is held out, and return their mean.
 
     held : bool (n_models, n_rows), the rows on which each model stops and which it does not train on
+    progress : follows the models one after the other; it hears nothing where several are boosted at once
     """
-    rows, models = race.rows, []
-    for number, (is_held, own) in enumerate(zip(held, sharing.of_models(len(held)), strict=True)):
-        training, rng = rows.take(~is_held), np.random.default_rng([race.seed, 1, number])
+    rows, sharings = race.rows, sharing.of_models(len(held))
+    if race.n_at_once > 1:
+        progress = _UntilOver()
+
+    def fit(number: int) -> BoostedModel:
+        is_held, own, rng = held[number], sharings[number], np.random.default_rng([race.seed, 1, number])
+        training = rows.take(~is_held)
         parts = training, rows.judged(race.X, is_held), race.loss, race.grower(training, own), race.make_builder()
-        models.append(boost(*parts, own.apply(race.options), race.base, rng, progress=progress))
+        return boost(*parts, own.apply(race.options), race.base, rng, progress=progress)
+
+    give_up = progress.end_all if isinstance(progress, _UntilOver) else None
+    models = map_in_threads(fit, range(len(held)), race.n_at_once, give_up)
     task_mass = rows.sum_by_task(rows.weight) if rows.task_mass is None else rows.task_mass
     return average(models, race.make_builder(), task_mass)
+
+
+class _UntilOver(Progress):
+    """Ends every block after its next round once nobody waits for the models any more."""
+
+    def __init__(self) -> None:
+        self._is_over = False
+
+    def end_all(self) -> None:
+        """Let all blocks end."""
+        self._is_over = True
+
+    def end_step(self, n_done: int, figures: dict[str, float], model: Any) -> bool:
+        """End the block if it is over."""
+        return self._is_over
 
 
 def average(models: Sequence[BoostedModel], builder: ForestBuilder, task_mass: np.ndarray) -> BoostedModel:

@@ -16,7 +16,7 @@ race leaves open which is better, see `is_open`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from .losses import Loss
 from .rmtgb import BlockOptions, BoostingOptions, boost
 from .rows import TrainingRows, ValidationRows
 from .theta import start_from_groups
+from .threads import map_in_threads
 
 # Name -> the blocks that have rounds, and whether the task id is a category of shared and partition trees.
 STRUCTURES: dict[str, tuple[tuple[int, ...], bool]] = {
@@ -127,6 +128,7 @@ class Race:
     base : float64 (n_outputs,)
     named_as_category : whether the user has named the task id as a category
     n_models : number of models that will be averaged
+    n_at_once : number of fits that may run side by side, each in one thread
     """
 
     rows: TrainingRows
@@ -139,6 +141,7 @@ class Race:
     named_as_category: bool
     seed: int
     n_models: int = 1
+    n_at_once: int = 1
     _folds: list[tuple[TrainingRows, ValidationRows]] | None = field(default=None, init=False, repr=False)
     _losses: dict[tuple[str, bool], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
 
@@ -171,22 +174,29 @@ class Race:
 
     def losses(self, sharing: Sharing) -> tuple[np.ndarray, np.ndarray]:
         """Losses (n_judged,) of a way to share with trees of single tasks, and those without them."""
-        key = sharing.name, sharing.has_line
-        if key not in self._losses:
-            self._losses[key] = self._run(replace(sharing, has_task_block=True))
-        return self._losses[key]
+        self.run([sharing])
+        return self._losses[sharing.name, sharing.has_line]
 
-    def _run(self, sharing: Sharing) -> tuple[np.ndarray, np.ndarray]:
-        losses, without = [], []
-        for training, judged in self.folds:
-            grower = self.grower(training, sharing)
-            short, rng = _shortened(sharing.apply(self.options)), np.random.default_rng([self.seed, 2])
-            model = boost(training, judged, self.loss, grower, self.make_builder(), short, self.base, rng)
-            parts = model.forest.block_scores(judged.X, judged.task, grower.n_threads)
-            score = model.forest.base + parts[SHARED] + parts[PARTITION]
-            without.append(self.loss.values(judged.y, score, np.empty(len(score))))
-            losses.append(self.loss.values(judged.y, score + parts[TASK], np.empty(len(score))))
-        return np.concatenate(losses), np.concatenate(without)
+    def run(self, sharings: Sequence[Sharing]) -> None:
+        """Fit and judge several ways to share, of which those that have run are left out."""
+        new = [sharing for sharing in sharings if (sharing.name, sharing.has_line) not in self._losses]
+        jobs = [(sharing, fold) for sharing in new for fold in self.folds]
+        judged = map_in_threads(lambda job: self._judge(*job), jobs, self.n_at_once)
+        for i, sharing in enumerate(new):
+            with_tasks, without = zip(*judged[i * len(self.folds) : (i + 1) * len(self.folds)], strict=True)
+            self._losses[sharing.name, sharing.has_line] = np.concatenate(with_tasks), np.concatenate(without)
+
+    def _judge(self, sharing: Sharing, fold: tuple[TrainingRows, ValidationRows]) -> tuple[np.ndarray, np.ndarray]:
+        """Losses of the judged rows of a fold, and those without trees of single tasks."""
+        training, judged = fold
+        sharing = replace(sharing, has_task_block=True)
+        grower = self.grower(training, sharing)
+        short, rng = _shortened(sharing.apply(self.options)), np.random.default_rng([self.seed, 2])
+        model = boost(training, judged, self.loss, grower, self.make_builder(), short, self.base, rng)
+        parts = model.forest.block_scores(judged.X, judged.task, grower.n_threads)
+        score = model.forest.base + parts[SHARED] + parts[PARTITION]
+        without = self.loss.values(judged.y, score, np.empty(len(score)))
+        return self.loss.values(judged.y, score + parts[TASK], np.empty(len(score))), without
 
 
 def choose_sharing(race: Race, agreement: np.ndarray | None, group: np.ndarray | None, may_separate: bool) -> Sharing:
@@ -200,10 +210,11 @@ def choose_sharing(race: Race, agreement: np.ndarray | None, group: np.ndarray |
         out.add("separate")
     if not race.folds:
         return Sharing("category", group)
+    ways = [Sharing(name, group) for name in STRUCTURES if name not in out]
+    race.run(ways)
     losses, without = {}, {}
-    for name in STRUCTURES:
-        if name not in out:
-            losses[name], without[name] = race.losses(Sharing(name, group))
+    for each in ways:
+        losses[each.name], without[each.name] = race.losses(each)
 
     def way(name: str) -> Sharing:
         gain = without[name] - losses[name]
@@ -219,8 +230,9 @@ def is_line_better(race: Race, sharing: Sharing) -> bool:
     """Whether a straight line to start from, see `line`, helps this way to share."""
     if not race.folds:
         return False
-    which = 0 if sharing.has_task_block else 1
-    gain = race.losses(sharing)[which] - race.losses(replace(sharing, has_line=True))[which]
+    which, with_line = 0 if sharing.has_task_block else 1, replace(sharing, has_line=True)
+    race.run([sharing, with_line])
+    gain = race.losses(sharing)[which] - race.losses(with_line)[which]
     return is_gain(gain, race.weight, MARGIN["line"])
 
 

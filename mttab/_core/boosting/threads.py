@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -222,12 +222,28 @@ def _one_blas_thread() -> Iterator[None]:
         _blas_limit.leave()
 
 
-def map_in_threads(function: Callable[[Any], Any], items: Iterable[Any], n_threads: int) -> list[Any]:
-    """Results of ``function``, in order: for work in numpy, which lets other threads run meanwhile."""
+def map_in_threads(
+    function: Callable[[Any], Any], items: Iterable[Any], n_threads: int, give_up: Callable[[], None] | None = None
+) -> list[Any]:
+    """Results of ``function``, in order: for work in numpy or in serial kernels, which let other threads run meanwhile.
+
+    ``give_up`` is called when nobody waits for results any more, as after Ctrl-C or when one has failed: what has begun
+    is to come to an end.
+    """
     if n_threads <= 1:
         return [function(item) for item in items]
     with ThreadPoolExecutor(n_threads) as pool:
-        return list(pool.map(function, items))
+        futures = [pool.submit(function, item) for item in items]
+        try:
+            for ended in wait(futures, return_when=FIRST_EXCEPTION).done:
+                ended.result()  # raises what has failed
+            return [future.result() for future in futures]
+        except BaseException:
+            if give_up is not None:
+                give_up()
+            for future in futures:
+                future.cancel()
+            raise
 
 
 def _layer_is_threadsafe() -> bool:
