@@ -1,6 +1,6 @@
 """Time and memory of fit and predict beside LightGBM, XGBoost and scikit-learn's HistGradientBoosting.
 
-    python benchmarks/bench_speed.py                              # fit, tasks, predict, start, memory: about 15 minutes
+    python benchmarks/bench_speed.py                              # all parts: about half an hour
     python benchmarks/bench_speed.py fit --rows 100000 --threads 1
     python benchmarks/bench_speed.py --json speed.json
 
@@ -117,25 +117,41 @@ def bench_fit(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def fit_case(n_rows: int, n_features: int, is_binary: bool, n_threads: int, repeats: int) -> dict[str, Any]:
-    """Times of one table, and our test loss over LightGBM's."""
-    X, y = make_table(n_rows + 20_000, n_features, is_binary)
-    X_test, y_test, X, y = X[n_rows:], y[n_rows:], X[:n_rows], y[:n_rows]
-    models: dict[str, Any] = {}
-
-    def fit(name: str, make: Callable[[], Any]) -> None:
-        models[name] = make().fit(X, y)
-
+    """Times of one table."""
+    X, y = make_table(n_rows, n_features, is_binary)
     makers = candidates(is_binary, n_threads)
-    times = alternate({name: partial(fit, name, make) for name, make in makers.items()}, repeats, n_threads)
-    loss = {
-        name: log_loss(y_test, models[name].predict_proba(X_test))
-        if is_binary
-        else mean_squared_error(y_test, models[name].predict(X_test))
-        for name in ("mttab", "lightgbm")
-    }
-    what = f"fit {n_rows:.0e} x {n_features}, {'log loss' if is_binary else 'squared error'}, {n_threads} thread(s)"
-    out = row(what, times, 1.0 if n_rows < 50_000 else 0.8)
-    return {**out, "loss / lightgbm": loss["mttab"] / loss["lightgbm"]}
+    fits = {name: lambda make=make: make().fit(X, y) for name, make in makers.items()}
+    what = f"fit {n_rows:.0e} x {n_features}, {loss_name(is_binary)}, {n_threads} thread(s)"
+    return row(what, alternate(fits, repeats, n_threads), 1.0 if n_rows < 50_000 else 0.8)
+
+
+def loss_name(is_binary: bool) -> str:
+    return "log loss" if is_binary else "squared error"
+
+
+def bench_loss(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Test loss over LightGBM's: the mean over tables, for whether trees meet the product in one of them is luck."""
+    for n_rows in (size for size in args.rows if size <= 100_000):
+        for n_features in args.features:
+            for is_binary in (False, True):
+                ratios = np.log([loss_ratio(n_rows, n_features, is_binary, seed) for seed in range(args.tables)])
+                yield {
+                    "what": f"test loss {n_rows:.0e} x {n_features}, {loss_name(is_binary)}, {args.tables} tables",
+                    "loss / lightgbm": float(np.exp(ratios.mean())),
+                    "standard error": float(ratios.std(ddof=1) / len(ratios) ** 0.5),
+                    "smallest": float(np.exp(ratios.min())), "largest": float(np.exp(ratios.max())), "bar": 1.005,
+                }  # fmt: skip
+
+
+def loss_ratio(n_rows: int, n_features: int, is_binary: bool, seed: int) -> float:
+    X, y = make_table(n_rows + 20_000, n_features, is_binary, seed)
+    train, test, makers = slice(n_rows), slice(n_rows, None), candidates(is_binary, 1)
+    models = [makers[name]().fit(X[train], y[train]) for name in ("mttab", "lightgbm")]
+    if is_binary:
+        ours, other = (log_loss(y[test], model.predict_proba(X[test])) for model in models)
+    else:
+        ours, other = (mean_squared_error(y[test], model.predict(X[test])) for model in models)
+    return ours / other
 
 
 def many_tasks(n_tasks: int, n_rows: int) -> tuple[pd.DataFrame, np.ndarray]:
@@ -252,7 +268,14 @@ def bench_memory(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
            "ratio": growth["mttab"] / growth["lightgbm"], "bar": 1.2}  # fmt: skip
 
 
-PARTS = {"fit": bench_fit, "tasks": bench_tasks, "predict": bench_predict, "start": bench_start, "memory": bench_memory}
+PARTS = {
+    "fit": bench_fit,
+    "loss": bench_loss,
+    "tasks": bench_tasks,
+    "predict": bench_predict,
+    "start": bench_start,
+    "memory": bench_memory,
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -262,6 +285,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--features", type=int, nargs="+", default=[20, 100])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--tables", type=int, default=10, help="over which test losses are averaged")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
     print(describe_machine())

@@ -411,15 +411,17 @@ def test_speed_takes_ratios_with_the_fastest_of_the_others(script, tmp_path, cap
     monkeypatch.setattr(bench, "ROUNDS", 3)
     output = tmp_path / "speed.json"
     options = ["--rows", "3000", "--features", "5", "--threads", "1", "--repeats", "1", "--json", str(output)]
-    bench.main(["fit", *options])
+    bench.main(["fit", "loss", "--tables", "3", *options])
     results = json.loads(output.read_text())["results"]
-    assert [("log loss" in result["what"]) for result in results] == [False, True]
-    for result in results:
+    assert [("log loss" in result["what"]) for result in results] == [False, True, False, True]
+    for result in results[:2]:
         times = {name[:-2]: seconds for name, seconds in result.items() if name.endswith(" s")}
         others = {name: seconds for name, seconds in times.items() if name != "mttab"}
         assert {"mttab", "lightgbm", "hist gradient boosting"} <= times.keys()
         assert result["fastest"] == min(others, key=others.get)
         assert result["ratio"] == pytest.approx(times["mttab"] / min(others.values()))
+    for result in results[2:]:
+        assert result["smallest"] <= result["loss / lightgbm"] <= result["largest"] and result["standard error"] > 0.0
         assert 0.9 < result["loss / lightgbm"] < 1.1
     assert "fit 3e+03 x 5, squared error, 1 thread(s)" in capsys.readouterr().out
 
