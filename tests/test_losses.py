@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 from scipy.optimize import minimize
 
 from mttab._core.boosting.losses import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, Huber
@@ -234,3 +235,15 @@ def test_the_losses_say_what_they_say_they_are():
     assert set(expected) == set(REGRESSION_LOSSES), "a new loss belongs here, with its values by hand"
     for name, numbers in expected.items():
         np.testing.assert_allclose(values(LOSSES[f"regression-{name}"], y, score), numbers, err_msg=name)
+
+
+@given(npst.arrays(np.float64, st.integers(1, 2100), elements=st.floats(-800.0, 800.0) | st.floats(-40.0, 40.0)))
+def test_log_loss_derivatives_are_exact_to_the_last_places(score):
+    n = len(score)
+    y, weight = (np.arange(n) % 3 == 0) + 0.0, np.ones(n)
+    gradient, hessian = np.empty((1, n)), np.empty((1, n))
+    CLASSIFICATION_LOSSES["log_loss"](2).derivatives(y, score[:, None].copy(), weight, gradient, hessian)
+    e = np.exp(-np.minimum(np.abs(score), 700.0))
+    p = np.where(score >= 0.0, 1.0, e) / (1.0 + e)
+    np.testing.assert_allclose(gradient[0], p - y, rtol=1e-14, atol=2e-16)
+    np.testing.assert_allclose(hessian[0], e / (1.0 + e) ** 2, rtol=1e-14)
