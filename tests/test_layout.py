@@ -69,7 +69,7 @@ ORDER = {
     "boosting": (
         *("linking", "jit", "threads", "quantile", "losses"),
         *("binning", "histogram", "packed_histogram", "splitting", "small_nodes"),
-        *("partition", "node_search", "level_categories", "level_search"),
+        *("partition", "node_search", "level", "addresses", "level_categories", "level_search"),
         *("leaves", "tree_arrays", "tree", "symmetric", "local_bins", "local_search", "small_trees", "task_trees"),
         *("leaf_masks", "scoring", "coded_rows", "collecting", "forest", "sampling"),
         *("rows", "theta", "line", "growing", "distributed_growth", "distributed", "rmtgb"),

@@ -9,7 +9,8 @@ import numpy as np
 from .binning import BinLayout, cut_between
 from .histogram import gather_statistics, subtract_histogram
 from .leaves import sum_rows
-from .level_search import Level, best_feature, search_level
+from .level import Level, new_level
+from .level_search import best_feature, search_level
 from .node_search import fill_histogram, fill_histogram_parallel
 from .packed_histogram import (
     Packing,
@@ -22,7 +23,7 @@ from .packed_histogram import (
 from .partition import CELLS_PER_ROW, mark_left, split_range
 from .small_nodes import SMALL_NODE
 from .splitting import SplitOptions, bounded_value, find_node_split
-from .symmetric import draw_level, may_go_deeper, new_level, open_root, split_level
+from .symmetric import draw_level, may_go_deeper, open_root, split_level
 from .threads import team_of
 from .tree import Growing, GrowthOptions, Table, bound_children, draw_features, propose
 from .tree_arrays import TreeArrays, best_open_leaf, close_leaves, open_node
@@ -50,6 +51,7 @@ class LeafwiseGrowth:
         self.layout: BinLayout = grower.layout
         self.growth: GrowthOptions = grower.shared_growth
         self.options: SplitOptions = grower.shared_split
+        self.subset_search = grower.subset_search() if grower.is_symmetric else np.int64(0)
         self.team = team_of(grower.n_threads)
         self.gradient, self.hessian, self.weight, self.packing = gradient, hessian, weight, packing
         self.exact: set[int] = set()  # nodes of few rows, whose derivatives are not packed
@@ -253,7 +255,8 @@ class SymmetricGrowth(LeafwiseGrowth):
         pool = np.empty((max_leaves, n_bins, self.n_channels))
         sums[0], pool[0] = self.measure(0)
         slot = np.zeros(len(sums), dtype=np.int64)
-        level = new_level(self.n_features, sums, pool, slot, self.tree.low, self.tree.high)
+        low, high = self.tree.low, self.tree.high
+        level = new_level(self.n_features, sums, pool, slot, low, high, self.subset_search)
         open_root(level)
         return level
 

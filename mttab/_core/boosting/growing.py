@@ -8,6 +8,7 @@ import numpy as np
 
 from .binning import BinLayout
 from .leaves import add_leaf_values, add_leaf_values_parallel, renew_values, renew_values_parallel
+from .level_categories import find_subset_search
 from .local_bins import LocalBins, find_local_bins, find_local_bins_parallel, new_local_bins, no_local_bins
 from .node_search import Candidates, new_candidates
 from .packed_histogram import Packing, choose_packing, pack_rows, pack_rows_parallel
@@ -88,6 +89,7 @@ class Grower:
         self._scratch: dict[tuple[int, bool], Scratch] = {}
         self._candidates: dict[int, Candidates] = {}
         self._local: LocalBins | None = None
+        self._subset_search: np.int64 | None = None
         # Task trees see one task only: its id is no feature to them.
         n_features = rows.n_features
         self.task_layout = layout._replace(
@@ -106,13 +108,19 @@ class Grower:
         packing, scratch = self._pack(gradient, hessian, weight, len(rows))
         table = Table(self.rows.words, self.task_ids, gradient, hessian, weight)
         data = table, self.layout, rows, out_rows, self.shared_growth, self.shared_split, packing
-        rest = scratch, np.uint64(seed), team_of(self.n_threads), only_tree(trees)
+        rest = np.uint64(seed), team_of(self.n_threads), only_tree(trees)
         if self.is_symmetric:
-            trees.n_nodes[0] = grow_symmetric_tree(*data, *rest)
+            trees.n_nodes[0] = grow_symmetric_tree(*data, scratch, self.subset_search(), *rest)
         else:
             candidates = self._candidates_for(_n_channels(gradient, self.shared_split))
-            trees.n_nodes[0] = grow_tree(*data, candidates, *rest)
+            trees.n_nodes[0] = grow_tree(*data, candidates, scratch, *rest)
         return GrownTrees(trees, rows, np.array([0, len(rows)]), out_rows, np.array([0, len(out_rows)]))
+
+    def subset_search(self) -> np.int64:
+        """What symmetric trees search sets of levels by, see `level.Level`."""
+        if self._subset_search is None:
+            self._subset_search = find_subset_search(self.layout, self.shared_split)
+        return self._subset_search
 
     def grow_per_task(
         self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray, sample: RowSample, seeds: np.ndarray

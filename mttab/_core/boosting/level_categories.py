@@ -1,18 +1,69 @@
-"""Best set of levels of a category to send left in all open nodes of a level of a symmetric tree together."""
+"""Best set of levels of a category to send left in all open nodes of a level of a symmetric tree together.
+
+To compile this takes as long as half of all else that a symmetric tree needs, and tables without categories have no use
+for it, so the search of a level calls it by its address, see `addresses`.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from .binning import CATEGORY
-from .jit import inlined, lean
-from .splitting import TIE, count_outputs, level_keys, levels_in_use, mean_hessian, pair_score, sort_levels
+import numpy as np
+from numba import typeof, types
+from numba.extending import intrinsic
+
+from .addresses import address_of, call_at_address
+from .binning import CATEGORY, BinLayout
+from .jit import inlined, lean, lean_jit
+from .level import lay_out_room, new_level
+from .splitting import (
+    TIE,
+    SplitOptions,
+    count_outputs,
+    level_keys,
+    levels_in_use,
+    mean_hessian,
+    pair_score,
+    sort_levels,
+)
 
 # Steps from one node's view of the levels to the view that tells most about all nodes.
 N_POWER_STEPS = 4
 
 
-@lean
+_FOUND = types.Tuple((types.float64, types.boolean))  # what `best_subset` returns
+
+
+def _argument_types(layout: types.Type, options: types.Type) -> tuple[types.Type, ...]:
+    """What `best_subset` is called with where the layout and the options are of these types."""
+    nodes, values = np.empty(0, dtype=np.int64), np.empty(0)
+    level = new_level(0, np.empty((0, 0)), np.empty((0, 0, 0)), nodes, values, values, np.int64(0))
+    room = lay_out_room(0, 0, 0, 0)
+    return types.int64, layout, options, typeof(level), typeof(room), typeof(room.words)
+
+
+def find_subset_search(layout: BinLayout, options: SplitOptions) -> np.int64:
+    """Address of `best_subset` in this process for `Level.subset_search`; 0 where the table has no categories."""
+    if not layout.is_categorical.any():
+        return np.int64(0)
+    return np.int64(address_of(best_subset, _argument_types(typeof(layout), typeof(options)), _FOUND))
+
+
+@intrinsic
+def call_best_subset(typing_context, f, layout, options, level, room, out_set):  # type: ignore[no-untyped-def]
+    """`best_subset` from another kernel, by the address in the level."""
+    arguments = _argument_types(layout, options)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        level_type, in_level = signature.args[3], values[3]
+        place = level_type.fields.index("subset_search")
+        address = builder.extract_value(in_level, place)
+        return call_at_address(context, builder, signature, address, values)
+
+    return _FOUND(*arguments), generate
+
+
+@lean_jit
 def best_subset(f, layout, options, level, room, out_set):  # type: ignore[no-untyped-def]
     """Best set of levels to send left for all open nodes together; `splitting.scan_categorical` says what is tried.
 

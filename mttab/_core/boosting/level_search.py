@@ -7,88 +7,16 @@ differ by no more than rounding noise the first one is taken.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import prange
 
 from .histogram import fill_floats, subtract_histogram
-from .jit import inlined, inner, jit, lean, serial_and_parallel
-from .level_categories import best_subset
-from .node_search import first_feature, most_bins
+from .jit import inlined, jit, lean, serial_and_parallel
+from .level import new_room
+from .level_categories import call_best_subset
+from .node_search import first_feature
 from .packed_histogram import fill_packed, subtract_exactly
 from .splitting import TIE, count_outputs, pair_score
-
-
-class Level(NamedTuple):
-    """The nodes of a level that may be split, and the best cut of them all by every feature.
-
-    nodes, before : int64, open nodes by number, and those of the level before
-    small, large : int64, siblings, the first to be filled; −1: no sibling
-    counts : int64 (2,), how many open nodes and how many siblings there are
-    own : float64 (max_nodes,), scores of the nodes; noise : float64 (1,), what gains may differ by from rounding alone
-    unused : float64 (n_channels,), written where nobody reads
-    sums : float64 (max_nodes, n_channels); low, high : float64 (max_nodes,), bounds
-    pool : float64 (n_slots, n_bins_total, n_channels), histograms; slot : int64 (max_nodes,), which is the node's
-    is_tried : bool (n_features,); gain, left_bin, next_bin, missing_left : (n_features,), of the best cut by each
-    """
-
-    nodes: np.ndarray
-    before: np.ndarray
-    small: np.ndarray
-    large: np.ndarray
-    counts: np.ndarray
-    own: np.ndarray
-    noise: np.ndarray
-    unused: np.ndarray
-    sums: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    pool: np.ndarray
-    slot: np.ndarray
-    is_tried: np.ndarray
-    gain: np.ndarray
-    left_bin: np.ndarray
-    next_bin: np.ndarray
-    missing_left: np.ndarray
-
-
-class Room(NamedTuple):
-    """Scratch memory of a thread that searches a level.
-
-    lines : float64 (7, most bins of a feature)
-    together : float64 (most levels of a category, n_channels), bins of all open nodes together
-    contrast, across : float64 (most levels, n_columns) and its transpose; direction : float64 (n_columns,)
-    levels : int64 (3, most levels); words : uint32, a set of levels; sums : float64 (3, n_channels)
-    """
-
-    lines: np.ndarray
-    together: np.ndarray
-    contrast: np.ndarray
-    across: np.ndarray
-    direction: np.ndarray
-    levels: np.ndarray
-    words: np.ndarray
-    sums: np.ndarray
-
-
-@inner
-def new_room(layout, options, level):  # type: ignore[no-untyped-def]
-    n_channels, n_levels = level.pool.shape[2], np.int64(0)
-    for f in range(len(layout.is_categorical)):
-        if layout.is_categorical[f]:
-            n_levels = max(n_levels, layout.offset[f + 1] - layout.offset[f])
-    n_columns = level.counts[0] * count_outputs(n_channels, options)
-    return Room(
-        np.empty((7, most_bins(layout.offset))),
-        np.empty((n_levels, n_channels)),
-        np.empty((n_levels, n_columns)),
-        np.empty((n_columns, n_levels)),
-        np.empty(n_columns),
-        np.empty((3, n_levels), dtype=np.int64),
-        np.empty((n_levels + 31) // 32, dtype=np.uint32),
-        np.empty((3, n_channels)),
-    )
 
 
 def _search_level(  # type: ignore[no-untyped-def]
@@ -142,7 +70,7 @@ def _search_features(layout, options, is_exact, level, room, first, last):  # ty
         if not level.is_tried[f]:
             continue
         if layout.is_categorical[f]:
-            level.gain[f], level.missing_left[f] = best_subset(f, layout, options, level, room, room.words)
+            level.gain[f], level.missing_left[f] = call_best_subset(f, layout, options, level, room, room.words)
             level.left_bin[f], level.next_bin[f] = 0, 0
         else:
             found = best_threshold(f, layout, options, level, room, is_exact)
@@ -170,7 +98,7 @@ def _largest_gain(level):  # type: ignore[no-untyped-def]
 @lean
 def _write_levels(f, layout, options, level, room, out_sets):  # type: ignore[no-untyped-def]
     first = out_sets[level.nodes[0]]
-    best_subset(f, layout, options, level, room, first)
+    call_best_subset(f, layout, options, level, room, first)
     for j in range(1, level.counts[0]):
         for k in range(len(first)):
             out_sets[level.nodes[j], k] = first[k]

@@ -17,8 +17,9 @@ from __future__ import annotations
 import numpy as np
 
 from .histogram import gather_statistics
-from .jit import inner, jit, lean, lean_jit
-from .level_search import Level, best_feature, search_level, search_level_parallel
+from .jit import jit, lean, lean_jit
+from .level import allocate_level
+from .level_search import best_feature, search_level, search_level_parallel
 from .packed_histogram import gather_packed
 from .splitting import TIE, count_outputs, pair_score, sums_score
 from .tree import EMPTY_NODE, begin_tree, bound_children, draw_among, split_node, value_leaves
@@ -27,16 +28,16 @@ from .tree_arrays import close_leaves, open_node
 
 @jit
 def grow_symmetric_tree(  # type: ignore[no-untyped-def]
-    table, layout, rows, out_rows, growth, options, packing, scratch, seed, team, tree
+    table, layout, rows, out_rows, growth, options, packing, scratch, subset_search, seed, team, tree
 ):  # fmt: skip
-    """Grow one symmetric tree; parameters and result as for `tree.grow_tree`.
+    """Grow one symmetric tree; parameters and result as for `tree.grow_tree`, ``subset_search`` as in `level.Level`.
 
     Its depth is at most ``growth.max_depth``, and such that no more than ``growth.max_leaf_nodes`` leaves can come out.
     """
     # What is made is made here: the rest is passed on to functions that need not count who refers to it.
     max_leaves = min(growth.max_leaf_nodes, max(len(rows), 1))
     own = begin_tree(table, layout, rows, options, scratch, seed, max_leaves)
-    level = allocate_level(len(layout.offset) - 1, own.sums, own.pool, own.slot, tree.low, tree.high)
+    level = allocate_level(len(layout.offset) - 1, own.sums, own.pool, own.slot, tree.low, tree.high, subset_search)
     return _grow(table, layout, rows, out_rows, growth, options, packing, scratch, team, own, level, tree)
 
 
@@ -68,36 +69,6 @@ def _grow(table, layout, rows, out_rows, growth, options, packing, scratch, team
     close_leaves(tree, n_nodes)
     value_leaves(table, rows, options, team, tree, n_nodes)
     return n_nodes
-
-
-def new_level(n_features, sums, pool, slot, low, high):  # type: ignore[no-untyped-def]
-    """Room for the levels of a tree; what is passed in is kept, see `Level`."""
-    max_nodes = len(sums)
-    nodes, small = np.empty(max_nodes, dtype=np.int64), np.empty(max_nodes, dtype=np.int64)
-    large, counts = np.empty(max_nodes, dtype=np.int64), np.empty(2, dtype=np.int64)
-    return Level(
-        nodes,
-        np.empty(max_nodes, dtype=np.int64),
-        small,
-        large,
-        counts,
-        np.empty(max_nodes),
-        np.empty(1),
-        np.empty(sums.shape[1]),
-        sums,
-        low,
-        high,
-        pool,
-        slot,
-        np.empty(n_features, dtype=np.bool_),
-        np.empty(n_features),
-        np.empty(n_features, dtype=np.int64),
-        np.empty(n_features, dtype=np.int64),
-        np.empty(n_features, dtype=np.bool_),
-    )
-
-
-allocate_level = inner(new_level)  # the same for kernels
 
 
 @lean_jit

@@ -1,0 +1,123 @@
+"""What the search of a level of a symmetric tree works on: `Level` of all its threads, `Room` of each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .jit import inner
+from .node_search import most_bins
+from .splitting import count_outputs
+
+
+class Level(NamedTuple):
+    """The nodes of a level that may be split, and the best cut of them all by every feature.
+
+    nodes, before : int64, open nodes by number, and those of the level before
+    small, large : int64, siblings, the first to be filled; −1: no sibling
+    counts : int64 (2,), how many open nodes and how many siblings there are
+    own : float64 (max_nodes,), scores of the nodes; noise : float64 (1,), what gains may differ by from rounding alone
+    unused : float64 (n_channels,), written where nobody reads
+    sums : float64 (max_nodes, n_channels); low, high : float64 (max_nodes,), bounds
+    pool : float64 (n_slots, n_bins_total, n_channels), histograms; slot : int64 (max_nodes,), which is the node's
+    is_tried : bool (n_features,); gain, left_bin, next_bin, missing_left : (n_features,), of the best cut by each
+    subset_search : int64, address of the kernel for sets of levels in this process, see `level_categories`
+    """
+
+    nodes: np.ndarray
+    before: np.ndarray
+    small: np.ndarray
+    large: np.ndarray
+    counts: np.ndarray
+    own: np.ndarray
+    noise: np.ndarray
+    unused: np.ndarray
+    sums: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    pool: np.ndarray
+    slot: np.ndarray
+    is_tried: np.ndarray
+    gain: np.ndarray
+    left_bin: np.ndarray
+    next_bin: np.ndarray
+    missing_left: np.ndarray
+    subset_search: int
+
+
+class Room(NamedTuple):
+    """Scratch memory of a thread that searches a level.
+
+    lines : float64 (7, most bins of a feature)
+    together : float64 (most levels of a category, n_channels), bins of all open nodes together
+    contrast, across : float64 (most levels, n_columns) and its transpose; direction : float64 (n_columns,)
+    levels : int64 (3, most levels); words : uint32, a set of levels; sums : float64 (3, n_channels)
+    """
+
+    lines: np.ndarray
+    together: np.ndarray
+    contrast: np.ndarray
+    across: np.ndarray
+    direction: np.ndarray
+    levels: np.ndarray
+    words: np.ndarray
+    sums: np.ndarray
+
+
+def new_level(n_features, sums, pool, slot, low, high, subset_search):  # type: ignore[no-untyped-def]
+    """Room for the levels of a tree; what is passed in is kept, see `Level`."""
+    max_nodes = len(sums)
+    nodes, small = np.empty(max_nodes, dtype=np.int64), np.empty(max_nodes, dtype=np.int64)
+    large, counts = np.empty(max_nodes, dtype=np.int64), np.empty(2, dtype=np.int64)
+    return Level(
+        nodes,
+        np.empty(max_nodes, dtype=np.int64),
+        small,
+        large,
+        counts,
+        np.empty(max_nodes),
+        np.empty(1),
+        np.empty(sums.shape[1]),
+        sums,
+        low,
+        high,
+        pool,
+        slot,
+        np.empty(n_features, dtype=np.bool_),
+        np.empty(n_features),
+        np.empty(n_features, dtype=np.int64),
+        np.empty(n_features, dtype=np.int64),
+        np.empty(n_features, dtype=np.bool_),
+        subset_search,
+    )
+
+
+allocate_level = inner(new_level)  # the same for kernels
+
+
+def lay_out_room(n_bins, n_levels, n_channels, n_columns):  # type: ignore[no-untyped-def]
+    """`Room` for features of so many bins, categories of so many levels, and so many nodes × outputs."""
+    return Room(
+        np.empty((7, n_bins)),
+        np.empty((n_levels, n_channels)),
+        np.empty((n_levels, n_columns)),
+        np.empty((n_columns, n_levels)),
+        np.empty(n_columns),
+        np.empty((3, n_levels), dtype=np.int64),
+        np.empty((n_levels + 31) // 32, dtype=np.uint32),
+        np.empty((3, n_channels)),
+    )
+
+
+_allocate_room = inner(lay_out_room)
+
+
+@inner
+def new_room(layout, options, level):  # type: ignore[no-untyped-def]
+    n_channels, n_levels = level.pool.shape[2], np.int64(0)
+    for f in range(len(layout.is_categorical)):
+        if layout.is_categorical[f]:
+            n_levels = max(n_levels, layout.offset[f + 1] - layout.offset[f])
+    n_columns = level.counts[0] * count_outputs(n_channels, options)
+    return _allocate_room(most_bins(layout.offset), n_levels, n_channels, n_columns)
