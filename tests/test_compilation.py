@@ -1,5 +1,6 @@
 """Kernels compile once: one signature each, whatever the data."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from numba.core.caching import NullCache
 from mttab import RMTGBClassifier, RMTGBRegressor
 from mttab._core.boosting import collecting, forest, growing, histogram, leaf_masks, leaves, losses, sampling
 from mttab._core.boosting import local_bins, packed_histogram, scoring, small_nodes, splitting, task_trees, tree
-from mttab._core.boosting import coded_rows
+from mttab._core.boosting import coded_rows, level_categories
 from mttab.datasets import make_task_groups
 
 X, y = make_task_groups(60, group_sizes=(2, 1), random_state=0)
@@ -38,7 +39,7 @@ for labels in (target > 0, np.digitize(target, [-1, 1])):
 kernels = {
     id(kernel): kernel
     for module in (
-        *(collecting, forest, growing, histogram, leaf_masks, leaves, losses, sampling),
+        *(collecting, forest, growing, histogram, leaf_masks, leaves, level_categories, losses, sampling),
         *(coded_rows, local_bins, packed_histogram, scoring, small_nodes, splitting, task_trees, tree),
     )
     for kernel in vars(module).values()
@@ -107,6 +108,19 @@ def test_after_a_warm_up_a_fit_compiles_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-c", fit], **run)
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb[ic]")} == before
+
+
+def test_garbage_is_looked_for_again_after_a_kernel_is_compiled():
+    from mttab._core.boosting.jit import _garbage_kept
+
+    gc.collect()
+    with _garbage_kept():
+        assert not gc.isenabled()
+        ring: list = []
+        ring.append(ring)
+        ring = []  # garbage now
+    assert gc.isenabled() and gc.get_freeze_count() == 0 and gc.get_count()[0] < 100
+    assert gc.collect() > 0
 
 
 def test_a_kernel_that_counts_no_references_keeps_none_either():

@@ -181,7 +181,10 @@ def _locked(path: Path) -> Any:
 
 @contextmanager
 def _garbage_kept() -> Iterator[None]:
-    """No search for garbage meanwhile: compiling makes millions of objects, next to none of them garbage."""
+    """No search for garbage meanwhile: compiling makes millions of objects, next to none of them garbage.
+
+    Nor right afterwards: they go straight to the old objects, among which garbage is looked for when there are enough.
+    """
     if not gc.isenabled():
         yield
         return
@@ -189,6 +192,9 @@ def _garbage_kept() -> Iterator[None]:
     try:
         yield
     finally:
+        if gc.get_freeze_count() == 0:  # else there are objects that somebody wants to stay frozen
+            gc.freeze()
+            gc.unfreeze()
         gc.enable()
 
 
