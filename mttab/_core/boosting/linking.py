@@ -44,13 +44,7 @@ class _LinkedLibrary(JITCodeLibrary):
 
 
 class _KernelLibrary(JITCodeLibrary):
-    """Code of a kernel that Python calls, kept on disk without what numba would need to link it into another one.
-
-    It is optimised as a whole, and not each of its functions by itself before that.
-    """
-
-    def _optimize_functions(self, ll_module: Any) -> None:
-        ll_module.data_layout = self._codegen._data_layout
+    """Code of a kernel that Python calls, kept on disk without what numba would need to link it into another one."""
 
     def serialize_using_object_code(self) -> Any:
         self._ensure_finalized()
