@@ -131,7 +131,7 @@ def loss_name(is_binary: bool) -> str:
 
 def bench_loss(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Test loss over LightGBM's: the mean over tables, for whether trees meet the product in one of them is luck."""
-    for n_rows in (size for size in args.rows if size <= 100_000):
+    for n_rows in (size for size in args.rows if size <= 100_000):  # of larger tables, so many take hours
         for n_features in args.features:
             for is_binary in (False, True):
                 ratios = np.log([loss_ratio(n_rows, n_features, is_binary, seed) for seed in range(args.tables)])
@@ -288,6 +288,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tables", type=int, default=10, help="over which test losses are averaged")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
+    if args.tables < 2:
+        parser.error("--tables must be at least 2, for there to be a standard error")
     print(describe_machine())
     results = []
     for part in args.parts or PARTS:

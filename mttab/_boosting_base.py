@@ -230,9 +230,9 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
             base = np.zeros(loss.n_outputs) if self.algorithm == "paper" else loss.base_score(rows.y, rows.weight)
 
         n_models, named = 1 if is_held is None else len(is_held), inputs.task_is_category
-        # Models side by side have a thread each: that gains more than several threads for one of them after the other.
-        is_followed = n_models == 1 or hooks.is_heard(self.verbose)
-        n_at_once = 1 if is_followed else min(resolve_n_threads(self.n_jobs), n_models)
+        n_at_once = (
+            1 if hooks.is_heard(self.verbose) else self._n_at_once(n_models, n_threads, len(values) * rows.n_rows)
+        )
 
         def make_grower(rows: TrainingRows, task_is_category: bool) -> Grower:
             n_own = 1 if n_at_once > 1 else n_threads
@@ -260,6 +260,15 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
             start=start, progress=progress,
         )  # fmt: skip
         return as_fitted(model)
+
+    def _n_at_once(self, n_models: int, n_threads: int, n_cells: int) -> int:
+        """How many models are fitted side by side, a thread each, where kernels could have ``n_threads``.
+
+        Not where these are more than the models, nor where cores are taken.
+        """
+        if n_models == 1 or n_threads > n_models or n_threads < resolve_n_threads(self.n_jobs, n_cells):
+            return 1
+        return min(resolve_n_threads(self.n_jobs), n_models)
 
     def _set_fitted_attributes(self, inputs: Inputs) -> None:
         model = self._fitted.model

@@ -157,8 +157,8 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         Seeds the validation rows, the rows that ``sharing="auto"`` judges on, ``subsample``, ``max_features``, bin
         edges above 200,000 rows and ``theta_init="normal"``.
     n_jobs : int or None, default=None
-        Threads; None and -1 use all. The model does not depend on it. Models that are averaged have a thread each, but
-        one after the other where callbacks or ``verbose`` follow the rounds.
+        Threads; None and -1 use all. The model does not depend on it. Models that are averaged are fitted side by side,
+        a thread each, unless callbacks, ``verbose`` or a logger of level DEBUG follow the rounds.
     verbose : int, default=0
         1 gives a line every ten rounds, 2 every round, to the logger "mttab" of the standard library; it is seen on
         standard error unless logging is set up otherwise. For a progress bar, with scikit-learn 1.9 or newer, pass

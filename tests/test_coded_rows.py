@@ -71,9 +71,22 @@ def coded_score(monkeypatch, forest, X, task, n_threads=1):  # type: ignore[no-u
 def ranges_of(forest):  # type: ignore[no-untyped-def]
     n_trees, n_tasks = len(forest.trees.root), len(forest.mixing) - 1
     masks = forest.masks(0, n_trees)
-    ranges = ranges_for_coding(forest.nodes, forest.trees.root, masks, 0, n_trees, N_FEATURES, n_tasks)
+    ranges = list(ranges_for_coding(forest.nodes, forest.trees.root, masks, 0, n_trees, N_FEATURES, n_tasks))
     assert [first for first, _, _ in ranges] == [0, *(last for _, last, _ in ranges[:-1])] and ranges[-1][1] == n_trees
     return ranges
+
+
+@pytest.mark.parametrize("what", ["n_levels", "n_tasks"])
+def test_as_many_levels_as_a_byte_holds_have_codes(monkeypatch, what):
+    sizes = {"n_levels": N_LEVELS, "n_tasks": N_TASKS} | {what: MAX_EDGES}
+    forest = random_forest(9, [20] * 8, np.arange(9.0), **sizes)
+    assert [coding is None for _, _, coding in ranges_of(forest)] == [False]
+    X, task = raw_rows(600, np.arange(9.0), 10, **sizes)
+    coded = forest_module.ranges_for_coding
+    seen = []
+    monkeypatch.setattr(forest_module, "ranges_for_coding", lambda *a: seen.extend(coded(*a)) or list(seen))
+    np.testing.assert_array_equal(coded_score(monkeypatch, forest, X, task), forest.score(X, task))
+    assert seen[0][2] is not None
 
 
 @settings(max_examples=40, deadline=None)

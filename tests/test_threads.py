@@ -164,11 +164,17 @@ def test_blas_has_one_thread_while_any_fit_runs_and_as_many_as_before_afterwards
         pytest.skip("a numpy whose BLAS threadpoolctl does not know")
     with controller.limit(limits=2, user_api="blas"):
         first, second = ExitStack(), ExitStack()
-        assert first.enter_context(fit_region(1, 0.0)) == 1 and n_blas_threads() == 1
-        second.enter_context(fit_region(1, 0.0))
+        first.enter_context(threads._one_blas_thread())
+        assert n_blas_threads() == 1
+        second.enter_context(threads._one_blas_thread())
         first.close()  # one fit ends while another one, in another thread, goes on
         assert n_blas_threads() == 1
         second.close()
+        assert n_blas_threads() == 2
+        with fit_region(2, 0.0):
+            assert n_blas_threads() == 1
+        with fit_region(1, 0.0):
+            assert n_blas_threads() == 2, "a fit without threads of its own leaves those of BLAS alone"
         assert n_blas_threads() == 2
 
 

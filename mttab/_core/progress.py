@@ -51,6 +51,21 @@ class Progress:
         """The part has ended."""
 
 
+class UntilOver(Progress):
+    """Ends every part after its next step once nobody waits for the result any more."""
+
+    def __init__(self) -> None:
+        self._is_over = False
+
+    def give_up(self) -> None:
+        """Let all parts end."""
+        self._is_over = True
+
+    def end_step(self, n_done: int, figures: dict[str, float], model: Callable[[], Any]) -> bool:
+        """End the part if it is over."""
+        return self._is_over
+
+
 class Messages(Progress):
     """A line for the logger every ten steps and at the end of a part; every step from verbose=2 on.
 

@@ -7,11 +7,10 @@ models. The score after r rounds is then the mean of the models' scores after as
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from mttab._core.progress import Progress
+from mttab._core.progress import Progress, UntilOver
 
 from .forest import PARTITION, ForestBuilder
 from .rmtgb import BoostedModel, Histories, boost
@@ -27,8 +26,9 @@ def boost_averaged(race: Race, held: np.ndarray, sharing: Sharing, progress: Pro
     progress : follows the models one after the other; it hears nothing where several are boosted at once
     """
     rows, sharings = race.rows, sharing.of_models(len(held))
+    unheard = UntilOver()
     if race.n_at_once > 1:
-        progress = _UntilOver()
+        progress = unheard
 
     def fit(number: int) -> BoostedModel:
         is_held, own, rng = held[number], sharings[number], np.random.default_rng([race.seed, 1, number])
@@ -36,25 +36,9 @@ def boost_averaged(race: Race, held: np.ndarray, sharing: Sharing, progress: Pro
         parts = training, rows.judged(race.X, is_held), race.loss, race.grower(training, own), race.make_builder()
         return boost(*parts, own.apply(race.options), race.base, rng, progress=progress)
 
-    give_up = progress.end_all if isinstance(progress, _UntilOver) else None
-    models = map_in_threads(fit, range(len(held)), race.n_at_once, give_up)
+    models = map_in_threads(fit, range(len(held)), race.n_at_once, unheard.give_up)
     task_mass = rows.sum_by_task(rows.weight) if rows.task_mass is None else rows.task_mass
     return average(models, race.make_builder(), task_mass)
-
-
-class _UntilOver(Progress):
-    """Ends every block after its next round once nobody waits for the models any more."""
-
-    def __init__(self) -> None:
-        self._is_over = False
-
-    def end_all(self) -> None:
-        """Let all blocks end."""
-        self._is_over = True
-
-    def end_step(self, n_done: int, figures: dict[str, float], model: Any) -> bool:
-        """End the block if it is over."""
-        return self._is_over
 
 
 def average(models: Sequence[BoostedModel], builder: ForestBuilder, task_mass: np.ndarray) -> BoostedModel:

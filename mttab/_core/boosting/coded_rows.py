@@ -17,6 +17,7 @@ is then eight instructions for 32 rows. Trees are taken in ranges whose threshol
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +58,7 @@ class Coding(NamedTuple):
 
 def ranges_for_coding(
     nodes: Any, root: np.ndarray, masks: LeafMasks, begin: int, end: int, n_features: int, n_tasks: int
-) -> list[tuple[int, int, Coding | None]]:
+) -> Iterator[tuple[int, int, Coding | None]]:
     """Consecutive ranges that make up the trees ``begin:end``, with the coding of each, or None where it has none.
 
     Trees with neither masks nor a table have none, nor have those that split more levels than a byte has room for.
@@ -68,28 +69,27 @@ def ranges_for_coding(
     n_large = np.append(0, np.cumsum(is_large))
     has_none = (n_large[stop] > n_large[root[begin:end]]) | ((masks.size == 0) & (masks.n_cuts == 0))[begin:end]
     edges = np.flatnonzero(has_none[1:] != has_none[:-1]) + 1
-    ranges: list[tuple[int, int, Coding | None]] = []
     for first, last in zip([0, *edges], [*edges, end - begin], strict=True):
         if has_none[first]:
-            ranges.append((begin + first, begin + last, None))
+            yield begin + first, begin + last, None
         else:
             inner = [np.arange(a, b) for a, b in zip(root[begin + first : begin + last], stop[first:last], strict=True)]
-            ranges += _halved(nodes, inner, begin + first, n_features)
-    return ranges
+            yield from _halved(nodes, inner, begin + first, n_features)
 
 
 def _halved(
     nodes: Any, of_trees: list[np.ndarray], begin: int, n_features: int
-) -> list[tuple[int, int, Coding | None]]:
+) -> Iterator[tuple[int, int, Coding | None]]:
     """The same for trees with these nodes, the first of them ``begin``; halves where they ask too much for a byte."""
     coding, n_trees = code_nodes(nodes, np.concatenate(of_trees), n_features), len(of_trees)
     if coding is not None and n_trees < len(coding.features):
         coding = None  # coding would take longer than it saves
     elif coding is None and n_trees > 1:
         half = n_trees // 2
-        left = _halved(nodes, of_trees[:half], begin, n_features)
-        return left + _halved(nodes, of_trees[half:], begin + half, n_features)
-    return [(begin, begin + n_trees, coding)]
+        yield from _halved(nodes, of_trees[:half], begin, n_features)
+        yield from _halved(nodes, of_trees[half:], begin + half, n_features)
+        return
+    yield begin, begin + n_trees, coding
 
 
 def code_nodes(nodes: Any, own: np.ndarray, n_features: int) -> Coding | None:

@@ -228,7 +228,7 @@ class Forest:
         data, none = (X, task, self.nodes, self.trees, masks), self._task_start[:-1]
         if X.shape[1] * (end - begin) >= max(MIN_ROWS, MIN_ROWS_PER_NODE * len(self.nodes.feature)):
             coded = add_coded_trees_parallel if n_threads > 1 else add_coded_trees
-            root, n_tasks = self.trees.root, len(none)
+            root, n_tasks = self.trees.root, len(self.mixing) - 1
             for first, last, coding in ranges_for_coding(self.nodes, root, masks, begin, end, len(X), n_tasks):
                 if coding is None:
                     kernel(*data, self.mixing, first, last, none, none, out)

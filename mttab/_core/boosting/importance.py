@@ -59,7 +59,8 @@ def _by_tree(forest: Forest, n_features: int, kind: str) -> np.ndarray:
     is_split = nodes.feature >= 0
     cell = tree[is_split] * (n_features + 1) + nodes.feature[is_split]
     value = nodes.gain[is_split] if kind == "gain" else np.ones(len(cell))
-    return np.bincount(cell, value, n_trees * (n_features + 1)).reshape(n_trees, n_features + 1)
+    sums = np.bincount(cell, value, n_trees * (n_features + 1))
+    return sums.reshape(n_trees, n_features + 1).astype(np.float64)  # of no split, numpy counts in int64
 
 
 def normalised(gain: np.ndarray) -> np.ndarray:

@@ -243,7 +243,7 @@ def exp_of_minus(x):  # type: ignore[no-untyped-def]
     terms = _PER_FACTORIAL[0]
     for n in range(1, len(_PER_FACTORIAL)):
         terms = terms * r + _PER_FACTORIAL[n]
-    return terms * _POWERS_OF_HALF[np.int32(-k) & np.int32(1023)]  # whatever the cast makes of NaN
+    return terms * _POWERS_OF_HALF[np.int32(-k) & np.int32(1023)]  # within the table, whatever the cast makes of NaN
 
 
 def _binary_derivatives(y, score, weight, parameter, out_gradient, out_hessian, out_loss):  # type: ignore[no-untyped-def]

@@ -6,8 +6,8 @@ A row that counts once and has one output is packed as
     [ gradient / unit_g | hessian / unit_h | 1 (the row) ]         without the middle where the hessian is constant
 
 so that one addition per feature and row does what three float additions would. The units are powers of two, and a node
-is added up in chunks of rows so short that no field can run over into its neighbour. Each field is then turned into a
-float: sums of whole multiples of a power of two are exact, hence
+is added up in chunks of rows so short that no field can run over into its neighbour. Fields of several chunks are added
+as whole numbers, and turned into floats at the end: sums of whole multiples of a power of two are exact, hence
 
 * the same histogram, bit for bit, in any order of rows and with any number of threads;
 * parent − child is exactly the sibling.

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from mttab._core.progress import Progress, UntilOver
+
 from .forest import PARTITION, SHARED, TASK, ForestBuilder
 from .growing import Grower
 from .losses import Loss
@@ -181,18 +183,24 @@ class Race:
         """Fit and judge several ways to share, of which those that have run are left out."""
         new = [sharing for sharing in sharings if (sharing.name, sharing.has_line) not in self._losses]
         jobs = [(sharing, fold) for sharing in new for fold in self.folds]
-        judged = map_in_threads(lambda job: self._judge(*job), jobs, self.n_at_once)
+        progress = UntilOver()
+        judged = map_in_threads(
+            lambda job: self._judge(job[0], job[1], progress), jobs, self.n_at_once, progress.give_up
+        )
         for i, sharing in enumerate(new):
             with_tasks, without = zip(*judged[i * len(self.folds) : (i + 1) * len(self.folds)], strict=True)
             self._losses[sharing.name, sharing.has_line] = np.concatenate(with_tasks), np.concatenate(without)
 
-    def _judge(self, sharing: Sharing, fold: tuple[TrainingRows, ValidationRows]) -> tuple[np.ndarray, np.ndarray]:
+    def _judge(
+        self, sharing: Sharing, fold: tuple[TrainingRows, ValidationRows], progress: Progress
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Losses of the judged rows of a fold, and those without trees of single tasks."""
         training, judged = fold
         sharing = replace(sharing, has_task_block=True)
         grower = self.grower(training, sharing)
         short, rng = _shortened(sharing.apply(self.options)), np.random.default_rng([self.seed, 2])
-        model = boost(training, judged, self.loss, grower, self.make_builder(), short, self.base, rng)
+        builder = self.make_builder()
+        model = boost(training, judged, self.loss, grower, builder, short, self.base, rng, progress=progress)
         parts = model.forest.block_scores(judged.X, judged.task, grower.n_threads)
         score = model.forest.base + parts[SHARED] + parts[PARTITION]
         without = self.loss.values(judged.y, score, np.empty(len(score)))

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ MIN_STEP_CELLS = 10_000
 SLOWEST_LAUNCH = 1e-3
 N_LAUNCHES = 3
 # Pools of other libraries go on asking for work for some 10 ms after it, on the same cores. A fit waits until launches
-# have been quick for so long, if that takes no longer than about a tenth of its time, of which it has 200 ns per cell.
+# have been quick for so long, if such a stretch begins within a tenth of its time, which is about 200 ns per cell.
 QUIET_SECONDS = 8e-3
 LONGEST_WAIT = 5e-2
 WAIT_PER_CELL = 2e-8
@@ -47,10 +47,10 @@ _is_forked_child = False
 
 
 def _mark_forked_child() -> None:
-    # GNU OpenMP aborts the process when a child uses a pool that its parent has started, and who held the lock is gone.
-    global _is_forked_child, _blas_limit
+    # GNU OpenMP aborts the process when a child uses a pool that its parent has started.
+    global _is_forked_child
     _is_forked_child = True
-    _blas_limit = _BlasLimit()
+    _blas_limit.forget()
 
 
 if hasattr(os, "register_at_fork"):
@@ -156,7 +156,7 @@ def team_of(n_threads: int) -> Team | None:
 @contextmanager
 def fit_region(n_threads: int, n_cells: float) -> Iterator[int]:
     """A `parallel_region` for a fit of so many cells; gives how many of the threads there are free cores for."""
-    with parallel_region(n_threads), _one_blas_thread():
+    with parallel_region(n_threads), _one_blas_thread() if n_threads > 1 else nullcontext():
         yield free_threads(n_threads, n_cells)
 
 
@@ -204,6 +204,10 @@ class _BlasLimit:
             if self._n_inside == 0:
                 self._limit.restore_original_limits()
 
+    def forget(self) -> None:
+        """In a forked child: the other threads, which may have held the lock, are not there."""
+        self.__init__()  # type: ignore[misc]
+
 
 _blas_limit = _BlasLimit()
 
@@ -232,11 +236,13 @@ def map_in_threads(
     """
     if n_threads <= 1:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(n_threads) as pool:
+    with _one_blas_thread(), ThreadPoolExecutor(n_threads) as pool:
         futures = [pool.submit(function, item) for item in items]
         try:
-            for ended in wait(futures, return_when=FIRST_EXCEPTION).done:
-                ended.result()  # raises what has failed
+            ended = wait(futures, return_when=FIRST_EXCEPTION).done
+            for future in futures:
+                if future in ended:
+                    future.result()  # raises if it has failed
             return [future.result() for future in futures]
         except BaseException:
             if give_up is not None:
