@@ -182,7 +182,7 @@ def parallel_region(n_threads: int) -> Iterator[None]:
 
 
 class _BlasLimit:
-    """One thread for BLAS as long as any fit of the process runs, see `_one_blas_thread`."""
+    """One thread for BLAS as long as anybody is inside, see `_one_blas_thread`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -194,19 +194,24 @@ class _BlasLimit:
         with self._lock:
             if self._blas is None:
                 self._blas = ThreadpoolController().select(user_api="blas")
-            if self._n_inside == 0:
+            if self._limit is None:
                 self._limit = self._blas.limit(limits=1)
             self._n_inside += 1
 
     def leave(self) -> None:
         with self._lock:
-            self._n_inside -= 1
-            if self._n_inside == 0:
+            self._n_inside = max(self._n_inside - 1, 0)
+            if self._n_inside == 0 and self._limit is not None:
                 self._limit.restore_original_limits()
+                self._limit = None
 
     def forget(self) -> None:
-        """In a forked child: the other threads, which may have held the lock, are not there."""
-        self.__init__()  # type: ignore[misc]
+        """In a forked child: who was inside, and perhaps held the lock, is not there.
+
+        The limit, if there is one, lasts until somebody leaves: BLAS is not called while the child is being made.
+        """
+        self._lock = threading.Lock()
+        self._n_inside = 0
 
 
 _blas_limit = _BlasLimit()
