@@ -230,9 +230,7 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
             base = np.zeros(loss.n_outputs) if self.algorithm == "paper" else loss.base_score(rows.y, rows.weight)
 
         n_models, named = 1 if is_held is None else len(is_held), inputs.task_is_category
-        n_at_once = (
-            1 if hooks.is_heard(self.verbose) else self._n_at_once(n_models, n_threads, len(values) * rows.n_rows)
-        )
+        n_at_once = self._n_at_once(hooks, n_models, n_threads, rows.n_rows * inputs.n_columns)
 
         def make_grower(rows: TrainingRows, task_is_category: bool) -> Grower:
             n_own = 1 if n_at_once > 1 else n_threads
@@ -261,12 +259,13 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
         )  # fmt: skip
         return as_fitted(model)
 
-    def _n_at_once(self, n_models: int, n_threads: int, n_cells: int) -> int:
+    def _n_at_once(self, hooks: FitHooks, n_models: int, n_threads: int, n_cells: int) -> int:
         """How many models are fitted side by side, a thread each, where kernels could have ``n_threads``.
 
-        Not where these are more than the models, nor where cores are taken.
+        One where these are more than the models, where cores are taken, or where somebody follows the rounds.
         """
-        if n_models == 1 or n_threads > n_models or n_threads < resolve_n_threads(self.n_jobs, n_cells):
+        is_busy = n_threads < resolve_n_threads(self.n_jobs, n_cells)
+        if n_models == 1 or n_threads > n_models or is_busy or hooks.is_heard(self.verbose):
             return 1
         return min(resolve_n_threads(self.n_jobs), n_models)
 
