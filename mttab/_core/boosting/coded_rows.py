@@ -1,4 +1,4 @@
-"""Many rows through many trees: values become bytes first, and a node asks 32 rows at once.
+"""Many rows through many trees: values become bytes first, and a node asks dozens of rows at once.
 
 Trees compare a feature with a few places only. Which of these a value lies between is all they need to know of it, and
 fits into a byte as long as there are no more than `MAX_EDGES`:
@@ -12,7 +12,8 @@ leaves, most often one:
 
     for the 1024 rows of a block:   plane &= others if code > r else 0xFF
 
-is then eight instructions for 32 rows. Trees are taken in ranges whose thresholds fit into a byte.
+is then a few instructions for 32 rows, or for 64 where registers are as wide. Trees are taken in ranges whose thresholds
+fit into a byte.
 """
 
 from __future__ import annotations
