@@ -12,8 +12,8 @@ leaves, most often one:
 
     for the 1024 rows of a block:   plane &= others if code > r else 0xFF
 
-is then a few instructions for 32 rows, or for 64 where registers are as wide. Trees are taken in ranges whose thresholds
-fit into a byte.
+is then a few instructions for 32 rows, or for 64 where registers are as wide. Trees are taken in ranges whose
+thresholds fit into a byte.
 """
 
 from __future__ import annotations
