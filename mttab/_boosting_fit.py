@@ -17,7 +17,8 @@ from mttab._core.boosting.binning import MAX_BINS, BinMapper
 from mttab._core.boosting.forest import BLOCKS
 from mttab._core.boosting.growing import Grower
 from mttab._core.boosting.losses import Loss
-from mttab._core.boosting.rmtgb import BlockOptions, BoostedModel, BoostingOptions
+from mttab._core.boosting.options import BlockOptions, BoostingOptions
+from mttab._core.boosting.rmtgb import BoostedModel
 from mttab._core.boosting.rows import TrainingRows
 from mttab._core.boosting.sharing import Sharing
 from mttab._core.boosting.splitting import MIN_HESSIAN, SplitOptions

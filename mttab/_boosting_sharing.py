@@ -9,7 +9,7 @@ import numpy as np
 
 from mttab._core.boosting.forest import BLOCKS, SHARED
 from mttab._core.boosting.line import features_of_lines
-from mttab._core.boosting.rmtgb import BoostingOptions
+from mttab._core.boosting.options import BoostingOptions
 from mttab._core.boosting.rows import ALONE, ValidationRows
 from mttab._core.boosting.sharing import STRUCTURES, Race, Sharing, choose_sharing, is_line_better, with_rounds
 from mttab._core.boosting.similarity import MAX_TASKS, cluster_tasks, task_agreement

@@ -11,7 +11,8 @@ from mttab._core.boosting.forest import ForestBuilder
 from mttab._core.boosting.growing import Grower
 from mttab._core.boosting.losses import Loss
 from mttab._core.boosting.node_search import fill_histogram
-from mttab._core.boosting.rmtgb import BlockOptions, BoostedModel, BoostingOptions, boost
+from mttab._core.boosting.options import BlockOptions, BoostingOptions
+from mttab._core.boosting.rmtgb import BoostedModel, boost
 from mttab._core.boosting.rows import TrainingRows
 from mttab._core.boosting.small_nodes import SMALL_NODE
 from mttab._core.boosting.splitting import MIN_HESSIAN, SplitOptions

@@ -72,7 +72,7 @@ ORDER = {
         *("partition", "node_search", "level", "addresses", "level_categories", "level_search"),
         *("leaves", "tree_arrays", "tree", "symmetric", "local_bins", "local_search", "small_trees", "task_trees"),
         *("leaf_masks", "scoring", "coded_rows", "collecting", "forest", "sampling"),
-        *("rows", "theta", "line", "growing", "distributed_growth", "distributed", "rmtgb"),
+        *("rows", "theta", "line", "growing", "distributed_growth", "distributed", "options", "rmtgb"),
         *("similarity", "sharing", "averaging", "adapt", "importance", "export"),
     ),
     "neural": (

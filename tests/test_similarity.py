@@ -10,7 +10,8 @@ from boosting_inputs import make_grower, split_options, training_rows
 from mttab._core.boosting.binning import BinMapper
 from mttab._core.boosting.forest import ForestBuilder
 from mttab._core.boosting.losses import CLASSIFICATION_LOSSES, REGRESSION_LOSSES
-from mttab._core.boosting.rmtgb import BlockOptions, BoostingOptions, boost
+from mttab._core.boosting.options import BlockOptions, BoostingOptions
+from mttab._core.boosting.rmtgb import boost
 from mttab._core.boosting.similarity import (
     LEARNING_RATE,
     MAX_JUDGED_ROWS,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from .forest import BLOCKS, PARTITION, SHARED, TASK, Forest, ForestBuilder, Node
 from .growing import Grower, GrownTrees
 from .line import Lines, add_lines, fit_lines, trees_of_lines
 from .losses import Loss
+from .options import BoostingOptions
 from .rows import RowSample, Scores, TrainingRows, ValidationRows
 from .theta import inliers_first, mixing_weights, start_from_disagreement
 
@@ -30,49 +31,6 @@ CROSS_FIT_RATE = 0.3
 CROSS_FIT_MIN_ROUNDS = 10
 # Mean loss before the first and after each round, per block.
 Histories = tuple[list[float], list[float], list[float]]
-
-
-@dataclass(frozen=True)
-class BlockOptions:
-    """Rounds and step size of one block."""
-
-    max_iter: int
-    learning_rate: float
-
-
-@dataclass(frozen=True)
-class BoostingOptions:
-    """What `boost` needs to know besides data and loss.
-
-    blocks : BlockOptions of shared, partition and task
-    n_groups : branches of the partition block
-    least_share : a branch's tree leaves out the rows of tasks that give it less weight than this
-    newton : False gives the published first-order algorithm, see `partition_round`
-    vector_leaves : one tree for all outputs instead of one tree per output
-    theta_* : start ("data", "normal" or values), learning rate, strength and centre of the penalty; more than two
-        groups need values
-    has_line : the first shared round is a straight line, see `line`
-    patience : rounds without improvement (by more than ``tol``) that end a block; None keeps every round
-    """
-
-    blocks: tuple[BlockOptions, BlockOptions, BlockOptions]
-    n_groups: int = 2
-    least_share: float = 0.0
-    newton: bool = True
-    vector_leaves: bool = False
-    theta_init: str | np.ndarray = "data"
-    theta_learning_rate: float = 1.0
-    theta_penalty: float = 0.001
-    theta_center: float | np.ndarray = -2.0
-    subsample: float = 1.0
-    has_line: bool = False
-    patience: int | None = None
-    tol: float = 1e-7
-
-    def with_blocks(self, blocks: Iterable[BlockOptions]) -> BoostingOptions:
-        """The same with other rounds and step sizes of the three blocks."""
-        shared, partition, task = blocks
-        return replace(self, blocks=(shared, partition, task))
 
 
 @dataclass

@@ -27,7 +27,8 @@ from mttab._core.progress import Progress, UntilOver
 from .forest import PARTITION, SHARED, TASK, ForestBuilder
 from .growing import Grower
 from .losses import Loss
-from .rmtgb import BlockOptions, BoostingOptions, boost
+from .options import BlockOptions, BoostingOptions
+from .rmtgb import boost
 from .rows import TrainingRows, ValidationRows
 from .theta import start_from_groups
 from .threads import map_in_threads
