@@ -61,13 +61,15 @@ def threads_met(monkeypatch):
     """Names of the Python threads that boost; two threads are there to be used."""
     met = set()
 
-    def record(*args, **options):
-        met.add(threading.current_thread().name)
-        return boost(*args, **options)
+    def recording(fit):
+        def record(*args, **options):
+            met.add(threading.current_thread().name)
+            return fit(*args, **options)
 
-    boost = averaging.boost
-    monkeypatch.setattr(averaging, "boost", record)
-    monkeypatch.setattr(sharing_module, "boost", record)
+        return record
+
+    monkeypatch.setattr(averaging, "boost", recording(averaging.boost))
+    monkeypatch.setattr(sharing_module, "judge", recording(sharing_module.judge))
     monkeypatch.setattr(
         _boosting_base, "resolve_n_threads", lambda n_jobs, n_cells=np.inf: n_jobs if n_cells > 1e9 else 1
     )

@@ -124,13 +124,15 @@ def test_garbage_is_looked_for_again_after_a_kernel_is_compiled():
 
 
 def test_a_kernel_that_counts_no_references_keeps_none_either():
-    from mttab._core.boosting.sampling import draw_uniform
+    from mttab._core.boosting.sampling import draw_rows
 
-    key, out = np.arange(10, dtype=np.uint64), np.empty(10)
-    before = sys.getrefcount(key), sys.getrefcount(out)
+    key, (rows, left) = np.arange(10, dtype=np.uint64), np.empty((2, 11), dtype=np.uint32)
+    task_start, row_start, left_start = np.array([0, 4, 10]), np.empty(3, dtype=np.int64), np.empty(3, dtype=np.int64)
+    arrays = key, task_start, rows, row_start, left, left_start
+    before = [sys.getrefcount(array) for array in arrays]
     for seed in range(100):
-        draw_uniform(key, np.uint64(seed), out)
-    assert (sys.getrefcount(key), sys.getrefcount(out)) == before
+        draw_rows(key, np.uint64(seed), 0.5, task_start, rows, row_start, left, left_start)
+    assert [sys.getrefcount(array) for array in arrays] == before
 
 
 def test_what_numba_is_asked_while_kernels_are_compiled_is_answered_as_ever():

@@ -14,7 +14,7 @@ from mttab._core.boosting import forest as forest_module
 from mttab._core.boosting.binning import BinMapper
 from mttab._core.boosting.forest import PARTITION, SHARED, TASK, Forest, ForestBuilder, add_round
 from mttab._core.boosting.losses import CLASSIFICATION_LOSSES, REGRESSION_LOSSES
-from mttab._core.boosting.scoring import ROW_BLOCK
+from mttab._core.boosting.scoring import ROW_BLOCK, WALKED_ROWS
 from mttab._core.boosting.tree_arrays import allocate_trees
 
 N_TASKS = 4
@@ -352,7 +352,8 @@ def test_a_round_just_stored_adds_to_other_rows_what_the_forest_would():
 
 @pytest.mark.parametrize(("n_leaves", "is_symmetric"), [(8, False), (65, False), (64, True)])
 @pytest.mark.parametrize("n_threads", [1, 2])
-def test_every_round_adds_what_walking_its_trees_gives(n_leaves, is_symmetric, n_threads, monkeypatch):
+@pytest.mark.parametrize("n_rows", [WALKED_ROWS - 1, 2 * ROW_BLOCK + 1])
+def test_every_round_adds_what_walking_its_trees_gives(n_leaves, is_symmetric, n_threads, n_rows, monkeypatch):
     """With sets of levels, gaps, unseen levels and tasks, and trees too large for a mask."""
     stored = []
     append = ForestBuilder.append
@@ -371,7 +372,7 @@ def test_every_round_adds_what_walking_its_trees_gives(n_leaves, is_symmetric, n
         is_categorical=np.array([False, False, True]), n_categories=np.array([0, 0, 40]), task_is_category=True,
         max_leaf_nodes=n_leaves, min_samples_leaf=2.0, is_symmetric=is_symmetric,
     )  # fmt: skip
-    X, task = raw_rows(2 * ROW_BLOCK + 1, 7)
+    X, task = raw_rows(n_rows, 7)
     rows_of_tasks = np.ones((N_TASKS + 1, 1))
     for nodes, trees in stored:
         alone = trees._replace(group=trees.group * (trees.block == TASK))

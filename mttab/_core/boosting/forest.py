@@ -28,13 +28,16 @@ from .scoring import PARTITION as PARTITION
 from .scoring import SHARED as SHARED
 from .scoring import (
     TASK,
-    add_round_parallel,
-    add_round_serial,
+    WALKED_ROWS,
     add_task_trees,
     add_task_trees_parallel,
+    add_tree,
+    add_tree_parallel,
     add_trees,
     add_trees_parallel,
     blocks_of_tasks,
+    walk_round,
+    walk_round_parallel,
 )
 from .tree_arrays import TreeArrays
 
@@ -344,5 +347,10 @@ def add_round(
 ) -> None:
     """Add the trees that `ForestBuilder.append` has just stored to the score of other rows."""
     nodes, trees = grown
-    kernel = add_round_parallel if n_threads > 1 else add_round_serial
-    kernel(X, task, n_tasks, nodes, trees, bool(trees.block[0] == TASK), out_score)
+    is_per_task = bool(trees.block[0] == TASK)
+    if is_per_task or X.shape[1] < WALKED_ROWS:
+        kernel = walk_round_parallel if n_threads > 1 else walk_round
+        kernel(X, task, n_tasks, nodes, trees, is_per_task, out_score)
+    else:
+        kernel = add_tree_parallel if n_threads > 1 else add_tree
+        kernel(X, task, n_tasks, nodes, trees, out_score)

@@ -66,12 +66,29 @@ def boost(
     of the training and validation rows under it. ``progress`` follows the blocks and their rounds.
     """
     run = _Run(rows, validation, loss, grower, builder, options, base, rng, start, progress or Progress())
-    run.block(SHARED, run.shared_round)
-    if rows.n_tasks > 1:
-        run.start_theta()
-        run.block(PARTITION, run.partition_round)
-        run.block(TASK, run.task_round)
+    run.common_blocks()
+    run.task_block()
     return run.model()
+
+
+def judge(
+    rows: TrainingRows,
+    validation: ValidationRows,
+    loss: Loss,
+    grower: Grower,
+    builder: ForestBuilder,
+    options: BoostingOptions,
+    base: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    progress: Progress,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Losses (n_validation,) of the validation rows under the model that `boost` would fit, and without task trees."""
+    run = _Run(rows, validation, loss, grower, builder, options, base, rng, None, progress)
+    run.common_blocks()
+    without = run.validation_values()
+    run.task_block()
+    return run.validation_values(), without
 
 
 class _Run:
@@ -108,6 +125,18 @@ class _Run:
             self.theta = model.theta.copy()
             self.train_loss = tuple(list(h) for h in model.train_loss)  # type: ignore[assignment]
             self.validation_loss = tuple(list(h) for h in model.validation_loss)  # type: ignore[assignment]
+
+    def common_blocks(self) -> None:
+        """The blocks whose trees act for every task."""
+        self.block(SHARED, self.shared_round)
+        if self.rows.n_tasks > 1:
+            self.start_theta()
+            self.block(PARTITION, self.partition_round)
+
+    def task_block(self) -> None:
+        """The trees of single tasks, if there are several."""
+        if self.rows.n_tasks > 1:
+            self.block(TASK, self.task_round)
 
     # --- rounds ----------------------------------------------------------------------------------------------------
 
@@ -349,14 +378,18 @@ class _Run:
         if train:
             values = self.loss.values(self.rows.y, self.scores.total(mixing), self.buffer(), n_threads)
             totals.append(values @ self.rows.weight)
-        if self.validation is not None and self.validation_scores is not None:
-            total = self.validation_scores.total(mixing)
-            values = self.loss.values(self.validation.y, total, np.empty(len(total)), n_threads)
-            totals.append(values @ self.validation.weight)
+        if self.validation is not None:
+            totals.append(self.validation_values() @ self.validation.weight)
         if totals:
             totals = self.rows.totals(*totals)
         mean = totals[0] / self.total_weight if train else None
         return (mean,) if self.validation is None else (mean, totals[-1] / self.validation_weight)
+
+    def validation_values(self) -> np.ndarray:
+        """Loss (n_validation,) of every validation row, of which there are some."""
+        assert self.validation is not None and self.validation_scores is not None
+        total = self.validation_scores.total(self.mixing())
+        return self.loss.values(self.validation.y, total, np.empty(len(total)), self.grower.n_threads)
 
     def record(self, block: int, losses: tuple[float, ...]) -> None:
         """Add what is known to the histories."""

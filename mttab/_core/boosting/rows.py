@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .forest import PARTITION
-from .sampling import draw_rows, draw_uniform
+from .sampling import draw_rows, uniform_of_keys
 
 # Values of y, those of all processes together, up to which the processes tell them each other: 16 MB.
 MAX_SHARED_VALUES = 2**20
@@ -186,9 +186,7 @@ class TrainingRows:
 
     def _uniform(self, seed: int) -> np.ndarray:
         """Numbers (n_rows,) in [0, 1), the same for equal rows."""
-        out = np.empty(self.n_rows)
-        draw_uniform(self.content_key, np.uint64(seed), out)
-        return out
+        return uniform_of_keys(self.content_key, np.uint64(seed))
 
     def take(self, is_in: np.ndarray) -> TrainingRows:
         """The rows where ``is_in`` (n_rows,) holds, all tasks kept."""

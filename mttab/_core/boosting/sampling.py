@@ -7,20 +7,15 @@ import numpy as np
 from .jit import lean, lean_jit
 
 
-@lean
-def uniform_of_key(key, seed):  # type: ignore[no-untyped-def]
-    """A number in [0, 1) from a row's random bits and a seed, both uint64."""
+def uniform_of_keys(key, seed):  # type: ignore[no-untyped-def]
+    """Numbers in [0, 1) from the random bits of rows, one or an array of them, and a seed, all uint64."""
     mixed = key ^ seed
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.float64((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
 
 
-@lean_jit
-def draw_uniform(key, seed, out):  # type: ignore[no-untyped-def]
-    """Such a number for every row: key uint64 (n_rows,), out float64 (n_rows,)."""
-    for i in range(len(key)):
-        out[i] = uniform_of_key(key[i], seed)
+_uniform_of_key = lean(uniform_of_keys)
 
 
 @lean_jit
@@ -39,7 +34,7 @@ def draw_rows(key, seed, share, task_start, out_rows, out_row_start, out_left, o
             # Every row is written to both and counted in one: nobody could predict a branch.
             out_rows[n_in] = i
             out_left[n_left] = i
-            is_in = uniform_of_key(key[i], seed) < share
+            is_in = _uniform_of_key(key[i], seed) < share
             n_in += np.uint64(is_in)
             n_left += np.uint64(not is_in)
     out_row_start[len(task_start) - 1], out_left_start[len(task_start) - 1] = n_in, n_left

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from .jit import lean, serial_and_parallel
+from .jit import lean, lean_jit, serial_and_parallel
 from .leaf_masks import allocate_masks, find_leaves, is_left, make_masks, masks_of
 
 # What the trees of a model are for, in the order of training.
@@ -18,6 +18,8 @@ BLOCKS = ("shared", "partition", "task")
 SHARED, PARTITION, TASK = 0, 1, 2
 # Rows that go through the trees together: their values stay in the first-level cache while the trees pass over them.
 ROW_BLOCK = 128
+# Fewer rows are walked through a single tree: masks, which take longer to compile, too, save nothing there.
+WALKED_ROWS = 128
 
 
 @lean
@@ -112,30 +114,24 @@ def _add_task_trees(X, order, block_task, block_start, nodes, trees, masks, task
 add_task_trees, add_task_trees_parallel = serial_and_parallel(_add_task_trees)
 
 
-@lean
-def _add_block(X, task, n_tasks, nodes, trees, masks, is_per_task, first, last, bits, leaves, out_score):  # type: ignore[no-untyped-def]
-    """`_add_round` for the rows ``first:last``; bits uint64 and leaves int32 (>= last - first,) are scratch."""
-    if not is_per_task:
-        root = np.int64(trees.root[0])
-        leaves_of_rows(nodes, root, np.int64(0), masks, X, task, n_tasks, first, last, bits, leaves)
-    else:
-        for i in range(first, last):
-            tree = np.int64(task[i])
-            is_known = tree < len(trees.root)
-            leaves[i - first] = find_leaf(nodes, np.int64(trees.root[tree]), X, task, n_tasks, i) if is_known else -1
-    for i in range(first, last):
-        tree = np.int64(task[i]) if is_per_task else np.int64(0)
-        if leaves[i - first] >= 0:
-            for k in range(nodes.value.shape[1]):
-                out_score[i, trees.output[tree] + k] += nodes.value[leaves[i - first], k]
-
-
-def _add_round(X, task, n_tasks, nodes, trees, is_per_task, out_score):  # type: ignore[no-untyped-def]
+def _walk_round(X, task, n_tasks, nodes, trees, is_per_task, out_score):  # type: ignore[no-untyped-def]
     """Add one tree, or of one tree per task each row's own, to ``out_score`` (n_rows, n_outputs), unweighted."""
-    n_rows, n_nodes, n_trees = X.shape[1], len(nodes.feature), len(trees.root)
-    masks = allocate_masks(np.int64(0) if is_per_task else n_nodes, np.int64(0) if is_per_task else n_trees)
-    if not is_per_task:
-        make_masks(nodes, trees.root, np.int64(0), np.int64(1), masks)
+    for i in prange(X.shape[1]):
+        tree = np.int64(task[i]) if is_per_task else np.int64(0)
+        if tree < len(trees.root):
+            leaf = find_leaf(nodes, np.int64(trees.root[tree]), X, task, n_tasks, i)
+            for k in range(nodes.value.shape[1]):
+                out_score[i, trees.output[tree] + k] += nodes.value[leaf, k]
+
+
+walk_round, walk_round_parallel = serial_and_parallel(_walk_round, lean_jit)
+
+
+def _add_tree(X, task, n_tasks, nodes, trees, out_score):  # type: ignore[no-untyped-def]
+    """The same for one tree and many rows."""
+    n_rows, tree = X.shape[1], np.int64(0)
+    masks = allocate_masks(len(nodes.feature), np.int64(1))
+    make_masks(nodes, trees.root, tree, np.int64(1), masks)
     # A parallel loop cannot be given a named tuple that is made here, so it puts one together itself.
     keep, leaf, size, n_cuts, cut, table = masks
     for block in prange((n_rows + ROW_BLOCK - 1) // ROW_BLOCK):
@@ -143,7 +139,11 @@ def _add_round(X, task, n_tasks, nodes, trees, is_per_task, out_score):  # type:
         last = min(first + ROW_BLOCK, n_rows)
         own = masks_of(keep, leaf, size, n_cuts, cut, table)
         bits, leaves = np.empty(ROW_BLOCK, dtype=np.uint64), np.empty(ROW_BLOCK, dtype=np.int32)
-        _add_block(X, task, n_tasks, nodes, trees, own, is_per_task, first, last, bits, leaves, out_score)
+        leaves_of_rows(nodes, np.int64(trees.root[0]), tree, own, X, task, n_tasks, first, last, bits, leaves)
+        for k in range(nodes.value.shape[1]):
+            sums, values = out_score[first:last, trees.output[0] + k], nodes.value[:, k]
+            for j in range(len(sums)):
+                sums[j] += values[leaves[j]]
 
 
-add_round_serial, add_round_parallel = serial_and_parallel(_add_round)
+add_tree, add_tree_parallel = serial_and_parallel(_add_tree)

@@ -28,7 +28,7 @@ from .forest import PARTITION, SHARED, TASK, ForestBuilder
 from .growing import Grower
 from .losses import Loss
 from .options import BlockOptions, BoostingOptions
-from .rmtgb import boost
+from .rmtgb import judge
 from .rows import TrainingRows, ValidationRows
 from .theta import start_from_groups
 from .threads import map_in_threads
@@ -201,11 +201,7 @@ class Race:
         grower = self.grower(training, sharing)
         short, rng = _shortened(sharing.apply(self.options)), np.random.default_rng([self.seed, 2])
         builder = self.make_builder()
-        model = boost(training, judged, self.loss, grower, builder, short, self.base, rng, progress=progress)
-        parts = model.forest.block_scores(judged.X, judged.task, grower.n_threads)
-        score = model.forest.base + parts[SHARED] + parts[PARTITION]
-        without = self.loss.values(judged.y, score, np.empty(len(score)))
-        return self.loss.values(judged.y, score + parts[TASK], np.empty(len(score))), without
+        return judge(training, judged, self.loss, grower, builder, short, self.base, rng, progress=progress)
 
 
 def choose_sharing(race: Race, agreement: np.ndarray | None, group: np.ndarray | None, may_separate: bool) -> Sharing:
