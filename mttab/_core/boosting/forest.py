@@ -276,7 +276,8 @@ class ForestBuilder:
         )
         of_tree = np.empty((5, n_trees), dtype=np.int32)
         root, of_tree[1], of_tree[2], of_tree[3], of_tree[4] = of_tree[0], block, group, round_, output
-        np.subtract(np.cumsum(grown.n_nodes), grown.n_nodes, out=root, casting="unsafe")
+        root[0] = 0
+        np.cumsum(grown.n_nodes[:-1], dtype=np.int32, out=root[1:])
         trees = Trees(*of_tree)
         self._chunks.append((nodes, trees))
         return nodes, trees
@@ -328,7 +329,7 @@ def _concatenate(chunks: list[tuple[Nodes, Trees]], n_leaf_outputs: int) -> tupl
         np.array([len(part) for part in parts])
         for parts in zip(*((n.feature, n.category_words, t.root) for n, t in chunks), strict=True)
     )
-    first_node, first_word = np.cumsum(n_nodes) - n_nodes, np.cumsum(n_words) - n_words
+    first_node, first_word = ((np.cumsum(n) - n).astype(np.int32) for n in (n_nodes, n_words))
     shift, shift_of_words = np.repeat(first_node, n_nodes), np.repeat(first_word, n_nodes)
     return nodes._replace(
         left=_shifted(nodes.left, shift),
@@ -339,7 +340,7 @@ def _concatenate(chunks: list[tuple[Nodes, Trees]], n_leaf_outputs: int) -> tupl
 
 def _shifted(place: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """Places int32 in all chunks from those in each; −1 stays what it is."""
-    return np.where(place < 0, -1, place + shift).astype(np.int32)
+    return place + np.where(place < 0, np.int32(0), shift)
 
 
 def add_round(

@@ -88,6 +88,7 @@ class Grower:
         self.task_ids = rows.task.view(np.uint32)
         self._scratch: dict[tuple[int, bool], Scratch] = {}
         self._candidates: dict[int, Candidates] = {}
+        self._shared_trees: dict[int, tuple[TreeArrays, TreeArrays]] = {}
         self._local: LocalBins | None = None
         self._subset_search: np.int64 | None = None
         # Task trees see one task only: its id is no feature to them.
@@ -102,13 +103,13 @@ class Grower:
     def grow_shared(
         self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray, sample: RowSample, seed: int
     ) -> GrownTrees:
-        """One tree on all rows of the sample; derivatives are (K, n_rows)."""
-        trees = self._allocate(1, self.shared_growth.max_leaf_nodes, len(gradient), self.n_set_words)
+        """One tree on all rows of the sample, good until the next one is grown; derivatives are (K, n_rows)."""
+        trees, tree = self._shared_tree(len(gradient))
         rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
         packing, scratch = self._pack(gradient, hessian, weight, len(rows))
         table = Table(self.rows.words, self.task_ids, gradient, hessian, weight)
         data = table, self.layout, rows, out_rows, self.shared_growth, self.shared_split, packing
-        rest = np.uint64(seed), team_of(self.n_threads), only_tree(trees)
+        rest = np.uint64(seed), team_of(self.n_threads), tree
         if self.is_symmetric:
             trees.n_nodes[0] = grow_symmetric_tree(*data, scratch, self.subset_search(), *rest)
         else:
@@ -209,6 +210,14 @@ class Grower:
         if n_channels not in self._candidates:
             self._candidates[n_channels] = new_candidates(len(self.layout.offset) - 1, n_channels)
         return self._candidates[n_channels]
+
+    def _shared_tree(self, n_outputs: int) -> tuple[TreeArrays, TreeArrays]:
+        """Room for a shared tree, as a stack of one and as the tree in it: made once, there is one in every round."""
+        if n_outputs not in self._shared_trees:
+            trees = self._allocate(1, self.shared_growth.max_leaf_nodes, n_outputs, self.n_set_words)
+            self._shared_trees[n_outputs] = trees, only_tree(trees)
+        self._shared_trees[n_outputs][0].category_set.fill(0)
+        return self._shared_trees[n_outputs]
 
     def _allocate(self, n_trees: int, max_leaf_nodes: int, n_outputs: int, n_words: int) -> TreeArrays:
         n_leaves = min(max_leaf_nodes, max(self.rows.n_rows, 1))

@@ -36,7 +36,8 @@ def task_importances(forest: Forest, n_features: int, task_weight: np.ndarray, k
     of_tree = _by_tree(forest, n_features, kind)
     out = np.zeros((len(BLOCKS), n_tasks, n_features + 1))
     is_own = trees.block == TASK
-    np.add.at(out[TASK], trees.group[is_own], of_tree[is_own])
+    cell = trees.group[is_own, None] * np.int64(n_features + 1) + np.arange(n_features + 1)
+    out[TASK] = np.bincount(cell.ravel(), of_tree[is_own].ravel(), out[TASK].size).reshape(out[TASK].shape)
     weight = np.ones(n_tasks)
     if kind == "gain":
         weight = task_weight / task_weight.sum()
@@ -52,10 +53,9 @@ def task_importances(forest: Forest, n_features: int, task_weight: np.ndarray, k
 def _by_tree(forest: Forest, n_features: int, kind: str) -> np.ndarray:
     """Gain, or number of splits, float64 (n_trees, n_features + 1) of each feature in each tree."""
     nodes, n_trees = forest.nodes, len(forest.trees.root)
-    # Nodes lie tree after tree, but trees are sorted by block: find the tree of a node by the roots in node order.
+    # Nodes lie tree after tree, but trees are sorted by block: a tree's nodes end where the next root stands.
     by_root = np.argsort(forest.trees.root, kind="stable")
-    place = np.searchsorted(forest.trees.root[by_root], np.arange(len(nodes.feature)), side="right") - 1
-    tree = by_root[place] if n_trees else np.empty(0, dtype=np.int64)
+    tree = np.repeat(by_root, np.diff(forest.trees.root[by_root], append=len(nodes.feature)))
     is_split = nodes.feature >= 0
     cell = tree[is_split] * (n_features + 1) + nodes.feature[is_split]
     value = nodes.gain[is_split] if kind == "gain" else np.ones(len(cell))
