@@ -72,8 +72,8 @@ ORDER = {
         *("partition", "node_search", "level", "addresses", "level_categories", "level_search"),
         *("leaves", "tree_arrays", "tree", "symmetric", "local_bins", "local_search", "small_trees", "task_trees"),
         *("leaf_masks", "scoring", "coded_rows", "collecting", "forest", "sampling"),
-        *("rows", "theta", "line", "growing", "distributed_growth", "distributed", "options", "rmtgb"),
-        *("similarity", "sharing", "averaging", "adapt", "importance", "export"),
+        *("rows", "theta", "line", "growing", "derivatives", "disagreement", "distributed_growth", "distributed"),
+        *("options", "rmtgb", "similarity", "sharing", "averaging", "adapt", "importance", "export"),
     ),
     "neural": (
         *("ranks", "device", "columns", "tokens", "attention", "stacked", "network", "expert_parts", "experts"),

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from .derivatives import Derivatives
 from .forest import PARTITION, SHARED, TASK, Forest, ForestBuilder
 from .growing import Grower, GrownTrees
 from .losses import Loss
@@ -140,26 +141,18 @@ class _OwnTrees:
 
     def __init__(self, rows: TrainingRows, sample, score, loss: Loss, grower: Grower, rate: float, vector: bool):  # type: ignore[no-untyped-def]
         self.rows, self.sample, self.score, self.loss, self.grower = rows, sample, score.copy(), loss, grower
-        self.rate, self.outputs = rate, [slice(None)] if vector else [slice(k, k + 1) for k in range(loss.n_outputs)]
-        self.gradient = np.empty((loss.n_outputs, rows.n_rows))
-        self.hessian = np.ones((loss.n_outputs, rows.n_rows))
+        self.rate, self.derivatives = rate, Derivatives(rows, loss, grower.n_threads, vector_leaves=vector)
 
     def round(self, seed: int) -> list[GrownTrees]:
         """Grow one tree (per output) and add it to the score of all rows, those of the sample and the others."""
-        rows, loss, n_threads = self.rows, self.loss, self.grower.n_threads
-        loss.derivatives(rows.y, self.score, rows.weight, self.gradient, self.hessian, n_threads)
-        residual = rows.y - self.score[:, 0]
+        weight, seeds = self.rows.weight, np.array([seed], dtype=np.uint64)
+        self.derivatives.update(self.score)
         grown = []
-        for outputs in self.outputs:
-            seeds = np.array([seed], dtype=np.uint64)
-            trees = self.grower.grow_per_task(
-                self.gradient[outputs], self.hessian[outputs], rows.weight, self.sample, seeds
-            )
-            if loss.renewal_quantile is not None:
-                trees.renew_values(residual, rows.weight, loss.renewal_quantile, n_threads)
+        for k, outputs in self.derivatives.outputs:
+            trees = self.grower.grow_per_task(*self.derivatives.of(outputs), weight, self.sample, seeds)
+            self.derivatives.renew(trees, weight)
+            trees.add_to(self.score, self.rate, k, self.grower.n_threads)
             grown.append(trees)
-        for outputs, trees in zip(self.outputs, grown, strict=True):
-            trees.add_to(self.score, self.rate, outputs.start or 0, n_threads)
         return grown
 
     def losses(self) -> np.ndarray:
@@ -240,9 +233,11 @@ def grow_own_trees(
 
 def shrunk_leaves(grower: Grower, rows: TrainingRows, score: np.ndarray, loss: Loss) -> Grower:
     """The grower with the leaves of task trees drawn to 0 as by `PRIOR_ROWS` rows."""
-    gradient, hessian = np.empty((loss.n_outputs, rows.n_rows)), np.ones((loss.n_outputs, rows.n_rows))
-    loss.derivatives(rows.y, score, rows.weight, gradient, hessian, grower.n_threads)
-    of_row = 1.0 if grower.task_split.constant_hessian else float(hessian.mean() / max(rows.weight.mean(), 1e-300))
+    of_row = 1.0
+    if not grower.task_split.constant_hessian:
+        derivatives = Derivatives(rows, loss, grower.n_threads)
+        derivatives.update(score)
+        of_row = float(derivatives.hessian.mean() / max(rows.weight.mean(), 1e-300))
     split = grower.task_split._replace(l2=grower.task_split.l2 + PRIOR_ROWS * of_row)
     return Grower(
         grower.rows,

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,8 @@ import numpy as np
 
 from mttab._core.progress import Progress
 
+from .derivatives import Derivatives
+from .disagreement import disagreement
 from .forest import BLOCKS, PARTITION, SHARED, TASK, Forest, ForestBuilder, Nodes, Trees, add_round
 from .growing import Grower, GrownTrees
 from .line import Lines, add_lines, fit_lines, trees_of_lines
@@ -25,10 +26,6 @@ from .options import BoostingOptions
 from .rows import RowSample, Scores, TrainingRows, ValidationRows
 from .theta import inliers_first, mixing_weights, start_from_disagreement
 
-# Learning rate of the shared blocks that are fitted only to see which tasks disagree with them.
-CROSS_FIT_RATE = 0.3
-# ... and their least number of rounds, for models whose own shared block is small or left out.
-CROSS_FIT_MIN_ROUNDS = 10
 # Mean loss before the first and after each round, per block.
 Histories = tuple[list[float], list[float], list[float]]
 
@@ -101,10 +98,9 @@ class _Run:
         held_out = 1.0 if validation is None else validation.weight.sum()
         self.total_weight, self.validation_weight = rows.totals(rows.weight.sum(), held_out)
         self.task_mass = self.task_weight if rows.task_mass is None else rows.task_mass
-        self.gradient = np.empty((loss.n_outputs, rows.n_rows))
-        # Neither written nor read where the hessian is constant.
-        self.hessian = np.ones((loss.n_outputs, 1 if loss.constant_hessian else rows.n_rows))
-        self.residual = np.empty(0)
+        self.derivatives = Derivatives(
+            rows, loss, grower.n_threads, vector_leaves=options.vector_leaves, renews=options.newton
+        )
         self.last_mixing: tuple[np.ndarray, np.ndarray] | None = None
         self.unit_of_loss: float | None = None
         if start is None:
@@ -142,21 +138,20 @@ class _Run:
 
     def shared_round(self, r: int) -> None:
         """One tree (per output) on all rows; the first round may be a straight line."""
-        self.update_derivatives(self.scores.total(self.mixing()))
+        self.sum_before_round = self.derivatives.update(self.scores.total(self.mixing()))
         lines = self.fit_lines() if r == 0 and self.options.has_line else None
         if lines is not None:
             self.keep_lines(lines)
             return
         sample = self.draw_sample()
-        for k, outputs in self.tree_outputs():
-            grown = self.grower.grow_shared(
-                self.gradient[outputs], self.hessian[outputs], self.rows.weight, sample, self.draw_seed()
-            )
+        for k, outputs in self.derivatives.outputs:
+            derivatives = self.derivatives.of(outputs)
+            grown = self.grower.grow_shared(*derivatives, self.rows.weight, sample, self.draw_seed())
             self.keep(grown, self.rows.weight, SHARED, 0, r, k)
 
     def fit_lines(self) -> Lines | None:
         """Lines that follow the Newton step of every row, or its residual where the loss is one of the residual."""
-        rows, gradient, total = self.rows, self.gradient, self.scores.total(self.mixing())
+        rows, gradient, total = self.rows, self.derivatives.gradient, self.scores.total(self.mixing())
         if self.loss.is_location:
             # Gradients may be cut off, or signs: what a square of the residual is worth in squares of these.
             squares = gradient[0] @ (gradient[0] / np.maximum(rows.weight, 1e-300))
@@ -166,7 +161,7 @@ class _Run:
             def response(part: np.ndarray) -> np.ndarray:
                 return (rows.y[part] - total[part, 0])[None]
         else:
-            curvature = np.array(rows.totals(*self.hessian.sum(axis=1))) / self.total_weight
+            curvature = np.array(rows.totals(*self.derivatives.hessian.sum(axis=1))) / self.total_weight
 
             def response(part: np.ndarray) -> np.ndarray:
                 step = rows.weight[part] * np.maximum(curvature, 1e-300)[:, None]
@@ -177,7 +172,7 @@ class _Run:
     def keep_lines(self, lines: Lines) -> None:
         """Store lines as trees of the first round and add them to the scores of all rows."""
         add_lines(lines, self.rows, self.scores.part(SHARED, 0))
-        for k, outputs in self.tree_outputs():
+        for k, outputs in self.derivatives.outputs:
             for stored in trees_of_lines(lines, self.grower.layout, outputs, k):
                 self.builder.append_part(*stored)
                 self.add_to_validation(stored, SHARED, 0)
@@ -185,17 +180,17 @@ class _Run:
     def partition_round(self, r: int) -> None:
         """A tree per branch, inlier and outlier or more, on the score at the start of the round, then a step of θ."""
         mixing = self.mixing()
-        self.update_derivatives(self.scores.total(mixing))
+        self.sum_before_round = self.derivatives.update(self.scores.total(mixing))
         theta_gradient = self.theta_gradient(mixing)
         share = mixing[self.rows.task]
         sample = self.draw_sample()
-        for k, outputs in self.tree_outputs():
-            seed = self.draw_seed()
+        for k, outputs in self.derivatives.outputs:
+            seed, (own_gradient, own_hessian) = self.draw_seed(), self.derivatives.of(outputs)
             for group in range(self.options.n_groups):
                 s = share[:, group]
                 # DEVIATION(block 2): gradients, hessians and row counts are weighted by s and 1 - s, so that two trees
                 # fitted at once cannot overshoot. The paper scales the residual alone and fits it unweighted.
-                gradient, hessian, weight = self.gradient[outputs] * s, self.hessian[outputs], self.rows.weight
+                gradient, hessian, weight = own_gradient * s, own_hessian, self.rows.weight
                 if self.options.newton:
                     hessian, weight = hessian * s, weight * s
                 members = sample if self.options.least_share == 0.0 else sample.within(s >= self.options.least_share)
@@ -205,18 +200,17 @@ class _Run:
 
     def task_round(self, r: int) -> None:
         """One tree (per output) for every task, on its own rows."""
-        self.update_derivatives(self.scores.total(self.mixing()))
+        self.sum_before_round = self.derivatives.update(self.scores.total(self.mixing()))
         sample = self.draw_sample()
-        for k, outputs in self.tree_outputs():
-            grown = self.grower.grow_per_task(
-                self.gradient[outputs], self.hessian[outputs], self.rows.weight, sample, self.draw_task_seeds()
-            )
+        for k, outputs in self.derivatives.outputs:
+            derivatives = self.derivatives.of(outputs)
+            grown = self.grower.grow_per_task(*derivatives, self.rows.weight, sample, self.draw_task_seeds())
             self.keep(grown, self.rows.weight, TASK, np.arange(self.rows.n_tasks), r, k)
 
     def keep(self, grown: GrownTrees, weight: np.ndarray, block: int, group: int | np.ndarray, r: int, k: int) -> None:
         """Store the grown trees and add them to the scores of all rows."""
         rate, n_threads = self.options.blocks[block].learning_rate, self.grower.n_threads
-        self.renew(grown, weight)
+        self.derivatives.renew(grown, weight)
         stored = self.builder.append(grown.trees, block, np.atleast_1d(group), r, k, rate)
         grown.add_to(self.scores.part(block, group), rate, k, n_threads)
         self.add_to_validation(stored, block, group)
@@ -227,10 +221,6 @@ class _Run:
             score = self.validation_scores.part(block, group)
             n_tasks, n_threads = self.rows.n_tasks, self.grower.n_threads
             add_round(stored, self.validation.X, self.validation.task, n_tasks, score, n_threads)
-
-    def renew(self, grown: GrownTrees, weight: np.ndarray) -> None:
-        if self.loss.renewal_quantile is not None and self.options.newton:
-            grown.renew_values(self.residual, weight, self.loss.renewal_quantile, self.grower.n_threads)
 
     # --- θ ---------------------------------------------------------------------------------------------------------
 
@@ -250,42 +240,13 @@ class _Run:
         if init == "normal":
             self.theta = self.rng.normal(0.0, 0.1, self.rows.n_tasks)
         else:
-            self.theta = start_from_disagreement(*self.disagreement(), float(self.options.theta_center))
-
-    def disagreement(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean loss (n_tasks,) under the shared block, what each task would save alone, and the error of that.
-
-        All on rows that the models have not seen: a shared block is fitted again on each half of the rows, with fewer
-        and larger steps, and judged on the other half, and so are models of each task alone. The loss of rows that the
-        shared block was fitted on would hide the tasks that it has learned by heart.
-        """
-        half = self.rows.content_halves()
-        together = self.cross_fitted_loss(half, self.grower.grow_shared, self.n_rounds[SHARED])
-        alone = self.cross_fitted_loss(half, self.grower.grow_alone, self.n_rounds[SHARED])
-        saved = self.task_mean(together - alone)
-        error = np.sqrt(self.task_mean((together - alone - saved[self.rows.task]) ** 2) / self.task_weight)
-        return self.task_mean(together), saved, error
-
-    def cross_fitted_loss(self, half: np.ndarray, grow: Callable[..., GrownTrees], n_rounds: int) -> np.ndarray:
-        """Loss (n_rows,) of every row under trees fitted on the other half."""
-        n_rounds = math.ceil(n_rounds * self.options.blocks[SHARED].learning_rate / CROSS_FIT_RATE)
-        n_rounds = max(n_rounds, CROSS_FIT_MIN_ROUNDS)
-        out = np.empty(self.rows.n_rows)
-        for is_in in (half, ~half):
-            sample, score = self.rows.sample(is_in), Scores.zeros(self.base, self.rows.task).fixed
-            for _ in range(n_rounds):
-                self.update_derivatives(score)
-                for k, outputs in self.tree_outputs():
-                    grown = grow(self.gradient[outputs], self.hessian[outputs], self.rows.weight, sample, 0)
-                    self.renew(grown, self.rows.weight)
-                    grown.add_to(score, CROSS_FIT_RATE, k, self.grower.n_threads)
-            values = self.loss.values(self.rows.y, score, self.buffer(), self.grower.n_threads)
-            out[~is_in] = values[~is_in]
-        return out
+            reach = self.n_rounds[SHARED] * self.options.blocks[SHARED].learning_rate
+            found = disagreement(self.derivatives, self.grower, self.base, reach)
+            self.theta = start_from_disagreement(*found, float(self.options.theta_center))
 
     def theta_gradient(self, mixing: np.ndarray) -> np.ndarray:
         """∂L/∂θ, in the shape of θ, with the branches as they stand, penalty included."""
-        slope = [np.einsum("ki,ik->i", self.gradient, branch) for branch in self.scores.groups]
+        slope = [np.einsum("ki,ik->i", self.derivatives.gradient, branch) for branch in self.scores.groups]
         if self.theta.ndim == 1:
             step = self.rows.sum_by_task(slope[1] - slope[0]) * mixing[:-1, 0] * mixing[:-1, 1]
         else:
@@ -373,11 +334,9 @@ class _Run:
 
         A loss that is not wanted is None.
         """
-        mixing, n_threads = self.mixing(), self.grower.n_threads
         totals = []
         if train:
-            values = self.loss.values(self.rows.y, self.scores.total(mixing), self.buffer(), n_threads)
-            totals.append(values @ self.rows.weight)
+            totals.append(self.derivatives.losses(self.scores.total(self.mixing())) @ self.rows.weight)
         if self.validation is not None:
             totals.append(self.validation_values() @ self.validation.weight)
         if totals:
@@ -398,26 +357,6 @@ class _Run:
                 history.append(loss)
 
     # --- small steps -----------------------------------------------------------------------------------------------
-
-    def buffer(self) -> np.ndarray:
-        """Room (n_rows,) between two rounds: each begins by computing the derivatives anew."""
-        return self.gradient[0]
-
-    def update_derivatives(self, score: np.ndarray) -> None:
-        self.sum_before_round = self.loss.derivatives(
-            self.rows.y, score, self.rows.weight, self.gradient, self.hessian, self.grower.n_threads
-        )
-        if self.loss.renewal_quantile is not None:
-            self.residual = self.rows.y - score[:, 0]
-
-    def task_mean(self, values: np.ndarray) -> np.ndarray:
-        return self.rows.sum_by_task(values * self.rows.weight) / self.task_weight
-
-    def tree_outputs(self) -> list[tuple[int, slice]]:
-        """First output and the outputs of each tree of a round: all in one vector-leaf tree, or one by one."""
-        if self.options.vector_leaves:
-            return [(0, slice(None))]
-        return [(k, slice(k, k + 1)) for k in range(self.loss.n_outputs)]
 
     def draw_sample(self) -> RowSample:
         if self.options.subsample >= 1.0:

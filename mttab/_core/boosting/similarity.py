@@ -22,6 +22,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from sklearn.metrics import silhouette_score
 
+from .derivatives import Derivatives
 from .forest import TASK, Forest, ForestBuilder
 from .growing import Grower
 from .jit import serial_and_parallel
@@ -51,15 +52,14 @@ def task_agreement(
     X : ``X[:, some]`` gives raw values of training rows, float64 (n_features, n_some); base : float64 (n_outputs,)
     """
     score = _level_of_each_task(rows, loss, base)
-    gradient, hessian = np.empty((loss.n_outputs, rows.n_rows)), np.ones((loss.n_outputs, rows.n_rows))
-    loss.derivatives(rows.y, score, rows.weight, gradient, hessian, grower.n_threads)
-    left_over = -gradient / np.maximum(rows.weight, 1e-300)
+    derivatives = Derivatives(rows, loss, grower.n_threads)
+    derivatives.update(score)
+    left_over = -derivatives.gradient / np.maximum(rows.weight, 1e-300)
     for r in range(N_ROUNDS):
         if r > 0:
-            loss.derivatives(rows.y, score, rows.weight, gradient, hessian, grower.n_threads)
-        for k in range(loss.n_outputs):
-            part = slice(k, k + 1)
-            grown = grower.grow_alone(gradient[part], hessian[part], rows.weight, rows.all_rows(), 0)
+            derivatives.update(score)
+        for k, outputs in derivatives.outputs:
+            grown = grower.grow_alone(*derivatives.of(outputs), rows.weight, rows.all_rows(), 0)
             builder.append(grown.trees, TASK, np.arange(rows.n_tasks), r, k, LEARNING_RATE)
             grown.add_to(score, LEARNING_RATE, k, grower.n_threads)
     mixing = np.zeros((rows.n_tasks + 1, 2))
