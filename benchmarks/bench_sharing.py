@@ -58,7 +58,7 @@ ABLATION: dict[str, dict[str, Any]] = {
     "32 leaves": {"max_leaf_nodes": 32},
     "no l2": {"l2_regularization": 0.0},
     "20 rows in a leaf": {"min_samples_leaf": 20},
-    "learning rate 0.1": {"learning_rate": 0.1},
+    "learning rate 0.07": {"learning_rate": 0.07},
 }
 
 

@@ -25,7 +25,7 @@ class Budget:
     network: Mapping[str, Any] = field(default_factory=dict)
 
 
-# option -> values to draw from, each about the default
+# option -> values to draw from, about the default
 RMTGB: dict[str, list[Any]] = {
     "learning_rate": [0.03, 0.07, 0.15],
     "grow_policy": ["symmetric", "leafwise"],

@@ -135,8 +135,9 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     validation : splitter, list of (train, test) positions or None, default=None
         Chooses the validation rows by its last split, where there is early stopping. A splitter that wants groups is
         given the task ids: whole tasks are then held out. For other groups pass ``list(splitter.split(X, y, groups))``.
-        Where rows sorted by time are to predict later ones, pass ``TimeSeriesSplit()``: of rows drawn at random, those
-        that stand close to training rows in time hide that a model has learned the past by heart.
+        Where the rows, sorted by time, are to predict later ones, pass ``TimeSeriesSplit()``: of rows drawn at random,
+        those that stand close to training rows in time hide that a model has learned the past by heart. The model is
+        then one, see ``n_averaged``, and what "auto" options compare is still judged on rows drawn at random.
     validation_fraction : float or None, default=0.15
         Otherwise, share of the rows of every task held out for validation. None watches the training loss.
     n_iter_no_change : int, default=15

@@ -46,5 +46,5 @@ class Derivatives:
             grown.renew_values(self._residual, weight, self._quantile, self.n_threads)
 
     def losses(self, score: np.ndarray) -> np.ndarray:
-        """Loss (n_rows,) of every row, written over the gradients: each round begins by computing them anew."""
+        """Loss (n_rows,) of every row, good until the next `update`: it is written over the gradients."""
         return self.loss.values(self.rows.y, score, self.gradient[0], self.n_threads)

@@ -216,7 +216,6 @@ class Grower:
         if n_outputs not in self._shared_trees:
             trees = self._allocate(1, self.shared_growth.max_leaf_nodes, n_outputs, self.n_set_words)
             self._shared_trees[n_outputs] = trees, only_tree(trees)
-        self._shared_trees[n_outputs][0].category_set.fill(0)
         return self._shared_trees[n_outputs]
 
     def _allocate(self, n_trees: int, max_leaf_nodes: int, n_outputs: int, n_words: int) -> TreeArrays:

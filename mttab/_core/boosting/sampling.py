@@ -8,7 +8,7 @@ from .jit import lean, lean_jit
 
 
 def uniform_of_keys(key, seed):  # type: ignore[no-untyped-def]
-    """Numbers in [0, 1) from the random bits of rows, one or an array of them, and a seed, all uint64."""
+    """Numbers in [0, 1) from the random bits of rows, an array of them or, in kernels, one, and a seed, all uint64."""
     mixed = key ^ seed
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

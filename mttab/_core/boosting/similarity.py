@@ -52,7 +52,7 @@ def task_agreement(
     X : ``X[:, some]`` gives raw values of training rows, float64 (n_features, n_some); base : float64 (n_outputs,)
     """
     score = _level_of_each_task(rows, loss, base)
-    derivatives = Derivatives(rows, loss, grower.n_threads)
+    derivatives = Derivatives(rows, loss, grower.n_threads, renews=False)
     derivatives.update(score)
     left_over = -derivatives.gradient / np.maximum(rows.weight, 1e-300)
     for r in range(N_ROUNDS):
