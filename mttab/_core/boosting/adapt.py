@@ -140,23 +140,24 @@ class _OwnTrees:
     """Rounds of trees of the new task on a sample of its rows, on top of a given score."""
 
     def __init__(self, rows: TrainingRows, sample, score, loss: Loss, grower: Grower, rate: float, vector: bool):  # type: ignore[no-untyped-def]
-        self.rows, self.sample, self.score, self.loss, self.grower = rows, sample, score.copy(), loss, grower
+        self.weight, self.sample, self.score, self.grower = rows.weight, sample, score.copy(), grower
         self.rate, self.derivatives = rate, Derivatives(rows, loss, grower.n_threads, vector_leaves=vector)
 
     def round(self, seed: int) -> list[GrownTrees]:
         """Grow one tree (per output) and add it to the score of all rows, those of the sample and the others."""
-        weight, seeds = self.rows.weight, np.array([seed], dtype=np.uint64)
+        seeds = np.array([seed], dtype=np.uint64)
         self.derivatives.update(self.score)
         grown = []
         for k, outputs in self.derivatives.outputs:
-            trees = self.grower.grow_per_task(*self.derivatives.of(outputs), weight, self.sample, seeds)
-            self.derivatives.renew(trees, weight)
+            trees = self.grower.grow_per_task(*self.derivatives.of(outputs), self.weight, self.sample, seeds)
+            self.derivatives.renew(trees, self.weight)
             trees.add_to(self.score, self.rate, k, self.grower.n_threads)
             grown.append(trees)
         return grown
 
     def losses(self) -> np.ndarray:
-        return self.loss.values(self.rows.y, self.score, np.empty(self.rows.n_rows), self.grower.n_threads)
+        """Loss (n_rows,) of every row."""
+        return self.derivatives.losses(self.score).copy()
 
 
 def choose_rounds(

@@ -138,7 +138,7 @@ class _Run:
 
     def shared_round(self, r: int) -> None:
         """One tree (per output) on all rows; the first round may be a straight line."""
-        self.sum_before_round = self.derivatives.update(self.scores.total(self.mixing()))
+        self.update_derivatives()
         lines = self.fit_lines() if r == 0 and self.options.has_line else None
         if lines is not None:
             self.keep_lines(lines)
@@ -180,7 +180,7 @@ class _Run:
     def partition_round(self, r: int) -> None:
         """A tree per branch, inlier and outlier or more, on the score at the start of the round, then a step of θ."""
         mixing = self.mixing()
-        self.sum_before_round = self.derivatives.update(self.scores.total(mixing))
+        self.update_derivatives()
         theta_gradient = self.theta_gradient(mixing)
         share = mixing[self.rows.task]
         sample = self.draw_sample()
@@ -200,7 +200,7 @@ class _Run:
 
     def task_round(self, r: int) -> None:
         """One tree (per output) for every task, on its own rows."""
-        self.sum_before_round = self.derivatives.update(self.scores.total(self.mixing()))
+        self.update_derivatives()
         sample = self.draw_sample()
         for k, outputs in self.derivatives.outputs:
             derivatives = self.derivatives.of(outputs)
@@ -357,6 +357,10 @@ class _Run:
                 history.append(loss)
 
     # --- small steps -----------------------------------------------------------------------------------------------
+
+    def update_derivatives(self) -> None:
+        """Derivatives under the score as it stands; the loss of that falls out on the way."""
+        self.sum_before_round = self.derivatives.update(self.scores.total(self.mixing()))
 
     def draw_sample(self) -> RowSample:
         if self.options.subsample >= 1.0:
