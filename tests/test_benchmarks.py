@@ -441,6 +441,22 @@ def test_training_compares_ways_of_training_with_the_default(script, tmp_path, c
     assert "RMSE / RMSE of the default" in shown
 
 
+# bench_later_rows ----------------------------------------------------------------------------------------------------
+
+
+def test_later_rows_are_the_test_and_ratios_are_to_the_defaults(script, monkeypatch, capsys):
+    bench = script("bench_later_rows")
+    X, y, is_past = bench.draw(bench.WORLDS["cut"], 5000, seed=0)
+    date = X["year"] * 1000 + X["month"] * 31 + X["day"]
+    assert date.is_monotonic_increasing and date[is_past].max() < date[~is_past].min()
+    assert set(X.loc[is_past & (X["year"] == 3), "month"]) == {0, 1} and len(y) == len(X)
+    monkeypatch.setattr("sys.argv", ["bench_later_rows.py", "--worlds", "cut", "--seeds", "2", "--rows", "2500"])
+    bench.main()
+    _, of_world, of_all = capsys.readouterr().out.splitlines()
+    assert of_world.startswith("cut (2 tables): validation by time ") and of_world.count("±") == 3
+    assert of_all.split(": ")[1] == of_world.split(": ")[1]
+
+
 # bench_clustering ----------------------------------------------------------------------------------------------------
 
 
