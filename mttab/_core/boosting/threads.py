@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -156,7 +156,7 @@ def team_of(n_threads: int) -> Team | None:
 @contextmanager
 def fit_region(n_threads: int, n_cells: float) -> Iterator[int]:
     """A `parallel_region` for a fit of so many cells; gives how many of the threads there are free cores for."""
-    with parallel_region(n_threads), _one_blas_thread() if n_threads > 1 else nullcontext():
+    with parallel_region(n_threads), _one_blas_thread():
         yield free_threads(n_threads, n_cells)
 
 
@@ -221,8 +221,8 @@ _blas_limit = _BlasLimit()
 def _one_blas_thread() -> Iterator[None]:
     """No threads of BLAS meanwhile.
 
-    After a product of two columns OpenBLAS's threads ask for more work for 0.1 s, on the cores that ours are to have.
-    What a fit leaves to BLAS is small.
+    After a product of two columns OpenBLAS's threads ask for more work for 0.1 s, on the cores that ours are to have; a
+    product waits for them where other programs have the cores. What a fit leaves to BLAS is small.
     """
     _blas_limit.enter()
     try:
