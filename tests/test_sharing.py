@@ -1,6 +1,7 @@
 """How much tasks share: what each way stands for, which one is found, and the fit on all rows that follows."""
 
 import pickle
+from types import SimpleNamespace
 
 import numba
 import numpy as np
@@ -12,7 +13,17 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
 from mttab import RMTGBClassifier, RMTGBRegressor
-from mttab._core.boosting.sharing import MARGIN, STRUCTURES, Sharing, is_open, pick
+from mttab._core.boosting.sharing import (
+    CLEAR,
+    MARGIN,
+    STRUCTURES,
+    Race,
+    Sharing,
+    choose_sharing,
+    is_line_better,
+    is_open,
+    pick,
+)
 from mttab.datasets import make_task_groups
 
 ESTIMATORS = [RMTGBRegressor, RMTGBClassifier]
@@ -126,6 +137,58 @@ def test_a_race_is_open_where_pooled_has_won_with_trees_of_single_tasks():
 @pytest.mark.parametrize("name", ["groups", "separate"])
 def test_a_race_that_groups_or_separate_have_won_is_not_open(name):
     assert not is_open_if(name, True, 1.0) and not is_open_if(name, False, 1.0)
+
+
+class PlannedRace(Race):
+    """A race on three folds of 100 rows in which the losses of every way are made up."""
+
+    def __init__(self, behind, line_gains=(0.0, 0.0, 0.0), weight=1.0):
+        """``behind`` : name -> standard errors by which a way is behind "category" on each fold; the same of a line."""
+        super().__init__(*[None] * 7, named_as_category=False, seed=0)
+        self.behind, self.line_gains, self.tried = behind, line_gains, []
+        self._folds = [(k, SimpleNamespace(weight=np.full(100, weight))) for k in range(3)]
+        self._n_in_first_fold = 100
+
+    def _judge(self, sharing, fold, progress):
+        self.tried.append((sharing.name, sharing.has_line, fold[0]))
+        losses = np.full(100, 5.0)
+        if sharing.name != "category":
+            losses += gains(self.behind[sharing.name][fold[0]], n=100, seed=ord(sharing.name[0]))
+        if sharing.has_line:
+            losses = losses - gains(self.line_gains[fold[0]], n=100, seed=8)
+        return losses, losses
+
+    def folds_tried(self, name, has_line=False):
+        return sorted(k for way, with_line, k in self.tried if (way, with_line) == (name, has_line))
+
+
+@pytest.mark.parametrize("weight", [1e-6, 1.0, 1e6])
+def test_a_way_that_is_clearly_behind_on_the_first_fold_is_not_tried_on_the_others(weight):
+    race = PlannedRace({"pooled": (1.1 * CLEAR, -9.0, -9.0)}, weight=weight)
+    assert choose_sharing(race, None, None, may_separate=False).name == "category"
+    assert (race.folds_tried("pooled"), race.folds_tried("category")) == ([0], [0, 1, 2])
+
+
+def test_a_way_that_may_be_ahead_is_tried_on_all_folds():
+    race = PlannedRace({"pooled": (0.9 * CLEAR, -9.0, -9.0)})
+    assert choose_sharing(race, None, None, may_separate=False).name == "pooled"
+    assert race.folds_tried("pooled") == race.folds_tried("category") == [0, 1, 2]
+
+
+def test_where_the_category_is_clearly_behind_on_the_first_fold_the_best_of_the_others_is_taken():
+    race, group = PlannedRace({"pooled": (-9.0,) * 3, "groups": (-8.9,) * 3}), np.array([0, 0, 1])
+    assert choose_sharing(race, np.ones((3, 3)), group, may_separate=True).name == "pooled"
+    assert (race.folds_tried("category"), race.folds_tried("groups")) == ([0], [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("on_each_fold", "n_tried", "is_better"),
+    [((1.1, -9, -9), 1, True), ((-1.1, 9, 9), 1, False), ((0.9, -9, -9), 3, False), ((-0.9, 9, 9), 3, True)],
+)
+def test_a_line_is_tried_on_one_fold_if_that_is_clear_and_else_on_all(on_each_fold, n_tried, is_better):
+    race = PlannedRace({}, line_gains=[CLEAR * gain for gain in on_each_fold])
+    assert is_line_better(race, Sharing("category")) == is_better
+    assert race.folds_tried("category", has_line=True) == [0, 1, 2][:n_tried]
 
 
 # --- what is found ----------------------------------------------------------------------------------------------------

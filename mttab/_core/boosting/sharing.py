@@ -51,6 +51,9 @@ N_FOLDS, FEW_ROWS = 3, 4000
 # take part only where tasks look like it need less. The same rows say how many rounds a model has, which flatters all
 # alike, and trees per task, which can only gain by it: chance alone must not be enough.
 MARGIN = {"category": 0.0, "pooled": 1.64, "groups": 1.0, "separate": 1.0, "task trees": 1.25, "line": 0.5}
+# Standard errors by which a way that is behind on the first fold is so for good, and not tried on the others. Lines are
+# judged on the first fold alone, too, where it says as much for them or against them.
+CLEAR = 2.0
 # Mean agreement of different tasks (see `similarity`) from which on keeping them apart is not tried.
 MAX_AGREEMENT = 0.1
 
@@ -146,7 +149,10 @@ class Race:
     n_models: int = 1
     n_at_once: int = 1
     _folds: list[tuple[TrainingRows, ValidationRows]] | None = field(default=None, init=False, repr=False)
-    _losses: dict[tuple[str, bool], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
+    _n_in_first_fold: int = field(default=0, init=False, repr=False)
+    _losses: dict[tuple[str, bool], list[tuple[np.ndarray, np.ndarray]]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def grower(self, rows: TrainingRows, sharing: Sharing) -> Grower:
         """What grows trees on some of the rows for this way to share."""
@@ -168,7 +174,10 @@ class Race:
         fold = rows.content_folds(N_FOLDS, self.seed + 1)  # another seed than that of the share
         held = [fold == k for k in range(N_FOLDS if n_rows < FEW_ROWS else 1)]
         # Few different rows: equal ones are in one fold.
-        return [(rows.take(~is_in), rows.judged(X, is_in)) for is_in in held if is_in.any() and not is_in.all()]
+        held = [is_in for is_in in held if is_in.any() and not is_in.all()]
+        if held:
+            self._n_in_first_fold = len(np.unique(rows.content_key[held[0]]))
+        return [(rows.take(~is_in), rows.judged(X, is_in)) for is_in in held]
 
     @property
     def weight(self) -> np.ndarray:
@@ -176,21 +185,28 @@ class Race:
         return np.concatenate([judged.weight for _, judged in self.folds])
 
     def losses(self, sharing: Sharing) -> tuple[np.ndarray, np.ndarray]:
-        """Losses (n_judged,) of a way to share with trees of single tasks, and those without them."""
-        self.run([sharing])
-        return self._losses[sharing.name, sharing.has_line]
+        """Losses of a way to share with trees of single tasks, and those without them, on the folds it has run on."""
+        with_tasks, without = zip(*self._losses[sharing.name, sharing.has_line], strict=True)
+        return np.concatenate(with_tasks), np.concatenate(without)
 
-    def run(self, sharings: Sequence[Sharing]) -> None:
-        """Fit and judge several ways to share, of which those that have run are left out."""
-        new = [sharing for sharing in sharings if (sharing.name, sharing.has_line) not in self._losses]
-        jobs = [(sharing, fold) for sharing in new for fold in self.folds]
+    def run(self, sharings: Sequence[Sharing], n_folds: int | None = None) -> None:
+        """Fit and judge several ways to share on the first folds, or all; what has been judged is not judged again."""
+        known = [self._losses.setdefault((sharing.name, sharing.has_line), []) for sharing in sharings]
+        jobs = [
+            (sharing, fold, judged)
+            for sharing, judged in zip(sharings, known, strict=True)
+            for fold in self.folds[:n_folds][len(judged) :]
+        ]
         progress = UntilOver()
-        judged = map_in_threads(
+        results = map_in_threads(
             lambda job: self._judge(job[0], job[1], progress), jobs, self.n_at_once, progress.give_up
         )
-        for i, sharing in enumerate(new):
-            with_tasks, without = zip(*judged[i * len(self.folds) : (i + 1) * len(self.folds)], strict=True)
-            self._losses[sharing.name, sharing.has_line] = np.concatenate(with_tasks), np.concatenate(without)
+        for (_, _, judged), result in zip(jobs, results, strict=True):
+            judged.append(result)
+
+    def is_clear(self, gain: np.ndarray) -> bool:
+        """Whether losses of the first fold are less by `CLEAR`, whatever unit weights have; ``gain`` (n_rows,)."""
+        return is_gain(gain, self.weight, CLEAR, self._n_in_first_fold)
 
     def _judge(
         self, sharing: Sharing, fold: tuple[TrainingRows, ValidationRows], progress: Progress
@@ -216,10 +232,16 @@ def choose_sharing(race: Race, agreement: np.ndarray | None, group: np.ndarray |
     if not race.folds:
         return Sharing("category", group)
     ways = [Sharing(name, group) for name in STRUCTURES if name not in out]
-    race.run(ways)
     losses, without = {}, {}
-    for each in ways:
-        losses[each.name], without[each.name] = race.losses(each)
+
+    def run(ways: list[Sharing], n_folds: int | None = None) -> None:
+        race.run(ways, n_folds)
+        for each in ways:
+            losses[each.name], without[each.name] = race.losses(each)
+
+    run(ways, 1)
+    best = min(losses.values(), key=lambda values: np.average(values, weights=race.weight[: len(values)]))
+    run([each for each in ways if not race.is_clear(losses[each.name] - best)])
 
     def way(name: str) -> Sharing:
         gain = without[name] - losses[name]
@@ -236,9 +258,16 @@ def is_line_better(race: Race, sharing: Sharing) -> bool:
     if not race.folds:
         return False
     which, with_line = 0 if sharing.has_task_block else 1, replace(sharing, has_line=True)
-    race.run([sharing, with_line])
-    gain = race.losses(sharing)[which] - race.losses(with_line)[which]
-    return is_gain(gain, race.weight, MARGIN["line"])
+    race.run([sharing])
+
+    def gain() -> np.ndarray:
+        judged = race.losses(with_line)[which]
+        return race.losses(sharing)[which][: len(judged)] - judged
+
+    race.run([with_line], 1)
+    if not (race.is_clear(gain()) or race.is_clear(-gain())):
+        race.run([with_line])
+    return is_gain(gain(), race.weight, MARGIN["line"])
 
 
 def with_rounds(options: BoostingOptions, n_rounds: tuple[int, int, int]) -> BoostingOptions:
@@ -257,21 +286,28 @@ def _shortened(options: BoostingOptions) -> BoostingOptions:
     return replace(options.with_blocks(short), patience=PATIENCE)
 
 
-def is_gain(gain: np.ndarray, weight: np.ndarray, margin: float) -> bool:
-    """Whether the weighted mean of paired differences (n_rows,) is above 0 by more than so many standard errors."""
+def is_gain(gain: np.ndarray, weight: np.ndarray, margin: float, n_rows: int | None = None) -> bool:
+    """Whether the weighted mean of paired differences is above 0 by more than so many standard errors.
+
+    gain : float64 (n,), of the first n rows judged; weight : float64 (>= n,)
+    n_rows : number of rows that errors are judged by; None: weights count rows
+    """
+    weight = weight[: len(gain)]
     mean = np.average(gain, weights=weight)
-    error = np.sqrt(np.sum(weight * (gain - mean) ** 2)) / weight.sum()  # weights count rows
-    return bool(mean > margin * error)
+    variance = np.average((gain - mean) ** 2, weights=weight)
+    return bool(mean > margin * np.sqrt(variance / (weight.sum() if n_rows is None else n_rows)))
 
 
 def pick(losses: dict[str, np.ndarray], weight: np.ndarray) -> str:
     """Of the names that beat "category" by their margin, the one with the least weighted mean loss; else "category".
 
-    losses : name -> (n_rows,)
+    losses : name -> (n_rows,), or less of ways that have been left out; where "category" has, the others have beaten it
     """
-    usual = losses["category"]
-    better = [name for name in losses if is_gain(usual - losses[name], weight, MARGIN[name])]
-    return min(better, key=lambda name: float(np.average(losses[name], weights=weight)), default="category")
+    n_rows, usual = max(map(len, losses.values())), losses["category"]
+    left = [name for name in losses if len(losses[name]) == n_rows]
+    if len(usual) == n_rows:
+        left = [name for name in left if is_gain(usual - losses[name], weight, MARGIN[name])]
+    return min(left, key=lambda name: float(np.average(losses[name], weights=weight)), default="category")
 
 
 def is_open(winner: Sharing, losses: dict[str, np.ndarray], weight: np.ndarray) -> bool:
@@ -280,4 +316,5 @@ def is_open(winner: Sharing, losses: dict[str, np.ndarray], weight: np.ndarray) 
     These say that tasks differ. Fitted to the end, the category may then make more of it than in the few rounds here.
     """
     is_candidate = winner.name == "category" or (winner.name == "pooled" and winner.has_task_block)
-    return is_candidate and is_gain(losses["category"] - losses["pooled"], weight, 0.0)
+    n_both = min(len(losses["category"]), len(losses["pooled"]))
+    return is_candidate and is_gain(losses["category"][:n_both] - losses["pooled"][:n_both], weight, 0.0)
