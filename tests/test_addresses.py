@@ -12,7 +12,7 @@ from numba.extending import intrinsic
 from boosting_inputs import bin_layout, make_grower, split_options, training_rows
 from mttab._core.boosting.addresses import address_of, call_at_address
 from mttab._core.boosting.binning import CATEGORY
-from mttab._core.boosting.level_categories import best_subset
+from mttab._core.boosting.level_categories import best_subsets
 from mttab._core.boosting.splitting import bounded_value
 
 FIVE, NUMBER = (types.float64,) * 5, types.float64
@@ -82,4 +82,4 @@ def test_sets_of_levels_are_searched_by_a_kernel_of_their_own_and_only_where_the
     assert grower.subset_search() == 0 and trees.left[0, 0] > 0
     grower, trees = grow([0, CATEGORY])
     assert grower.subset_search() != 0 and trees.feature[0, 0] == 1 and trees.category_set[0, 0].any()
-    assert len(best_subset.signatures) == 1
+    assert len(best_subsets.signatures) == 1

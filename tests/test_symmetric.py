@@ -18,6 +18,7 @@ from mttab import RMTGBClassifier, RMTGBRegressor
 from mttab._core.boosting import growing
 from mttab._core.boosting.binning import CATEGORY, TASK_ID
 from mttab._core.boosting.distributed import DistributedGrower
+from mttab._core.boosting.level_search import sum_up
 from mttab._core.boosting.rows import Peers
 from mttab._core.boosting.threads import Team
 from mttab._core.boosting.tree_arrays import TreeArrays
@@ -49,6 +50,35 @@ def test_a_symmetric_tree_of_packed_derivatives_is_the_one_the_twin_grows():
     grown = grower.grow_shared(gradient, weight[None].copy(), rows.weight, rows.all_rows(), 0)
     assert_same_tree(grown, 0, problem, naive.grow_symmetric_tree(problem, np.arange(n)))
     assert {0, 2} <= set(grown.trees.feature[0, :7]), "a threshold and a set of levels"
+
+
+def test_bins_become_sums_up_to_each_where_they_have_an_order_and_missing_values_stay_apart():
+    layout, rng = bin_layout([4, 3, 2], [0, CATEGORY, 0]), np.random.default_rng(0)
+    for n_channels in (2, 3, 5):
+        histogram = rng.random((layout.offset[-1], n_channels))
+        expected = histogram.copy()
+        for f in (0, 2):
+            values = slice(layout.offset[f], layout.offset[f + 1] - 1)
+            expected[values] = np.cumsum(histogram[values], axis=0)
+        sum_up(histogram, layout, 0, 3)
+        np.testing.assert_allclose(histogram, expected, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_rounding_leaves_of_missing_values_is_not_taken_for_rows(seed):
+    """Two small leaves have all missing values of x1; the third one's are what the others leave of sums that round."""
+    rng, n = np.random.default_rng(seed), 400
+    codes = np.array([np.r_[np.zeros(9), np.ones(9), np.full(n - 18, 2)], rng.integers(0, 6, n)]).astype(np.int64)
+    codes[1, [0, 2, 3, 5, 7, 9, 11, 12, 16]] = 6
+    weight = np.r_[rng.uniform(0.9, 1.1, 18), rng.uniform(0.1, 3.0, n - 18)]
+    gradient = weight * (np.array([-3000.0, 1000.0, 0.0])[codes[0]] + (codes[1] == 5))
+    problem = Problem([*codes], [3, 6], [0, 0], [0, 0], weight, gradient[None], weight[None], 5.0, max_leaf_nodes=8)
+    rows = training_rows(codes, np.zeros(n), weight=weight)
+    grower = make_grower(rows, bin_layout([3, 6]), split_options(min_samples_leaf=5.0), 8, is_symmetric=True)
+    grown = grower.grow_shared(gradient[None], weight[None].copy(), rows.weight, rows.all_rows(), 0)
+    assert grown.trees.feature[0, :7].tolist() == [0, -1, 0, -1, 1, -1, -1]
+    assert grown.trees.missing_left[0, 4], "where most rows go"
+    assert_same_tree(grown, 0, problem, naive.grow_symmetric_tree(problem, np.arange(n)))
 
 
 def test_all_nodes_of_a_level_have_one_cut():

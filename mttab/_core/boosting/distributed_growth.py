@@ -10,7 +10,7 @@ from .binning import BinLayout, cut_between
 from .histogram import gather_statistics, subtract_histogram
 from .leaves import sum_rows
 from .level import Level, new_level
-from .level_search import best_feature, search_level
+from .level_search import best_feature, search_level, sum_up
 from .node_search import fill_histogram, fill_histogram_parallel
 from .packed_histogram import (
     Packing,
@@ -254,6 +254,7 @@ class SymmetricGrowth(LeafwiseGrowth):
         sums = np.zeros((2 * max_leaves - 1, self.n_channels))
         pool = np.empty((max_leaves, n_bins, self.n_channels))
         sums[0], pool[0] = self.measure(0)
+        sum_up(pool[0], self.layout, 0, self.n_features)
         slot = np.zeros(len(sums), dtype=np.int64)
         low, high = self.tree.low, self.tree.high
         level = new_level(self.n_features, sums, pool, slot, low, high, self.subset_search)
@@ -274,6 +275,7 @@ class SymmetricGrowth(LeafwiseGrowth):
         of_all = self.peers.sum(here)
         subtract = subtract_histogram if self.packing is None else subtract_exactly
         for (small, large), histogram in zip(pairs, of_all, strict=True):
+            sum_up(histogram, self.layout, 0, self.n_features)
             level.pool[level.slot[small]] = histogram
             rest = level.pool[level.slot[large]]
             subtract(rest, histogram, rest)

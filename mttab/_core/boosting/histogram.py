@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from .binning import ALL_BITS, TASK_ID, byte_of
-from .jit import lean, lean_jit
+from .jit import inlined, lean, lean_jit
 
 
 @lean_jit
@@ -40,6 +40,14 @@ def gather_statistics(rows, start, stop, gradient, hessian, weight, constant_hes
                 out_sums[1 + n_outputs + k] += hessian[k, i]
 
 
+@inlined
+def set_zero(histogram):  # type: ignore[no-untyped-def]
+    """Empty all bins, as one line of memory: through two axes numba goes cell by cell, which takes ten times longer."""
+    cells = histogram.reshape(histogram.size)
+    for cell in range(len(cells)):
+        cells[cell] = 0.0
+
+
 @lean
 def add_to_bins(words, shift, mask, rows, start, stop, statistics, out_histogram):  # type: ignore[no-untyped-def]
     """Add the rows of one node to the bins of one feature.
@@ -48,7 +56,7 @@ def add_to_bins(words, shift, mask, rows, start, stop, statistics, out_histogram
     out_histogram : float64 (n_bins, n_channels), zeroed here
     """
     n_channels, part = statistics.shape[1], rows[start:stop]
-    out_histogram[:, :] = 0.0
+    set_zero(out_histogram)
     if n_channels == 2:
         # The two cases of one output are spelled out: an inner loop over channels costs more.
         for j in range(len(part)):
@@ -76,7 +84,7 @@ def add_to_four(words, offset, rows, start, stop, statistics, out_histogram):  #
     """
     a, b, c, d = offset[0], offset[1], offset[2], offset[3]
     part, has_third = rows[start:stop], statistics.shape[1] == 3
-    out_histogram[a : offset[4]] = 0.0
+    set_zero(out_histogram[a : offset[4]])
     for j in range(len(part)):
         word, first, second = words[part[j]], statistics[j, 0], statistics[j, 1]
         p, q = a + np.int64(word & 255), b + np.int64((word >> 8) & 255)

@@ -1,4 +1,4 @@
-"""Best set of levels of a category to send left in all open nodes of a level of a symmetric tree together.
+"""Best sets of levels of categories to send left in all open nodes of a level of a symmetric tree together.
 
 To compile this takes as long as half of all else that a symmetric tree needs, and tables without categories have no use
 for it, so the search of a level calls it by its address, see `addresses`.
@@ -31,40 +31,52 @@ from .splitting import (
 N_POWER_STEPS = 4
 
 
-_FOUND = types.Tuple((types.float64, types.boolean))  # what `best_subset` returns
+_NOTHING = types.none  # what `best_subsets` returns
 
 
 def _argument_types(layout: types.Type, options: types.Type) -> tuple[types.Type, ...]:
-    """What `best_subset` is called with where the layout and the options are of these types."""
+    """What `best_subsets` is called with where the layout and the options are of these types."""
     nodes, values = np.empty(0, dtype=np.int64), np.empty(0)
     level = new_level(0, np.empty((0, 0)), np.empty((0, 0, 0)), nodes, values, values, np.int64(0))
     room = lay_out_room(0, 0, 0, 0)
-    return types.int64, layout, options, typeof(level), typeof(room), typeof(room.words)
+    return types.int64, types.int64, layout, options, typeof(level), typeof(room), typeof(room.words)
 
 
 def find_subset_search(layout: BinLayout, options: SplitOptions) -> np.int64:
-    """Address of `best_subset` in this process for `Level.subset_search`; 0 where the table has no categories."""
+    """Address of `best_subsets` in this process for `Level.subset_search`; 0 where the table has no categories."""
     if not layout.is_categorical.any():
         return np.int64(0)
-    return np.int64(address_of(best_subset, _argument_types(typeof(layout), typeof(options)), _FOUND))
+    return np.int64(address_of(best_subsets, _argument_types(typeof(layout), typeof(options)), _NOTHING))
 
 
 @intrinsic
-def call_best_subset(typing_context, f, layout, options, level, room, out_set):  # type: ignore[no-untyped-def]
-    """`best_subset` from another kernel, by the address in the level."""
+def call_best_subsets(typing_context, first, last, layout, options, level, room, out_set):  # type: ignore[no-untyped-def]
+    """`best_subsets` from another kernel, by the address in the level."""
     arguments = _argument_types(layout, options)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        level_type, in_level = signature.args[3], values[3]
+        level_type, in_level = signature.args[4], values[4]
         place = level_type.fields.index("subset_search")
         address = builder.extract_value(in_level, place)
         return call_at_address(context, builder, signature, address, values)
 
-    return _FOUND(*arguments), generate
+    return _NOTHING(*arguments), generate
 
 
 @lean_jit
-def best_subset(f, layout, options, level, room, out_set):  # type: ignore[no-untyped-def]
+def best_subsets(first, last, layout, options, level, room, out_set):  # type: ignore[no-untyped-def]
+    """Best set of levels of each category among the features ``first:last`` that is tried, see `_best_subset`.
+
+    Sums of gains and sides of missing values go to the level; ``out_set`` holds the levels of the last one afterwards.
+    To be called takes as long as to search a few levels, so this is done once for many features.
+    """
+    for f in range(first, last):
+        if layout.is_categorical[f] and level.is_tried[f]:
+            level.gain[f], level.missing_left[f] = _best_subset(f, layout, options, level, room, out_set)
+
+
+@inlined
+def _best_subset(f, layout, options, level, room, out_set):  # type: ignore[no-untyped-def]
     """Best set of levels to send left for all open nodes together; `splitting.scan_categorical` says what is tried.
 
     Whether a level has enough rows to be sorted is a question of all open nodes together, too.

@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from .histogram import fill_floats, subtract_histogram
-from .jit import inlined, jit, lean, serial_and_parallel
+from .histogram import fill_floats
+from .jit import inlined, jit, lean, lean_jit, serial_and_parallel
 from .level import new_room
-from .level_categories import call_best_subset
+from .level_categories import call_best_subsets
 from .node_search import first_feature
 from .packed_histogram import fill_packed, subtract_exactly
 from .splitting import TIE, count_outputs, pair_score
@@ -36,7 +36,7 @@ def _search_level(  # type: ignore[no-untyped-def]
             words, task, layout, rows, packing, scratch, scratch.sums[thread], starts, stops, level, first, last
         )
         room = new_room(layout, options, level)
-        _search_features(layout, options, np.bool_(packing is not None), level, room, first, last)
+        _search_features(layout, options, level, room, first, last)
 
 
 search_level, search_level_parallel = serial_and_parallel(_search_level)
@@ -46,7 +46,6 @@ search_level, search_level_parallel = serial_and_parallel(_search_level)
 def fill_histograms(words, task, layout, rows, packing, scratch, sums, starts, stops, level, first, last):  # type: ignore[no-untyped-def]
     """Histograms of the level's nodes over the features ``first:last``; sums is the thread's of ``scratch.sums``."""
     pool, slot, smalls, larges = level.pool, level.slot, level.small, level.large
-    a, b = layout.offset[first], layout.offset[last]
     for p in range(level.counts[1]):
         start, stop, histogram = starts[smalls[p]], stops[smalls[p]], pool[slot[smalls[p]]]
         if packing is not None:
@@ -56,33 +55,76 @@ def fill_histograms(words, task, layout, rows, packing, scratch, sums, starts, s
             )  # fmt: skip
         else:
             fill_floats(words, task, layout, rows, start, stop, scratch.statistics[start:stop], first, last, histogram)
+        sum_up(histogram, layout, first, last)
         if larges[p] >= 0:
             rest = pool[slot[larges[p]]]
-            if packing is not None:
-                subtract_exactly(rest[a:b], histogram[a:b], rest[a:b])
-            else:
-                subtract_histogram(rest[a:b], histogram[a:b], rest[a:b])
+            if packing is None:
+                _level_empty_bins(rest, histogram, layout, first, last)
+            a, b = layout.offset[first], layout.offset[last]
+            subtract_exactly(rest[a:b], histogram[a:b], rest[a:b])
 
 
 @lean
-def _search_features(layout, options, is_exact, level, room, first, last):  # type: ignore[no-untyped-def]
+def _level_empty_bins(rest, histogram, layout, first, last):  # type: ignore[no-untyped-def]
+    """Where a child has all rows of a bin, the parent's sums become the child's, so that their difference is 0.
+
+    What rounding leaves there must not look like rows. In sums up to a bin it is noise as in any sum: these stay.
+    """
     for f in range(first, last):
-        if not level.is_tried[f]:
-            continue
-        if layout.is_categorical[f]:
-            level.gain[f], level.missing_left[f] = call_best_subset(f, layout, options, level, room, room.words)
-            level.left_bin[f], level.next_bin[f] = 0, 0
-        else:
-            found = best_threshold(f, layout, options, level, room, is_exact)
-            level.gain[f], level.left_bin[f], level.next_bin[f], level.missing_left[f] = found
+        begin, end = layout.offset[f], layout.offset[f + 1]
+        for b in range(begin if layout.is_categorical[f] else end - 1, end):
+            if rest[b, 0] - histogram[b, 0] <= 1e-12 * rest[b, 0]:
+                for c in range(rest.shape[1]):
+                    rest[b, c] = histogram[b, c]
+
+
+@lean_jit
+def sum_up(histogram, layout, first, last):  # type: ignore[no-untyped-def]
+    """Bins of the features with an order become sums up to each bin; missing values stay apart.
+
+    Once per filled node: what a sibling has up to a bin is what the parent has less that, like any sum, and no search
+    has to wait for one sum after the other.
+    """
+    for f in range(first, last):
+        if not layout.is_categorical[f]:
+            part = histogram[layout.offset[f] : layout.offset[f + 1] - 1]
+            if part.shape[1] == 2:  # in registers, as where a histogram is filled
+                w, g = 0.0, 0.0
+                for b in range(len(part)):
+                    w += part[b, 0]
+                    g += part[b, 1]
+                    part[b, 0], part[b, 1] = w, g
+            else:
+                for b in range(1, len(part)):
+                    for c in range(part.shape[1]):
+                        part[b, c] += part[b - 1, c]
+
+
+@lean
+def _search_features(layout, options, level, room, first, last):  # type: ignore[no-untyped-def]
+    has_categories = False
+    for f in range(first, last):
+        level.left_bin[f] = 0
+        if not layout.is_categorical[f] and level.is_tried[f]:
+            level.gain[f], level.left_bin[f], level.missing_left[f] = best_threshold(f, layout, options, level, room)
+        has_categories |= layout.is_categorical[f] != 0
+    if has_categories:
+        call_best_subsets(first, last, layout, options, level, room, room.words)
 
 
 @jit
 def best_feature(layout, options, level, tree):  # type: ignore[no-untyped-def]
     """The feature that gains most, of equal ones the first, −1 if none pays; its levels are written to the nodes."""
     found = _largest_gain(level)
-    if found >= 0 and layout.is_categorical[found]:  # the levels were not kept for every feature
+    if found < 0:
+        return found
+    level.next_bin[found] = 0
+    if layout.is_categorical[found]:  # the levels were not kept for every feature
         _write_levels(found, layout, options, level, new_room(layout, options, level), tree.category_set)
+    else:
+        level.next_bin[found], is_left_heavier, has_missing = _look_around(found, layout, level)
+        if not has_missing:
+            level.missing_left[found] = is_left_heavier
     return found
 
 
@@ -98,19 +140,37 @@ def _largest_gain(level):  # type: ignore[no-untyped-def]
 @lean
 def _write_levels(f, layout, options, level, room, out_sets):  # type: ignore[no-untyped-def]
     first = out_sets[level.nodes[0]]
-    call_best_subset(f, layout, options, level, room, first)
+    call_best_subsets(f, f + 1, layout, options, level, room, first)
     for j in range(1, level.counts[0]):
         for k in range(len(first)):
             out_sets[level.nodes[j], k] = first[k]
 
 
 @lean
-def best_threshold(f, layout, options, level, room, is_exact):  # type: ignore[no-untyped-def]
-    """Best threshold for all open nodes together, and the side of their missing values.
+def _look_around(f, layout, level):  # type: ignore[no-untyped-def]
+    """Next bin after a feature's cut that has rows of open nodes, whether more of them are left, and some missing."""
+    a, n_bins, cut = layout.offset[f], layout.offset[f + 1] - layout.offset[f] - 1, level.left_bin[f]
+    following, w_left, w_all, has_missing = n_bins, 0.0, 0.0, False
+    for j in range(level.counts[0]):
+        weights = level.pool[level.slot[level.nodes[j]]][a:, 0]
+        up_to_cut, up_to_end = weights[cut], weights[n_bins - 1]
+        has_missing |= weights[n_bins] > 0.0
+        w_left += up_to_cut
+        w_all += up_to_end
+        b = cut + 1
+        while b < following and weights[b] <= up_to_cut + TIE * up_to_end:
+            b += 1
+        following = min(following, b)
+    return following, w_left >= (w_all - w_left) * (1.0 - TIE), has_missing
 
-    is_exact : bool, sums of histograms are the same in whatever order they are formed
 
-    Returns (sum of gains, bin, next used bin, missing goes left); 0 and −1 where nothing pays.
+@inlined
+def best_threshold(f, layout, options, level, room):  # type: ignore[no-untyped-def]
+    """Best threshold for all open nodes together, and the side of their missing values, where there are any.
+
+    A cut after a bin without rows is the one before it, so the first one of equal gains has rows.
+
+    Returns (sum of gains, bin, missing goes left); 0 and −1 where nothing pays.
     """
     a, b, n_open = layout.offset[f], layout.offset[f + 1], level.counts[0]
     n_bins, monotonic = b - a - 1, layout.monotonic[f]
@@ -123,112 +183,97 @@ def best_threshold(f, layout, options, level, room, is_exact):  # type: ignore[n
     no, yes = np.bool_(False), np.bool_(True)  # numba compiles a callee once more for each literal that it is given
     # The last value bin is a candidate only where missing values go right: then they alone are the right child.
     n_cuts = n_bins if has_missing else n_bins - 1
-    together, missing_right, missing_left, gain = room.lines[0], room.lines[1], room.lines[2], room.lines[3]
+    missing_right, missing_left, gain = room.lines[0], room.lines[1], room.lines[2]
     for cut in range(n_bins):
-        together[cut], missing_right[cut], missing_left[cut] = 0.0, 0.0, 0.0
+        missing_right[cut], missing_left[cut] = 0.0, 0.0
     for j in range(n_open):
         node = level.nodes[j]
-        part = level.pool[level.slot[node], a:b]
+        part, sums, own = level.pool[level.slot[node]][a:b], level.sums[node], level.own[node]
         if n_outputs > 1 or is_bounded:
-            for cut in range(n_bins):
-                together[cut] += part[cut, 0]
             rest = options, n_outputs, monotonic, level, node, room.sums
             _add_gains_of_many(part, n_cuts, no, *rest, missing_right)
             if has_missing:
                 _add_gains_of_many(part, n_bins - 1, yes, *rest, missing_left)
             continue
-        _sum_up_to(part, n_cuts, no, options, room, together)
-        if n_cuts < n_bins:
-            together[n_cuts] += part[n_cuts, 0]
-        _score_cuts(part, n_cuts, no, level.sums[node], options, level.own[node], room)
+        _score_cuts(part, n_cuts, no, sums, options, own, gain)
         for cut in range(n_cuts):
             missing_right[cut] += gain[cut]
         if has_missing:
             if part[n_bins, 0] > 0.0:  # else the two sides are one
-                if not is_exact:
-                    _sum_up_to(part, n_bins - 1, yes, options, room, gain)
-                _score_cuts(part, n_bins - 1, is_exact, level.sums[node], options, level.own[node], room)
+                _score_cuts(part, n_bins - 1, yes, sums, options, own, gain)
             for cut in range(n_bins - 1):
                 missing_left[cut] += gain[cut]
-    found, left_bin, is_left = 0.0, np.int64(-1), False
+    found, left_bin, is_left = 0.0, -1, False
     for side in range(2 if has_missing else 1):
-        gains = missing_left if side == 1 else missing_right
-        for cut in range(n_bins - 1 if side == 1 else n_cuts):
-            if together[cut] > 0.0 and gains[cut] > found + level.noise[0] + TIE * found:
-                found, left_bin, is_left = gains[cut], np.int64(cut), side == 1
-    if left_bin < 0:
-        return 0.0, left_bin, left_bin, False
-    next_bin, w_left, w_right = n_bins, 0.0, 0.0
-    for cut in range(n_bins):
-        if cut <= left_bin:
-            w_left += together[cut]
-        else:
-            w_right += together[cut]
-            if together[cut] > 0.0:
-                next_bin = min(next_bin, np.int64(cut))
-    return found, left_bin, next_bin, is_left if has_missing else w_left >= w_right * (1.0 - TIE)
+        gains, n_here = (missing_left, n_bins - 1) if side == 1 else (missing_right, n_cuts)
+        largest = _largest_of(gains, n_here)
+        if largest > found + level.noise[0] + TIE * found:
+            cut = 0
+            while gains[cut] < largest - level.noise[0] - TIE * largest:
+                cut += 1
+            found, left_bin, is_left = largest, cut, side == 1
+    return found, left_bin, is_left
 
 
 @inlined
-def _sum_up_to(histogram, n_cuts, missing_left, options, room, out_together):  # type: ignore[no-untyped-def]
-    """Sums of a node's bins up to each cut, for one output, into lines 4 to 6: weight, gradient and hessian.
+def _largest_of(values, n):  # type: ignore[no-untyped-def]
+    """Largest of the first n values, in four lines: one alone would wait for every comparison."""
+    a = b = c = d = -np.inf
+    for k in range(n // 4):
+        w, x, y, z = values[4 * k], values[4 * k + 1], values[4 * k + 2], values[4 * k + 3]
+        a = w if w > a else a
+        b = x if x > b else b
+        c = y if y > c else c
+        d = z if z > d else d
+    for k in range(n // 4 * 4, n):
+        a = values[k] if values[k] > a else a
+    return max(max(a, b), max(c, d))
 
-    The weights in the bins are added to ``out_together``, which costs nothing while a sum waits for the one before.
+
+@inlined
+def _score_cuts(part, n_cuts, with_missing, sums, options, own, out_gain):  # type: ignore[no-untyped-def]
+    """A node's gain of every cut, for one output; the processor takes several cuts at a time.
+
+    part : float64 (n_bins + 1, 2 or 3), sums up to each bin, and those of missing values; sums : float64, of the node
+    with_missing : bool, missing values are left of the cut
     """
-    weights, gradients, hessians = room.lines[4], room.lines[5], room.lines[6]
-    n_bins, w, g, h = len(histogram) - 1, 0.0, 0.0, 0.0
+    cells, n_bins = part.reshape(part.size), len(part) - 1
     if options.constant_hessian:
-        if missing_left:
-            w, g = histogram[n_bins, 0], histogram[n_bins, 1]
+        w_more = part[n_bins, 0] if with_missing else 0.0
+        g_more = part[n_bins, 1] if with_missing else 0.0
         for b in range(n_cuts):
-            w += histogram[b, 0]
-            g += histogram[b, 1]
-            out_together[b] += histogram[b, 0]
-            weights[b], gradients[b] = w, g
+            place = np.uint64(2) * np.uint64(b)  # with a sign numba would test for places that count from the end
+            w, g = cells[place] + w_more, cells[place + np.uint64(1)] + g_more
+            out_gain[b] = _gain(w, g, w, sums[0], sums[1], sums[0], options, own)
     else:
-        if missing_left:
-            w, g, h = histogram[n_bins, 0], histogram[n_bins, 1], histogram[n_bins, 2]
+        w_more = part[n_bins, 0] if with_missing else 0.0
+        g_more = part[n_bins, 1] if with_missing else 0.0
+        h_more = part[n_bins, 2] if with_missing else 0.0
         for b in range(n_cuts):
-            w += histogram[b, 0]
-            g += histogram[b, 1]
-            h += histogram[b, 2]
-            out_together[b] += histogram[b, 0]
-            weights[b], gradients[b], hessians[b] = w, g, h
+            place = np.uint64(3) * np.uint64(b)
+            w, g, h = cells[place] + w_more, cells[place + np.uint64(1)] + g_more, cells[place + np.uint64(2)] + h_more
+            out_gain[b] = _gain(w, g, h, sums[0], sums[1], sums[2], options, own)
 
 
 @inlined
-def _score_cuts(histogram, n_cuts, with_missing, sums, options, own, room):  # type: ignore[no-untyped-def]
-    """A node's gain of every cut, from the sums up to it, into line 3; the processor takes several cuts at a time.
-
-    with_missing : bool, missing values are to be added to the sums
-    """
-    weights, gradients, gain = room.lines[4], room.lines[5], room.lines[3]
-    h_channel = 0 if options.constant_hessian else 2
-    hessians = weights if options.constant_hessian else room.lines[6]
-    w_more, g_more, h_more, n_bins = 0.0, 0.0, 0.0, len(histogram) - 1
-    if with_missing:
-        w_more, g_more, h_more = histogram[n_bins, 0], histogram[n_bins, 1], histogram[n_bins, h_channel]
-    least, min_hessian, l2 = options.min_samples_leaf * (1.0 - 1e-9), options.min_hessian, options.l2
-    w_all, g_all, h_all = sums[0], sums[1], sums[h_channel]
-    for b in range(n_cuts):
-        w, g, h = weights[b] + w_more, gradients[b] + g_more, hessians[b] + h_more
-        w_right, g_right, h_right = w_all - w, g_all - g, h_all - h
-        score = g * g / (h + l2) + g_right * g_right / (h_right + l2) - own
-        is_allowed = (w >= least) & (w_right >= least) & (h >= min_hessian) & (h_right >= min_hessian)
-        is_allowed &= (w > 0.0) & (w_right > 0.0)
-        gain[b] = score if is_allowed else 0.0
+def _gain(w, g, h, w_all, g_all, h_all, options, own):  # type: ignore[no-untyped-def]
+    """Gain of a cut with these sums left of it; 0 where a child is too small."""
+    w_right, g_right, h_right = w_all - w, g_all - g, h_all - h
+    score = g * g / (h + options.l2) + g_right * g_right / (h_right + options.l2) - own
+    least, min_hessian = options.min_samples_leaf * (1.0 - 1e-9), options.min_hessian
+    is_allowed = (w >= least) & (w_right >= least) & (h >= min_hessian) & (h_right >= min_hessian)
+    is_allowed &= (w > 0.0) & (w_right > 0.0)
+    return score if is_allowed else 0.0
 
 
 @lean
-def _add_gains_of_many(histogram, last, missing_left, options, n_outputs, monotonic, level, node, pair, out_gains):  # type: ignore[no-untyped-def]
+def _add_gains_of_many(part, n_cuts, with_missing, options, n_outputs, monotonic, level, node, pair, out_gains):  # type: ignore[no-untyped-def]
     """The same for several outputs, or values with bounds; ``pair`` float64 (>= 2, n_channels) is scratch."""
-    n_bins, n_channels = histogram.shape[0] - 1, histogram.shape[1]
+    n_bins, n_channels = part.shape[0] - 1, part.shape[1]
     left, right = pair[0], pair[1]
-    for c in range(n_channels):
-        left[c] = histogram[n_bins, c] if missing_left else 0.0
-    for b in range(last):
+    for b in range(n_cuts):
         for c in range(n_channels):
-            left[c] += histogram[b, c]
+            left[c] = part[b, c] + (part[n_bins, c] if with_missing else 0.0)
             right[c] = level.sums[node, c] - left[c]
         score = pair_score(left, right, n_outputs, options, options.l2, monotonic, level.low[node], level.high[node])
         if score > -np.inf:

@@ -150,19 +150,16 @@ def cut_node(layout, options, level, tree, node, f, left, right):  # type: ignor
     """Write the level's cut into a node, and its children's sums; False where a child is too small or out of order."""
     a, b = layout.offset[f], layout.offset[f + 1]
     histogram, n_channels = level.pool[level.slot[node], a:b], level.sums.shape[1]
-    left_sums, right_sums = level.sums[left], level.sums[right]
+    left_sums, right_sums, missing = level.sums[left], level.sums[right], b - a - 1
     for c in range(n_channels):
-        left_sums[c] = 0.0
-    for k in range(b - a):
-        if k == b - a - 1:
-            is_left = level.missing_left[f]
-        elif layout.is_categorical[f]:
-            is_left = (tree.category_set[node, k >> 5] >> np.uint32(k & 31)) & np.uint32(1) == 1
-        else:
-            is_left = k <= level.left_bin[f]
-        if is_left:
-            for c in range(n_channels):
-                left_sums[c] += histogram[k, c]
+        left_sums[c] = histogram[missing, c] if level.missing_left[f] else 0.0
+        if not layout.is_categorical[f]:
+            left_sums[c] += histogram[level.left_bin[f], c]  # sums up to each bin
+    if layout.is_categorical[f]:
+        for k in range(missing):
+            if (tree.category_set[node, k >> 5] >> np.uint32(k & 31)) & np.uint32(1) == 1:
+                for c in range(n_channels):
+                    left_sums[c] += histogram[k, c]
     for c in range(n_channels):
         right_sums[c] = level.sums[node, c] - left_sums[c]
     score = pair_score(
