@@ -152,7 +152,7 @@ class TaskAdaptation:
     ) -> Forest:
         """The forest with trees of the last task, where they pay."""
         loss, n_tasks = before.loss, before.labels.n_tasks
-        vector, rate = self._has_vector_leaves(loss), float(self.learning_rate)
+        vector, rate = self._has_vector_leaves(loss), self._learning_rate(1)
         grower = shrunk_leaves(grower, rows, score, loss)
         limit = self._max_iter("task", True)
         n_rounds = choose_rounds(rows, score, loss, grower, rate, vector, limit, self.n_iter_no_change)

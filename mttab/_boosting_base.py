@@ -48,7 +48,7 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
     _unsaid_parameters: ClassVar[dict[str, Any]] = {"grow_policy": "leafwise", "linear_start": False}
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "task_column": [None, str, Integral, list, tuple],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "sharing": [StrOptions({"auto", "blocks", *STRUCTURES})],
         "n_task_groups": [StrOptions({"auto"}), Interval(Integral, 2, None, closed="left")],
         "max_iter_shared": [StrOptions({"auto"}), Interval(Integral, 0, None, closed="left")],
@@ -221,7 +221,8 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
             validation = rows.judged(X, is_held[0])
         elif explicit:
             validation = self._explicit_validation(explicit, inputs, encoder, labels, scaling, factors)
-        options = self._boosting_options(loss, labels, is_stopped, has_validation, tasks, rows)
+        n_models, named = 1 if is_held is None else len(is_held), inputs.task_is_category
+        options = self._boosting_options(loss, labels, is_stopped, has_validation, tasks, rows, n_models)
         start = _scores_under(previous.model, X[:, :], rows, validation, n_threads) if previous else None
         if previous:
             base = previous.model.forest.base
@@ -229,7 +230,6 @@ class BaseRMTGB(Predicting, Explaining, Saving, CallbackSupport, FitSteps, TaskA
             # DEVIATION(base): the best constant instead of the paper's 0, except in paper mode.
             base = np.zeros(loss.n_outputs) if self.algorithm == "paper" else loss.base_score(rows.y, rows.weight)
 
-        n_models, named = 1 if is_held is None else len(is_held), inputs.task_is_category
         n_at_once = self._n_at_once(hooks, n_models, n_threads, rows.n_rows * inputs.n_columns)
 
         def make_grower(rows: TrainingRows, task_is_category: bool) -> Grower:

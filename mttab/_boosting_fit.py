@@ -55,6 +55,8 @@ AUTO_SUBSAMPLE = 0.8
 AUTO_SUBSAMPLE_MIN_ROWS = 100
 # Models with n_averaged="auto", up to so many rows; with more, several fits cost more than they bring.
 AUTO_AVERAGED, AUTO_AVERAGED_MAX_ROWS = 5, 20_000
+# Steps with learning_rate="auto". The mean of several models makes up for larger ones, a single model does not.
+AUTO_LEARNING_RATE, AUTO_LEARNING_RATE_AVERAGED = 0.1, 0.15
 # Bins with max_bins="auto" and validation rows: the root of the number of rows, but not fewer than these.
 AUTO_MIN_BINS = 64
 
@@ -262,6 +264,12 @@ class FitSteps(SharingSteps):
             return AUTO_ROUNDS_STOPPED if has_validation else AUTO_ROUNDS
         return int(wanted)
 
+    def _learning_rate(self, n_models: int) -> float:
+        """Step of each of so many models that are averaged."""
+        if self.learning_rate == "auto":
+            return AUTO_LEARNING_RATE if n_models == 1 else AUTO_LEARNING_RATE_AVERAGED
+        return float(self.learning_rate)
+
     def _make_grower(
         self, rows: TrainingRows, mapper: BinMapper, inputs: Inputs, n_threads: int, loss: Loss, task_is_category: bool
     ) -> Grower:
@@ -308,11 +316,11 @@ class FitSteps(SharingSteps):
         has_validation: bool,
         tasks: TaskLabels,
         rows: TrainingRows,
+        n_models: int,
     ) -> BoostingOptions:
         """``labels`` are the tasks that have rows here, ``tasks`` those that ``theta_init`` has values for."""
-        shared, partition, task = (
-            BlockOptions(self._max_iter(block, has_validation), self.learning_rate) for block in BLOCKS
-        )
+        rate = self._learning_rate(n_models)
+        shared, partition, task = (BlockOptions(self._max_iter(block, has_validation), rate) for block in BLOCKS)
         theta_init = self.theta_init
         if not isinstance(theta_init, str):
             place = {label: i for i, label in enumerate(tasks.labels.tolist())}

@@ -110,7 +110,8 @@ def boost_training(
     if is_held is not None:
         validation = training.judged(X, is_held[0])
     has_validation = validation is not None or chosen is not None
-    options = model._boosting_options(loss, labels, is_stopped, has_validation, labels, training)
+    n_models, named = 1 if is_held is None else len(is_held), inputs.task_is_category
+    options = model._boosting_options(loss, labels, is_stopped, has_validation, labels, training, n_models)
     base = np.zeros(loss.n_outputs)
     if model.algorithm != "paper":
         n_classes = None if problem.classes is None else len(problem.classes)
@@ -125,7 +126,6 @@ def boost_training(
     def make_builder() -> ForestBuilder:
         return ForestBuilder(mapper, labels.n_tasks)
 
-    n_models, named = 1 if is_held is None else len(is_held), inputs.task_is_category
     race = Race(training, X, loss, make_grower, make_builder, options, base, named, seed, n_models)
     if chosen is not None:
         sharing: Sharing = chosen.sharing

@@ -63,8 +63,9 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         Error beyond which ``loss="huber"`` is linear, in the unit of ``y``: choose it for your data (or in units of the
         task's standard deviation, with ``target_scaling="task"``). Far below the typical error, leaves move by at most
         ``huber_delta`` and learning is slow.
-    learning_rate : float, default=0.1
-        Factor on the values of every tree.
+    learning_rate : float or "auto", default="auto"
+        Factor on the values of every tree. "auto" is 0.15 where the fit is the mean of several models, see
+        ``n_averaged``, which makes up for larger steps, else 0.1.
     max_iter_shared, max_iter_partition, max_iter_task : int or "auto", default="auto"
         Largest number of rounds of each block, 0 leaves it out. A round is one tree, a tree per group, and one tree per
         task. With one task, blocks 2 and 3 are skipped. "auto" is 1000 where validation rows end a block, else 200.
@@ -258,7 +259,7 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         huber_delta: float = 1.0,
         sharing: str = "auto",
         n_task_groups: int | str = "auto",
-        learning_rate: float = 0.1,
+        learning_rate: float | str = "auto",
         max_iter_shared: int | str = "auto",
         max_iter_partition: int | str = "auto",
         max_iter_task: int | str = "auto",
@@ -551,7 +552,7 @@ feature_names_in_
         class_weight: Any = None,
         sharing: str = "auto",
         n_task_groups: int | str = "auto",
-        learning_rate: float = 0.1,
+        learning_rate: float | str = "auto",
         max_iter_shared: int | str = "auto",
         max_iter_partition: int | str = "auto",
         max_iter_task: int | str = "auto",

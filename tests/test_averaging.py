@@ -120,6 +120,18 @@ def test_models_that_nobody_waits_for_any_more_end_soon(monkeypatch):
     assert others and max(others[0]) <= 1
 
 
+@pytest.mark.parametrize(("n_averaged", "rate"), [(1, 0.1), (2, 0.15)])
+@pytest.mark.parametrize("estimator_class", ESTIMATORS)
+def test_steps_are_larger_where_several_models_are_averaged(estimator_class, n_averaged, rate):
+    X, y = rows(estimator_class)
+    options = QUICK | {"sharing": "category", "n_averaged": n_averaged}
+    automatic = estimator_class(**options | {"learning_rate": "auto"}).fit(X, y)
+    given = estimator_class(**options | {"learning_rate": rate}).fit(X, y)
+    np.testing.assert_array_equal(score_of(automatic, X), score_of(given, X))
+    other = estimator_class(**options | {"learning_rate": 0.25 - rate}).fit(X, y)
+    assert not np.array_equal(score_of(automatic, X), score_of(other, X))
+
+
 # --- what is averaged -------------------------------------------------------------------------------------------------
 
 
