@@ -6,6 +6,7 @@ for it, so the search of a level calls it by its address, see `addresses`.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,12 @@ def find_subset_search(layout: BinLayout, options: SplitOptions) -> np.int64:
     """Address of `best_subsets` in this process for `Level.subset_search`; 0 where the table has no categories."""
     if not layout.is_categorical.any():
         return np.int64(0)
-    return np.int64(address_of(best_subsets, _argument_types(typeof(layout), typeof(options)), _NOTHING))
+    return _address_for(typeof(layout), typeof(options))
+
+
+@lru_cache
+def _address_for(layout: types.Type, options: types.Type) -> np.int64:
+    return np.int64(address_of(best_subsets, _argument_types(layout, options), _NOTHING))
 
 
 @intrinsic

@@ -87,13 +87,18 @@ def sum_up(histogram, layout, first, last):  # type: ignore[no-untyped-def]
     """
     for f in range(first, last):
         if not layout.is_categorical[f]:
-            part = histogram[layout.offset[f] : layout.offset[f + 1] - 1]
-            if part.shape[1] == 2:  # in registers, as where a histogram is filled
-                w, g = 0.0, 0.0
+            part, w, g, h = histogram[layout.offset[f] : layout.offset[f + 1] - 1], 0.0, 0.0, 0.0
+            if part.shape[1] == 2:  # one output is spelled out: a sum in memory waits for the one before to be written
                 for b in range(len(part)):
                     w += part[b, 0]
                     g += part[b, 1]
                     part[b, 0], part[b, 1] = w, g
+            elif part.shape[1] == 3:
+                for b in range(len(part)):
+                    w += part[b, 0]
+                    g += part[b, 1]
+                    h += part[b, 2]
+                    part[b, 0], part[b, 1], part[b, 2] = w, g, h
             else:
                 for b in range(1, len(part)):
                     for c in range(part.shape[1]):
