@@ -20,7 +20,8 @@ class Level(NamedTuple):
     own : float64 (max_nodes,), scores of the nodes; noise : float64 (1,), what gains may differ by from rounding alone
     unused : float64 (n_channels,), written where nobody reads
     sums : float64 (max_nodes, n_channels); low, high : float64 (max_nodes,), bounds
-    pool : float64 (n_slots, n_bins_total, n_channels), histograms; slot : int64 (max_nodes,), which is the node's
+    pool : float64 (n_slots, n_bins_total, n_channels), histograms, of features with an order sums up to each bin
+    slot : int64 (max_nodes,), which histogram is the node's
     is_tried : bool (n_features,); gain, left_bin, next_bin, missing_left : (n_features,), of the best cut by each
     subset_search : int64, address of the kernel for sets of levels in this process, see `level_categories`
     """

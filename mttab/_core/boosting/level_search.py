@@ -185,38 +185,30 @@ def best_threshold(f, layout, options, level, room):  # type: ignore[no-untyped-
         node = level.nodes[j]
         has_missing |= level.pool[level.slot[node], b - 1, 0] > 0.0
         is_bounded |= level.low[node] > -np.inf or level.high[node] < np.inf
-    no, yes = np.bool_(False), np.bool_(True)  # numba compiles a callee once more for each literal that it is given
-    # The last value bin is a candidate only where missing values go right: then they alone are the right child.
-    n_cuts = n_bins if has_missing else n_bins - 1
-    missing_right, missing_left, gain = room.lines[0], room.lines[1], room.lines[2]
-    for cut in range(n_bins):
-        missing_right[cut], missing_left[cut] = 0.0, 0.0
-    for j in range(n_open):
-        node = level.nodes[j]
-        part, sums, own = level.pool[level.slot[node]][a:b], level.sums[node], level.own[node]
-        if n_outputs > 1 or is_bounded:
-            rest = options, n_outputs, monotonic, level, node, room.sums
-            _add_gains_of_many(part, n_cuts, no, *rest, missing_right)
-            if has_missing:
-                _add_gains_of_many(part, n_bins - 1, yes, *rest, missing_left)
-            continue
-        _score_cuts(part, n_cuts, no, sums, options, own, gain)
+    found, left_bin, is_left, gain = 0.0, -1, False, room.lines[1]
+    for side in range(2 if has_missing else 1):  # missing values go right of every cut, then left of it
+        with_missing, gains = side == 1, room.lines[0]
+        # The last value bin is a candidate only where missing values go right: then they alone are the right child.
+        n_cuts = n_bins if has_missing and not with_missing else n_bins - 1
         for cut in range(n_cuts):
-            missing_right[cut] += gain[cut]
-        if has_missing:
-            if part[n_bins, 0] > 0.0:  # else the two sides are one
-                _score_cuts(part, n_bins - 1, yes, sums, options, own, gain)
-            for cut in range(n_bins - 1):
-                missing_left[cut] += gain[cut]
-    found, left_bin, is_left = 0.0, -1, False
-    for side in range(2 if has_missing else 1):
-        gains, n_here = (missing_left, n_bins - 1) if side == 1 else (missing_right, n_cuts)
-        largest = _largest_of(gains, n_here)
+            gains[cut] = 0.0
+        for j in range(n_open):
+            node = level.nodes[j]
+            part = level.pool[level.slot[node]][a:b]
+            if n_outputs > 1 or is_bounded:
+                _add_gains_of_many(
+                    part, n_cuts, with_missing, options, n_outputs, monotonic, level, node, room.sums, gains
+                )
+                continue
+            _score_cuts(part, n_cuts, with_missing, level.sums[node], options, level.own[node], gain)
+            for cut in range(n_cuts):
+                gains[cut] += gain[cut]
+        largest = _largest_of(gains, n_cuts)
         if largest > found + level.noise[0] + TIE * found:
             cut = 0
             while gains[cut] < largest - level.noise[0] - TIE * largest:
                 cut += 1
-            found, left_bin, is_left = largest, cut, side == 1
+            found, left_bin, is_left = largest, cut, with_missing
     return found, left_bin, is_left
 
 
