@@ -71,8 +71,8 @@ class TaskAdaptation:
         -----
         With "category", as ``sharing_`` or ``other_sharing_``, and "groups" trees split on the task id as well. There
         the new task goes where unseen tasks go, or where the known task goes that explains its rows best, if this is
-        clearly better. With "separate" it has trees of its own only. Trees of its own follow ``learning_rate``, the
-        options of task trees and ``max_iter_task``.
+        clearly better. With "separate" it has trees of its own only. Trees of its own follow ``learning_rate``, of
+        which "auto" is 0.1 here, the options of task trees and ``max_iter_task``.
 
         Examples
         --------

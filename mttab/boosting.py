@@ -216,7 +216,8 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
     the other's labels. Average linkage on 1 - agreement makes groups if their mean silhouette is above 0.3 and
     different groups agree less than 0.7 times as much as members of one; tasks are tried "separate" if their mean
     agreement is below 0.1. The short fits are on two thirds of (at most 10,000) training rows and judged on the other
-    third, each third in turn below 4000 rows. They are chosen before "category" if better by 1.64 standard errors
+    third, each third in turn below 4000 rows, unless one is behind the best by 2 standard errors on the first third (a
+    line: ahead or behind by as much), if that has 20 rows. They are chosen before "category" if better by 1.64
     ("groups" and "separate", which have that evidence already, by 1), end with trees per task if these are better than
     none by 1.25, and start from a straight line if that is better than none by 0.5. Where "pooled" is better than
     "category" by less than 1.64, or by more but with trees per task, every second one of averaged models is "category"

@@ -457,6 +457,45 @@ def test_later_rows_are_the_test_and_ratios_are_to_the_defaults(script, monkeypa
     assert of_all.split(": ")[1] == of_world.split(": ")[1]
 
 
+# bench_defaults ------------------------------------------------------------------------------------------------------
+
+
+def test_settings_are_compared_with_the_base_on_all_tables_that_are_named(script, monkeypatch, capsys):
+    bench = script("bench_defaults")
+    quick = "max_iter_shared=3,max_iter_partition=0,max_iter_task=0,early_stopping=False,sharing=pooled"
+    command = ["bench_defaults.py", "learning_rate=1e-9", "max_depth=None", "--base", quick, "--splits", "2"]
+    monkeypatch.setattr("sys.argv", [*command, "--tables", "diabetes", "two groups, classes"])
+    bench.main()
+    _, *of_tables, of_all, of_time = capsys.readouterr().out.splitlines()
+    assert [line.split(", loss")[0] for line in of_tables] == ["diabetes", "two groups, classes"]
+    for line in (*of_tables, of_all):
+        slow, same = line.split(": ")[1].split(", ")
+        assert float(slow.split()[1]) > 1.0 and slow.split()[0] == "learning_rate=1e-9"
+        assert same == "max_depth=None 1.0000 ± 0.00"
+    assert of_time.startswith("processor time, 2 tables: learning_rate=1e-9 ")
+
+
+def test_every_table_of_the_comparison_of_settings_is_drawn_by_its_seed(script):
+    bench = script("bench_defaults")
+    for name, draw in bench.SMALL.items():
+        (X, y), (again, y_again) = draw(3), draw(3)
+        assert X.equals(again) and np.array_equal(y, y_again) and len(X) == len(y), name
+        assert X["task"].nunique() > 1 and len(np.unique(y)) > 1 and not np.array_equal(y, draw(4)[1]), name
+
+
+def test_settings_are_python_literals_or_strings_and_need_a_value(script, monkeypatch, capsys):
+    bench = script("bench_defaults")
+    assert bench.options_of("max_depth=2,grow_policy=leafwise") == {"max_depth": 2, "grow_policy": "leafwise"}
+    for arguments, message in (
+        (["max_depth"], "no NAME=VALUE"),
+        (["max_depth=2", "--tables", "?"], "there are diabetes"),
+    ):
+        monkeypatch.setattr("sys.argv", ["bench_defaults.py", *arguments])
+        with pytest.raises(SystemExit):
+            bench.main()
+        assert message in capsys.readouterr().err
+
+
 # bench_clustering ----------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from sklearn.model_selection import GroupShuffleSplit, train_test_split
 from mttab import RMTGBClassifier, RMTGBRegressor
 from mttab._core.boosting.sharing import (
     CLEAR,
+    LEAST_CLEAR_ROWS,
     MARGIN,
     STRUCTURES,
     Race,
@@ -167,6 +168,29 @@ def test_a_way_that_is_clearly_behind_on_the_first_fold_is_not_tried_on_the_othe
     race = PlannedRace({"pooled": (1.1 * CLEAR, -9.0, -9.0)}, weight=weight)
     assert choose_sharing(race, None, None, may_separate=False).name == "category"
     assert (race.folds_tried("pooled"), race.folds_tried("category")) == ([0], [0, 1, 2])
+
+
+def test_few_rows_say_nothing_clear_and_uneven_weights_are_few_rows():
+    X, y = make_task_groups(40, group_sizes=(4,), random_state=0)
+    counts = []
+    for weight in (np.ones(160), np.full(160, 1e6), np.exp(2.0 * np.random.default_rng(0).standard_normal(160))):
+        races, decide = [], RMTGBRegressor._decide_sharing
+
+        def decided(self, race, validation, races=races, decide=decide):
+            races.append(race)
+            return decide(self, race, validation)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RMTGBRegressor, "_decide_sharing", decided)
+            RMTGBRegressor(**AUTO, n_averaged=1, refit=False, early_stopping=True).fit(X, y, sample_weight=weight)
+        counts.append(races[0]._n_in_first_fold)
+    even, scaled, uneven = counts
+    assert even == pytest.approx(scaled) and even == round(even) and 30 < even < 70 and uneven < 0.5 * even
+    races[0]._n_in_first_fold = LEAST_CLEAR_ROWS - 1
+    gain = np.full(len(races[0].weight), 5.0)
+    assert not races[0].is_clear(gain)
+    races[0]._n_in_first_fold = LEAST_CLEAR_ROWS
+    assert races[0].is_clear(gain)
 
 
 def test_a_way_that_may_be_ahead_is_tried_on_all_folds():

@@ -81,6 +81,24 @@ def test_what_rounding_leaves_of_missing_values_is_not_taken_for_rows(seed):
     assert_same_tree(grown, 0, problem, naive.grow_symmetric_tree(problem, np.arange(n)))
 
 
+@pytest.mark.parametrize("direction", [-1, 1])
+def test_missing_values_alone_are_never_left_of_a_cut(direction):
+    """Not even where the first bins have no rows, and a constraint forbids them alone on the right."""
+    rng, n = np.random.default_rng(0), 300
+    codes = np.array([rng.integers(2, 4, n)])
+    codes[0, rng.random(n) < 0.4] = 5
+    gradient = np.where(codes[0] == 5, 3.0 * direction, 0.0) + 0.1 * rng.standard_normal(n)
+    weight = np.ones(n)
+    problem = Problem([*codes], [5], [0], [direction], weight, gradient[None], weight[None], 5.0, max_leaf_nodes=4)
+    rows = training_rows(codes, np.zeros(n))
+    grower = make_grower(
+        rows, bin_layout([5], [0], [direction]), split_options(min_samples_leaf=5.0), 4, is_symmetric=True
+    )
+    grown = grower.grow_shared(gradient[None], weight[None].copy(), rows.weight, rows.all_rows(), 0)
+    assert_same_tree(grown, 0, problem, naive.grow_symmetric_tree(problem, np.arange(n)))
+    assert grown.trees.left_bin[0, 0] >= 2
+
+
 def test_all_nodes_of_a_level_have_one_cut():
     rows, layout, gradient, hessian = numeric_rows(5000, 0)  # so many that no node has to wait
     grower = make_grower(rows, layout, split_options(), 16, is_symmetric=True)

@@ -10,7 +10,7 @@ from .binning import BinLayout, cut_between
 from .histogram import gather_statistics, subtract_histogram
 from .leaves import sum_rows
 from .level import Level, new_level
-from .level_search import best_feature, search_level, sum_up
+from .level_search import best_feature, search_level, subtract_child, sum_up
 from .node_search import fill_histogram, fill_histogram_parallel
 from .packed_histogram import (
     Packing,
@@ -18,7 +18,6 @@ from .packed_histogram import (
     gather_packed_parallel,
     pack_rows,
     pack_rows_parallel,
-    subtract_exactly,
 )
 from .partition import CELLS_PER_ROW, mark_left, split_range
 from .small_nodes import SMALL_NODE
@@ -273,9 +272,9 @@ class SymmetricGrowth(LeafwiseGrowth):
             self.gather(start, stop, self.packing, unused)
             self.fill_here(start, stop, self.packing, histogram)
         of_all = self.peers.sum(here)
-        subtract = subtract_histogram if self.packing is None else subtract_exactly
+        is_exact = np.bool_(self.packing is not None)
         for (small, large), histogram in zip(pairs, of_all, strict=True):
             sum_up(histogram, self.layout, 0, self.n_features)
             level.pool[level.slot[small]] = histogram
             rest = level.pool[level.slot[large]]
-            subtract(rest, histogram, rest)
+            subtract_child(rest, histogram, self.layout, 0, self.n_features, is_exact)

@@ -18,6 +18,9 @@ from .node_search import first_feature
 from .packed_histogram import fill_packed, subtract_exactly
 from .splitting import TIE, count_outputs, pair_score
 
+# Of a weight, what rounding may leave of it.
+NOTHING = 1e-12
+
 
 def _search_level(  # type: ignore[no-untyped-def]
     words, task, layout, rows, options, packing, scratch, starts, stops, level, n_threads
@@ -58,22 +61,29 @@ def fill_histograms(words, task, layout, rows, packing, scratch, sums, starts, s
         sum_up(histogram, layout, first, last)
         if larges[p] >= 0:
             rest = pool[slot[larges[p]]]
-            if packing is None:
-                _level_empty_bins(rest, histogram, layout, first, last)
-            a, b = layout.offset[first], layout.offset[last]
-            subtract_exactly(rest[a:b], histogram[a:b], rest[a:b])
+            subtract_child(rest, histogram, layout, first, last, np.bool_(packing is not None))
+
+
+@lean_jit
+def subtract_child(rest, histogram, layout, first, last, is_exact):  # type: ignore[no-untyped-def]
+    """The sibling's sums in place of the parent's, over some features; is_exact : bool, sums of whole numbers."""
+    if not is_exact:
+        _level_empty_bins(rest, histogram, layout, first, last)
+    a, b = layout.offset[first], layout.offset[last]
+    subtract_exactly(rest[a:b], histogram[a:b], rest[a:b])
 
 
 @lean
 def _level_empty_bins(rest, histogram, layout, first, last):  # type: ignore[no-untyped-def]
     """Where a child has all rows of a bin, the parent's sums become the child's, so that their difference is 0.
 
-    What rounding leaves there must not look like rows. In sums up to a bin it is noise as in any sum: these stay.
+    What rounding leaves there must not look like rows. In sums up to a bin it is noise as in any sum: these stay, which
+    is felt where one row has more than 10¹⁰ times the weight of the others.
     """
     for f in range(first, last):
         begin, end = layout.offset[f], layout.offset[f + 1]
         for b in range(begin if layout.is_categorical[f] else end - 1, end):
-            if rest[b, 0] - histogram[b, 0] <= 1e-12 * rest[b, 0]:
+            if rest[b, 0] - histogram[b, 0] <= NOTHING * rest[b, 0]:
                 for c in range(rest.shape[1]):
                     rest[b, c] = histogram[b, c]
 
@@ -163,7 +173,7 @@ def _look_around(f, layout, level):  # type: ignore[no-untyped-def]
         w_left += up_to_cut
         w_all += up_to_end
         b = cut + 1
-        while b < following and weights[b] <= up_to_cut + TIE * up_to_end:
+        while b < following and weights[b] <= up_to_cut + NOTHING * up_to_end:
             b += 1
         following = min(following, b)
     return following, w_left >= (w_all - w_left) * (1.0 - TIE), has_missing
@@ -173,7 +183,8 @@ def _look_around(f, layout, level):  # type: ignore[no-untyped-def]
 def best_threshold(f, layout, options, level, room):  # type: ignore[no-untyped-def]
     """Best threshold for all open nodes together, and the side of their missing values, where there are any.
 
-    A cut after a bin without rows is the one before it, so the first one of equal gains has rows.
+    A cut after a bin without rows is the one before it, so the first one of equal gains has rows. Only the first bins
+    have no cut before them: if they are empty, missing values alone would be left of it.
 
     Returns (sum of gains, bin, missing goes left); 0 and −1 where nothing pays.
     """
@@ -203,6 +214,10 @@ def best_threshold(f, layout, options, level, room):  # type: ignore[no-untyped-
             _score_cuts(part, n_cuts, with_missing, level.sums[node], options, level.own[node], gain)
             for cut in range(n_cuts):
                 gains[cut] += gain[cut]
+        cut = 0
+        while with_missing and cut < n_cuts and _is_empty_up_to(a + cut, b - 2, level):
+            gains[cut] = -np.inf
+            cut += 1
         largest = _largest_of(gains, n_cuts)
         if largest > found + level.noise[0] + TIE * found:
             cut = 0
@@ -210,6 +225,16 @@ def best_threshold(f, layout, options, level, room):  # type: ignore[no-untyped-
                 cut += 1
             found, left_bin, is_left = largest, cut, with_missing
     return found, left_bin, is_left
+
+
+@lean
+def _is_empty_up_to(place, last, level):  # type: ignore[no-untyped-def]
+    """Whether no open node has rows in the bins of a feature up to a place; ``last`` is that of its last value."""
+    for j in range(level.counts[0]):
+        histogram = level.pool[level.slot[level.nodes[j]]]
+        if histogram[place, 0] > NOTHING * histogram[last, 0]:
+            return False
+    return True
 
 
 @inlined

@@ -232,7 +232,7 @@ def _staircase(lines: Lines, layout: BinLayout, j: int, outputs: slice) -> Nodes
     weight = summed[last + 1] - summed[first]
     summed_values = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(count[:, None] * values, axis=0)])
     mean = (summed_values[last + 1] - summed_values[first]) / np.maximum(weight, 1e-300)[:, None]
-    both = weight[left] * weight[right] / np.maximum(weight, 1e-300)
+    both = np.where(is_inner, weight[left] * weight[right], 0.0) / np.maximum(weight, 1e-300)
     gain = both * ((mean[left] - mean[right]) ** 2 @ lines.curvature[outputs])
     edge = layout.edge[layout.offset[f] :]
     n_nodes, nothing = len(first), np.full(len(first), -1, dtype=np.int32)

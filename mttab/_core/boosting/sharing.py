@@ -45,15 +45,15 @@ LEAST_SHARE = 0.05
 # The race: rounds of the first block and of the task block after it, step size, patience, and rows that are enough.
 FIRST_ROUNDS, TASK_ROUNDS, LEARNING_RATE, PATIENCE = 40, 15, 0.2, 4
 MAX_ROWS = 10_000
-# Every model is judged on one fold of so many, or, of few rows, on each of them.
+# Every model is judged on one fold of so many, or, of few rows, on each of them unless the first one is clear.
 N_FOLDS, FEW_ROWS = 3, 4000
 # Standard errors by which another way must beat "category" on the rows judged, and task trees nothing. The two that
 # take part only where tasks look like it need less. The same rows say how many rounds a model has, which flatters all
 # alike, and trees per task, which can only gain by it: chance alone must not be enough.
 MARGIN = {"category": 0.0, "pooled": 1.64, "groups": 1.0, "separate": 1.0, "task trees": 1.25, "line": 0.5}
 # Standard errors by which a way that is behind on the first fold is so for good, and not tried on the others. Lines are
-# judged on the first fold alone, too, where it says as much for them or against them.
-CLEAR = 2.0
+# judged on the first fold alone, too, where it says as much for them or against them. Fewer rows are never clear.
+CLEAR, LEAST_CLEAR_ROWS = 2.0, 20
 # Mean agreement of different tasks (see `similarity`) from which on keeping them apart is not tried.
 MAX_AGREEMENT = 0.1
 
@@ -149,7 +149,7 @@ class Race:
     n_models: int = 1
     n_at_once: int = 1
     _folds: list[tuple[TrainingRows, ValidationRows]] | None = field(default=None, init=False, repr=False)
-    _n_in_first_fold: int = field(default=0, init=False, repr=False)
+    _n_in_first_fold: float = field(default=0.0, init=False, repr=False)  # different ones, fewer if weights are uneven
     _losses: dict[tuple[str, bool], list[tuple[np.ndarray, np.ndarray]]] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -176,7 +176,9 @@ class Race:
         # Few different rows: equal ones are in one fold.
         held = [is_in for is_in in held if is_in.any() and not is_in.all()]
         if held:
-            self._n_in_first_fold = len(np.unique(rows.content_key[held[0]]))
+            _, which = np.unique(rows.content_key[held[0]], return_inverse=True)
+            weight = np.bincount(which, weights=rows.weight[held[0]])
+            self._n_in_first_fold = float(weight.sum() ** 2 / np.sum(weight**2))
         return [(rows.take(~is_in), rows.judged(X, is_in)) for is_in in held]
 
     @property
@@ -206,7 +208,8 @@ class Race:
 
     def is_clear(self, gain: np.ndarray) -> bool:
         """Whether losses of the first fold are less by `CLEAR`, whatever unit weights have; ``gain`` (n_rows,)."""
-        return is_gain(gain, self.weight, CLEAR, self._n_in_first_fold)
+        n_rows = self._n_in_first_fold
+        return n_rows >= LEAST_CLEAR_ROWS and is_gain(gain, self.weight, CLEAR, n_rows)
 
     def _judge(
         self, sharing: Sharing, fold: tuple[TrainingRows, ValidationRows], progress: Progress
@@ -286,7 +289,7 @@ def _shortened(options: BoostingOptions) -> BoostingOptions:
     return replace(options.with_blocks(short), patience=PATIENCE)
 
 
-def is_gain(gain: np.ndarray, weight: np.ndarray, margin: float, n_rows: int | None = None) -> bool:
+def is_gain(gain: np.ndarray, weight: np.ndarray, margin: float, n_rows: float | None = None) -> bool:
     """Whether the weighted mean of paired differences is above 0 by more than so many standard errors.
 
     gain : float64 (n,), of the first n rows judged; weight : float64 (>= n,)
@@ -301,7 +304,8 @@ def is_gain(gain: np.ndarray, weight: np.ndarray, margin: float, n_rows: int | N
 def pick(losses: dict[str, np.ndarray], weight: np.ndarray) -> str:
     """Of the names that beat "category" by their margin, the one with the least weighted mean loss; else "category".
 
-    losses : name -> (n_rows,), or less of ways that have been left out; where "category" has, the others have beaten it
+    losses : name -> (n_rows,), or less of ways that were clearly behind the best one on the first fold; where
+        "category" was, the least loss of the others decides
     """
     n_rows, usual = max(map(len, losses.values())), losses["category"]
     left = [name for name in losses if len(losses[name]) == n_rows]
