@@ -28,7 +28,7 @@ Table = tuple[pd.DataFrame, np.ndarray]
 TEST_SHARE = 0.4
 
 
-def in_tasks(X: np.ndarray, y: np.ndarray, n_tasks: int, seed: int) -> Table:
+def in_tasks(X: np.ndarray, y: np.ndarray, *, n_tasks: int, seed: int) -> Table:
     """Rows dealt to tasks, each with a level and a slope of its own, or, of classes, with labels that are wrong."""
     rng = np.random.default_rng(seed)
     task = rng.integers(0, n_tasks, len(X))
@@ -71,7 +71,7 @@ def two_slopes(
 def digits(seed: int) -> Table:
     """Even or odd, from the middle of the picture."""
     bunch = datasets.load_digits()
-    return in_tasks(bunch.data[:, 10:40], bunch.target % 2, 6, seed)
+    return in_tasks(bunch.data[:, 10:40], bunch.target % 2, n_tasks=6, seed=seed)
 
 
 def classes(
@@ -82,7 +82,7 @@ def classes(
         n, n_features, n_informative=informative, n_redundant=2, class_sep=apart, weights=[share], flip_y=0.05,
         random_state=seed,
     )  # fmt: skip
-    return in_tasks(X, y, n_tasks, seed)
+    return in_tasks(X, y, n_tasks=n_tasks, seed=seed)
 
 
 def groups(
@@ -98,13 +98,15 @@ def groups(
 def friedman(seed: int, kind: int, n: int, n_tasks: int, noise: float, **options: int) -> Table:
     """`make_friedman1` to ``3`` in tasks."""
     return in_tasks(
-        *getattr(datasets, f"make_friedman{kind}")(n, noise=noise, random_state=seed, **options), n_tasks, seed
+        *getattr(datasets, f"make_friedman{kind}")(n, noise=noise, random_state=seed, **options),
+        n_tasks=n_tasks,
+        seed=seed,
     )
 
 
 SMALL: dict[str, Callable[[int], Table]] = {
-    "diabetes": lambda seed: in_tasks(*datasets.load_diabetes(return_X_y=True), 4, seed),
-    "cancer": lambda seed: in_tasks(*datasets.load_breast_cancer(return_X_y=True), 5, seed),
+    "diabetes": lambda seed: in_tasks(*datasets.load_diabetes(return_X_y=True), n_tasks=4, seed=seed),
+    "cancer": lambda seed: in_tasks(*datasets.load_breast_cancer(return_X_y=True), n_tasks=5, seed=seed),
     "digits": digits,
     "friedman 1, 4 tasks": lambda seed: friedman(seed, 1, 600, 4, 1.0, n_features=6),
     "friedman 1, 15 tasks": lambda seed: friedman(seed, 1, 2000, 15, 2.0, n_features=10),
@@ -113,7 +115,7 @@ SMALL: dict[str, Callable[[int], Table]] = {
     "friedman 2": lambda seed: friedman(seed, 2, 1500, 8, 100.0),
     "friedman 3": lambda seed: friedman(seed, 3, 3000, 20, 0.2),
     "linear": lambda seed: in_tasks(
-        *datasets.make_regression(800, 15, n_informative=8, noise=30, random_state=seed), 10, seed
+        *datasets.make_regression(800, 15, n_informative=8, noise=30, random_state=seed), n_tasks=10, seed=seed
     ),
     "classes, 5 tasks": lambda seed: classes(seed, 1000, 20, 6, 0.5, 5),
     "classes, 12 tasks": lambda seed: classes(seed, 4000, 30, 10, 0.9, 12, 1.0),
