@@ -174,11 +174,12 @@ class Race:
         fold = rows.content_folds(N_FOLDS, self.seed + 1)  # another seed than that of the share
         held = [fold == k for k in range(N_FOLDS if n_rows < FEW_ROWS else 1)]
         # Few different rows: equal ones are in one fold.
-        held = [is_in for is_in in held if is_in.any() and not is_in.all()]
+        held = [is_in for is_in in held if rows.weight[is_in].any() and not is_in.all()]
         if held:
             _, which = np.unique(rows.content_key[held[0]], return_inverse=True)
             weight = np.bincount(which, weights=rows.weight[held[0]])
-            self._n_in_first_fold = float(weight.sum() ** 2 / np.sum(weight**2))
+            share = weight / weight.max()  # whatever the unit, squares are finite
+            self._n_in_first_fold = float(share.sum() ** 2 / np.sum(share**2))
         return [(rows.take(~is_in), rows.judged(X, is_in)) for is_in in held]
 
     @property
