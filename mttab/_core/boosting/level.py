@@ -50,7 +50,7 @@ class Level(NamedTuple):
 class Room(NamedTuple):
     """Scratch memory of a thread that searches a level.
 
-    lines : float64 (7, most bins of a feature)
+    lines : float64 (6, most bins of a feature)
     together : float64 (most levels of a category, n_channels), bins of all open nodes together
     contrast, across : float64 (most levels, n_columns) and its transpose; direction : float64 (n_columns,)
     levels : int64 (3, most levels); words : uint32, a set of levels; sums : float64 (3, n_channels)
@@ -100,7 +100,7 @@ allocate_level = inner(new_level)  # the same for kernels
 def lay_out_room(n_bins, n_levels, n_channels, n_columns):  # type: ignore[no-untyped-def]
     """`Room` for features of so many bins, categories of so many levels, and so many nodes × outputs."""
     return Room(
-        np.empty((7, n_bins)),
+        np.empty((6, n_bins)),
         np.empty((n_levels, n_channels)),
         np.empty((n_levels, n_columns)),
         np.empty((n_columns, n_levels)),

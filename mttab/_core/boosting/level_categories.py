@@ -176,7 +176,7 @@ def _gains_of_prefixes(a, levels, n_cuts, n_outputs, options, l2, level, room): 
 def _add_gains_of_one(part, levels, n_cuts, sums, options, l2, own, room):  # type: ignore[no-untyped-def]
     """The same of one node for one output without bounds, as `splitting.pair_score` has them, several at a time."""
     h_channel = 0 if options.constant_hessian else 2
-    gains, weights, gradients, hessians = room.lines[0], room.lines[4], room.lines[5], room.lines[6]
+    gains, weights, gradients, hessians = room.lines[0], room.lines[3], room.lines[4], room.lines[5]
     w, g, h = 0.0, 0.0, 0.0
     for j in range(n_cuts):
         w += part[levels[j], 0]
