@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -175,6 +175,14 @@ class progress:
             self.bar.close()
         elif sys.stderr.isatty():
             print("\r\033[K", end="", file=sys.stderr)
+
+
+def show_ratios(what: str, logs: np.ndarray, names: Sequence[str], digits: int = 4) -> None:
+    """Print a line: geometric means of ratios, given as logarithms (n, n_names), and their standard errors in %."""
+    error = 100 * logs.std(axis=0, ddof=1) / np.sqrt(len(logs)) if len(logs) > 1 else np.full(len(names), np.nan)
+    parts = zip(names, np.exp(logs.mean(axis=0)), error, strict=True)
+    shown = (f"{name} {mean:.{digits}f} ± {e:.{digits - 2}f}" for name, mean, e in parts)
+    print(f"{what}: " + ", ".join(shown), flush=True)
 
 
 def describe_machine(peers: tuple[str, ...] = ("catboost", "chimeraboost")) -> dict[str, Any]:

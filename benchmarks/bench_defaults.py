@@ -22,7 +22,7 @@ from sklearn.metrics import log_loss, root_mean_squared_error
 from sklearn.model_selection import train_test_split
 
 import mttab
-from bench_accuracy import describe_machine, positive
+from bench_accuracy import describe_machine, positive, show_ratios
 
 Table = tuple[pd.DataFrame, np.ndarray]
 TEST_SHARE = 0.4
@@ -183,13 +183,6 @@ def setting(text: str) -> tuple[str, dict[str, Any]]:
     return text, options_of(text)
 
 
-def show(name: str, logs: np.ndarray, names: list[str]) -> None:
-    """A line: geometric means of ratios, given as logarithms (n, n_settings), and their standard errors in %."""
-    error = 100 * logs.std(axis=0, ddof=1) / np.sqrt(len(logs)) if len(logs) > 1 else np.full(len(names), np.nan)
-    parts = zip(names, np.exp(logs.mean(axis=0)), error, strict=True)
-    print(f"{name}: " + ", ".join(f"{setting} {mean:.4f} ± {e:.2f}" for setting, mean, e in parts), flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="+", type=setting, metavar="NAME=VALUE[,…]", help="options of R-MTGB")
@@ -209,11 +202,11 @@ def main() -> None:
     for name, draw in wanted.items():
         found = np.log([list(compared(draw, settings, seed)) for seed in range(arguments.splits)])
         ratios = (found - found[:, :1])[:, 1:]
-        show(f"{name}, loss", ratios[..., 0], names)
+        show_ratios(f"{name}, loss", ratios[..., 0], names)
         loss.append(ratios[..., 0].mean(axis=0))
         seconds.append(ratios[..., 1].mean(axis=0))
-    show(f"loss, {len(loss)} tables", np.array(loss), names)
-    show(f"processor time, {len(loss)} tables", np.array(seconds), names)
+    show_ratios(f"loss, {len(loss)} tables", np.array(loss), names)
+    show_ratios(f"processor time, {len(loss)} tables", np.array(seconds), names)
 
 
 if __name__ == "__main__":

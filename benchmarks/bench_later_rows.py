@@ -19,7 +19,7 @@ from sklearn.metrics import root_mean_squared_error
 from sklearn.model_selection import TimeSeriesSplit
 
 import mttab
-from bench_accuracy import describe_machine, positive
+from bench_accuracy import describe_machine, positive, show_ratios
 
 DAYS_OF_YEAR, N_YEARS = 365, 4
 
@@ -96,11 +96,8 @@ def losses(world: World, n_train: int, seed: int, n_jobs: int) -> Iterator[float
 
 
 def show(name: str, ratios: np.ndarray) -> None:
-    """A line: geometric mean of ratios (n_tables, n_variants), and its standard error in %."""
-    logs = np.log(ratios)
-    error = 100 * logs.std(axis=0, ddof=1) / np.sqrt(len(logs)) if len(logs) > 1 else np.full(len(VARIANTS), np.nan)
-    parts = (f"{v} {np.exp(m):.3f} ± {e:.1f}" for v, m, e in zip(VARIANTS, logs.mean(axis=0), error, strict=True))
-    print(f"{name} ({len(logs)} tables): " + ", ".join(list(parts)[1:]), flush=True)
+    """A line for ratios (n_tables, n_variants) to the first variant."""
+    show_ratios(f"{name} ({len(ratios)} tables)", np.log(ratios[:, 1:]), list(VARIANTS)[1:], digits=3)
 
 
 def main() -> None:

@@ -217,6 +217,18 @@ def bench_predict(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield row(f"predict one row, {kind}, 300 times / validate_data", alternate(actions, args.repeats, 1), 1.5)
 
 
+def bench_few(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Rounds of symmetric trees as default fits have them, on as many rows and features as these often meet."""
+    for n_rows, n_features in ((400, 30), (1400, 14), (4000, 8)):
+        X, y = make_table(n_rows, n_features, False)
+        options: dict[str, Any] = {**ALONE, "max_bins": 64, "subsample": 0.8, "early_stopping": False, "n_jobs": 1}
+        fits = {n: RMTGBRegressor(max_iter_shared=n, random_state=0, **options) for n in (1, 201)}
+        actions = {str(n): partial(model.fit, X, y) for n, model in fits.items()}
+        times = alternate(actions, 3 * args.repeats, 1)
+        microseconds = 1e6 * float(np.median(times["201"] - times["1"])) / 200
+        yield {"what": f"round of a symmetric tree, {n_rows} x {n_features}, 64 bins", "us": microseconds}
+
+
 def seconds_of(code: str, cache: str) -> float:
     """Wall time of a new Python process."""
     environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
@@ -273,6 +285,7 @@ PARTS = {
     "fit": bench_fit,
     "loss": bench_loss,
     "tasks": bench_tasks,
+    "few": bench_few,
     "predict": bench_predict,
     "start": bench_start,
     "memory": bench_memory,

@@ -426,6 +426,14 @@ def test_speed_takes_ratios_with_the_fastest_of_the_others(script, tmp_path, cap
     assert "fit 3e+03 x 5, squared error, 1 thread(s)" in capsys.readouterr().out
 
 
+def test_speed_tells_what_a_round_on_few_rows_takes(script, tmp_path):
+    bench, output = script("bench_speed"), tmp_path / "speed.json"
+    bench.main(["few", "--repeats", "1", "--json", str(output)])
+    results = json.loads(output.read_text())["results"]
+    assert ["400 x 30" in result["what"] for result in results] == [True, False, False]
+    assert all(10.0 < result["us"] < 1e5 for result in results)
+
+
 def test_training_compares_ways_of_training_with_the_default(script, tmp_path, capsys, monkeypatch):
     bench = script("bench_training")
     monkeypatch.setattr(bench, "N_TEST", 50)
