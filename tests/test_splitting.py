@@ -21,7 +21,7 @@ from boosting_inputs import (
 from mttab._core.boosting.binning import CATEGORY, TASK_ID
 from mttab._core.boosting.histogram import gather_statistics
 from mttab._core.boosting.small_nodes import find_split_from_rows
-from mttab._core.boosting.splitting import MIN_HESSIAN, find_node_split
+from mttab._core.boosting.splitting import MIN_HESSIAN, find_node_split, most_of_levels
 from naive import Problem, Split
 
 
@@ -326,6 +326,33 @@ def test_levels_without_rows_follow_the_heavier_child():
     heavier = split.levels if 0 in split.levels else set(range(6)) - split.levels
     assert heavier == {0, 1, 2, 3, 5}
     assert split.missing_left == (0 in split.levels)
+
+
+@given(
+    st.integers(1, 8),
+    st.sampled_from([1, 3]),
+    st.booleans(),
+    st.sampled_from([0.0, 0.1, 30.0]),
+    st.integers(0, 2**32 - 1),
+)
+def test_no_two_sets_of_levels_score_more_than_the_bound(n_levels, n_outputs, is_constant, l2, seed):
+    rng = np.random.default_rng(seed)
+    n_channels = 1 + n_outputs if is_constant else 1 + 2 * n_outputs
+    histogram = rng.exponential(size=(n_levels, n_channels)) * rng.choice([0.0, 1.0, 100.0], n_levels)[:, None]
+    histogram[:, 1 : 1 + n_outputs] *= rng.choice([-1.0, 0.0, 1.0], (n_levels, n_outputs))
+    hessian = histogram[:, [0] * n_outputs if is_constant else slice(1 + n_outputs, None)]
+    gradient = histogram[:, 1 : 1 + n_outputs]
+
+    def score(members: np.ndarray) -> float:
+        g, h = gradient[members].sum(axis=0), hessian[members].sum(axis=0) + l2
+        return float(np.sum(np.divide(g**2, h, out=np.zeros(n_outputs), where=h > 0.0)))
+
+    bound = most_of_levels(histogram, n_outputs, split_options(constant_hessian=is_constant), l2)
+    for number in range(2**n_levels):
+        is_left = (number >> np.arange(n_levels)) & 1 == 1
+        assert score(is_left) + score(~is_left) <= bound * (1.0 + 1e-12)
+    if l2 == 0.0 and n_levels <= 2:
+        assert bound == pytest.approx(score(np.arange(n_levels) < 1) + score(np.arange(n_levels) >= 1))
 
 
 def test_missing_is_a_level_of_its_own():

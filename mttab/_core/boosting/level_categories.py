@@ -24,13 +24,16 @@ from .splitting import (
     level_keys,
     levels_in_use,
     mean_hessian,
+    most_of_levels,
     pair_score,
     sort_levels,
 )
 
 # Steps from one node's view of the levels to the view that tells most about all nodes.
 N_POWER_STEPS = 4
-
+# A category of so many levels is looked at closely only where it may gain more than the best feature before it; of more
+# levels the bound says next to nothing.
+FEW_LEVELS = 16
 
 _NOTHING = types.none  # what `best_subsets` returns
 
@@ -74,16 +77,24 @@ def best_subsets(first, last, layout, options, level, room, out_set):  # type: i
     """Best set of levels of each category among the features ``first:last`` that is tried, see `_best_subset`.
 
     Sums of gains and sides of missing values go to the level; ``out_set`` holds the levels of the last one afterwards.
-    To be called takes as long as to search a few levels, so this is done once for many features.
+    Where another of the features gains more, those of numbers being known, a gain may be left at 0. To be called takes
+    as long as to search a few levels, so this is done once for many features.
     """
+    bar = 0.0
+    for f in range(first, last):
+        if not layout.is_categorical[f] and level.is_tried[f]:
+            bar = max(bar, level.gain[f])
     for f in range(first, last):
         if layout.is_categorical[f] and level.is_tried[f]:
-            level.gain[f], level.missing_left[f] = _best_subset(f, layout, options, level, room, out_set)
+            level.gain[f], level.missing_left[f] = _best_subset(f, layout, options, level, room, bar, out_set)
+            bar = max(bar, level.gain[f])
 
 
 @inlined
-def _best_subset(f, layout, options, level, room, out_set):  # type: ignore[no-untyped-def]
+def _best_subset(f, layout, options, level, room, bar, out_set):  # type: ignore[no-untyped-def]
     """Best set of levels to send left for all open nodes together; `splitting.scan_categorical` says what is tried.
+
+    bar : float, gain below which nobody asks for the set
 
     Whether a level has enough rows to be sorted is a question of all open nodes together, too.
 
@@ -92,13 +103,17 @@ def _best_subset(f, layout, options, level, room, out_set):  # type: ignore[no-u
     a, n_levels, n_channels = layout.offset[f], layout.offset[f + 1] - layout.offset[f], level.pool.shape[2]
     n_outputs, n_open = count_outputs(n_channels, options), level.counts[0]
     together, sums, keys = room.together[:n_levels], room.sums[2], room.lines[1]
-    together[:, :] = 0.0
     sums[:] = 0.0
+    for j in range(n_open):
+        for c in range(n_channels):
+            sums[c] += level.sums[level.nodes[j], c]
+    l2 = options.l2 + options.categorical_prior * mean_hessian(sums, n_outputs, options)
+    if n_levels <= FEW_LEVELS and _most_together(a, n_levels, n_outputs, options, l2, level) < bar * (1.0 - 3.0 * TIE):
+        return 0.0, False
+    together[:, :] = 0.0
     for j in range(n_open):
         node = level.nodes[j]
         part = level.pool[level.slot[node], a : a + n_levels]
-        for c in range(n_channels):
-            sums[c] += level.sums[node, c]
         for k in range(n_levels):
             for c in range(n_channels):
                 together[k, c] += part[k, c]
@@ -112,7 +127,6 @@ def _best_subset(f, layout, options, level, room, out_set):  # type: ignore[no-u
     else:
         _contrast_keys(a, levels, sums, n_outputs, options, level, room)
     sort_levels(levels, keys, room.levels[1], room.levels[2])
-    l2 = options.l2 + options.categorical_prior * mean_hessian(sums, n_outputs, options)
     found, n_left, is_reversed, gains = 0.0, 0, False, room.lines[0]
     n_cuts = n_used if has_rest else n_used - 1
     for direction in range(2 if has_rest else 1):
@@ -140,6 +154,17 @@ def _best_subset(f, layout, options, level, room, out_set):  # type: ignore[no-u
         if goes_left[k] and k < n_levels - 1:
             out_set[k >> 5] |= np.uint32(1) << np.uint32(k & 31)
     return found, goes_left[n_levels - 1] != 0
+
+
+@lean
+def _most_together(a, n_levels, n_outputs, options, l2, level):  # type: ignore[no-untyped-def]
+    """No set of levels gains more in all open nodes together, even if every node had a set of its own."""
+    most = 2.0 * level.noise[0]
+    for j in range(level.counts[0]):
+        node = level.nodes[j]
+        part = level.pool[level.slot[node], a : a + n_levels]
+        most += max(most_of_levels(part, n_outputs, options, l2) - level.own[node], 0.0)
+    return most
 
 
 @lean

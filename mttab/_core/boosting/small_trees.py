@@ -15,6 +15,7 @@ from .jit import inlined, inner, lean
 from .leaves import set_values
 from .local_search import (
     COUNT_BITS,
+    COUNT_MASK,
     NEAR,
     add_rows,
     has_missing,
@@ -41,6 +42,7 @@ class SmallScratch(NamedTuple):
     bar : float32 (n_lanes,), bin : int32 (n_lanes,), of a search
     state : uint64 (1,), of the random numbers; is_tried : bool (n_features,)
     is_left : uint8 (256,), buffer : uint32 (256,), of a split
+    level_units : int32 (2, 256), levels : float64 (256, n_channels), of a category, see `_sum_levels`
     """
 
     depth: np.ndarray
@@ -54,10 +56,12 @@ class SmallScratch(NamedTuple):
     is_tried: np.ndarray
     is_left: np.ndarray
     buffer: np.ndarray
+    level_units: np.ndarray
+    levels: np.ndarray
 
 
 @inner
-def new_small_scratch(max_leaf_nodes, n_features, n_lanes, n_lines, n_planes):  # type: ignore[no-untyped-def]
+def new_small_scratch(max_leaf_nodes, n_features, n_lanes, n_lines, n_planes, n_channels):  # type: ignore[no-untyped-def]
     max_nodes, is_tried = 2 * max_leaf_nodes, np.empty(n_features, dtype=np.bool_)
     for f in range(n_features):
         is_tried[f] = True
@@ -73,6 +77,8 @@ def new_small_scratch(max_leaf_nodes, n_features, n_lanes, n_lines, n_planes):  
         is_tried,
         np.empty(256, dtype=np.uint8),
         np.empty(256, dtype=np.uint32),
+        np.empty((2, 256), dtype=np.int32),
+        np.empty((256, n_channels)),
     )
 
 
@@ -164,7 +170,9 @@ def _search(  # type: ignore[no-untyped-def]
             if layout.is_categorical[f] and own.is_tried[f]:
                 # Of equal splits that of the first feature counts, though numbers have been looked at before.
                 bar = best if f > feature else max(parent, best * (1.0 - 3.0 * TIE))
-                score, is_left = _search_levels(table, layout, rows, first_row, units, f, options, own, tree, node, bar)
+                score, is_left = _search_levels(
+                    table, layout, rows, first_row, is_weighted, units[1], f, options, own, tree, node, bar
+                )
                 if score > bar:
                     best, feature, bin_, at, missing_left = score, np.int64(f), np.int64(0), np.int64(0), is_left
     tree.gain[node], tree.feature[node], tree.missing_left[node] = (
@@ -200,20 +208,42 @@ def _search_lanes(local, n_bins, is_weighted, units, options, own, node):  # typ
 
 
 @inner
-def _search_levels(table, layout, rows, first_row, units, f, options, own, tree, node, best):  # type: ignore[no-untyped-def]
+def _search_levels(  # type: ignore[no-untyped-def]
+    table, layout, rows, first_row, is_weighted, unit_h, f, options, own, tree, node, best
+):
     """`splitting.scan_categorical` of a node, from its rows."""
-    n_channels = 2 if options.constant_hessian else 3
-    part, sums = np.zeros((layout.offset[f + 1] - layout.offset[f], n_channels)), own.sums[node]
-    shift, mask = byte_of(np.int64(f))
-    for j in range(tree.start[node], tree.stop[node]):
-        level, place = (table.words[f >> 2, rows[j]] >> shift) & mask, rows[j] - first_row
-        part[level, 0] += table.weight[rows[j]]
-        part[level, 1] += own.packed[0, place] >> COUNT_BITS
-        if n_channels == 3:
-            part[level, 2] += own.packed[1, place] * units[1]
+    part, sums = own.levels[: layout.offset[f + 1] - layout.offset[f]], own.sums[node]
+    _sum_levels(table, rows[tree.start[node] : tree.stop[node]], first_row, is_weighted, unit_h, f, own, part)
     min_rows = options.categorical_min_rows if layout.is_categorical[f] == CATEGORY else 0.0
     out_set = tree.category_set[node]
-    return scan_categorical(part, sums[:n_channels], options, min_rows, -np.inf, np.inf, best, out_set)
+    return scan_categorical(part, sums[: part.shape[1]], options, min_rows, -np.inf, np.inf, best, out_set)
+
+
+@lean
+def _sum_levels(table, members, first_row, is_weighted, unit_h, f, own, out_levels):  # type: ignore[no-untyped-def]
+    """Weight, gradient in units, and hessian unless it is the weight, of every level of a category.
+
+    members : uint32, the node's rows; out_levels : float64 (n_levels, 2 or 3)
+    """
+    column, (shift, mask) = table.words[f >> 2], byte_of(np.int64(f))
+    n_levels, n_channels = out_levels.shape
+    for c in range(1, n_channels):
+        values, units = own.packed[c - 1], own.level_units[c - 1]
+        for k in range(n_levels):
+            units[k] = 0
+        for j in range(len(members)):
+            i = members[j]
+            units[np.uint64((column[i] >> shift) & mask)] += values[i - first_row]
+    for k in range(n_levels):
+        out_levels[k, 0] = own.level_units[0, k] & COUNT_MASK
+        out_levels[k, 1] = own.level_units[0, k] >> COUNT_BITS
+        if n_channels == 3:
+            out_levels[k, 2] = own.level_units[1, k] * unit_h
+    if is_weighted:
+        for k in range(n_levels):
+            out_levels[k, 0] = 0.0
+        for j in range(len(members)):
+            out_levels[np.uint64((column[members[j]] >> shift) & mask), 0] += table.weight[members[j]]
 
 
 # --- splitting a node -------------------------------------------------------------------------------------------------

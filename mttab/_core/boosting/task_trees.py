@@ -61,6 +61,7 @@ def _grow_small_trees(  # type: ignore[no-untyped-def]
     """The same for every task that has local bins; is_weighted : bool, rows have weights other than 1."""
     n_nodes, n_features, n_trees = trees.n_nodes, len(layout.offset) - 1, len(seeds)
     n_lanes, n_planes = local.cell.shape[1], n_planes_for(options.constant_hessian, is_weighted)
+    n_channels = 2 if options.constant_hessian else 3
     for job in prange((n_trees + TASKS_AT_ONCE - 1) // TASKS_AT_ONCE):
         first = TASKS_AT_ONCE * np.int64(job)  # a parallel loop counts in uint64
         last = min(first + TASKS_AT_ONCE, np.int64(n_trees))
@@ -68,7 +69,7 @@ def _grow_small_trees(  # type: ignore[no-untyped-def]
         for t in range(first, last):  # type: ignore[call-overload]
             most = max(most, local.n_bins[t])
         n_leaves = min(growth.max_leaf_nodes, MAX_ROWS) if most > 0 else 0
-        small = new_small_scratch(n_leaves, n_features, n_lanes, most + 1, n_planes)
+        small = new_small_scratch(n_leaves, n_features, n_lanes, most + 1, n_planes, n_channels)
         for t in range(first, last):  # type: ignore[call-overload]
             if local.n_bins[t] > 0:
                 own_rows = rows[row_start[t] : row_start[t + 1]]
