@@ -182,18 +182,16 @@ class _Run:
         mixing = self.mixing()
         self.update_derivatives()
         theta_gradient = self.theta_gradient(mixing)
-        share = mixing[self.rows.task]
-        sample = self.draw_sample()
+        sample, shares, least = self.draw_sample(), self.scores.shares(mixing), self.options.least_share
         for k, outputs in self.derivatives.outputs:
             seed, (own_gradient, own_hessian) = self.draw_seed(), self.derivatives.of(outputs)
-            for group in range(self.options.n_groups):
-                s = share[:, group]
+            for group, s in enumerate(shares):
                 # DEVIATION(block 2): gradients, hessians and row counts are weighted by s and 1 - s, so that two trees
                 # fitted at once cannot overshoot. The paper scales the residual alone and fits it unweighted.
                 gradient, hessian, weight = own_gradient * s, own_hessian, self.rows.weight
                 if self.options.newton:
-                    hessian, weight = hessian * s, weight * s
-                members = sample if self.options.least_share == 0.0 else sample.within(s >= self.options.least_share)
+                    hessian, weight = hessian if self.loss.constant_hessian else hessian * s, weight * s
+                members = sample if least == 0.0 else sample.within(mixing[:-1, group] >= least)
                 grown = self.grower.grow_shared(gradient, hessian, weight, members, seed)
                 self.keep(grown, weight, PARTITION, group, r, k)
         self.theta = self.theta - self.options.theta_learning_rate * theta_gradient

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .forest import PARTITION
-from .sampling import draw_rows, uniform_of_keys
+from .sampling import draw_rows, leave_tasks_out, uniform_of_keys
 
 # Values of y, those of all processes together, up to which the processes tell them each other: 16 MB.
 MAX_SHARED_VALUES = 2**20
@@ -53,14 +53,15 @@ class RowSample:
     out_start: np.ndarray
 
     def within(self, is_member: np.ndarray) -> RowSample:
-        """The same with the rows left out, too, where ``is_member`` (n_rows,) does not hold."""
-        keep = is_member[self.rows]
-        if keep.all():
+        """The same with all rows of the tasks left out where ``is_member`` (n_tasks,) does not hold."""
+        if is_member.all():
             return self
-        counted = np.concatenate([[0], np.cumsum(keep)])
-        start = counted[self.row_start].astype(np.int64)
-        out_rows = np.sort(np.concatenate([self.out_rows, self.rows[~keep]]))
-        return RowSample(self.rows[keep], start, out_rows, self.out_start + self.row_start - start)
+        n = len(self.rows) + len(self.out_rows)
+        rows, out_rows = np.empty((2, n), dtype=np.uint32)
+        row_start, out_start = np.empty((2, len(self.row_start)), dtype=np.int64)
+        before = self.rows, self.row_start, self.out_rows, self.out_start
+        n_in = leave_tasks_out(*before, is_member, rows, row_start, out_rows, out_start)
+        return RowSample(rows[:n_in], row_start, out_rows[: n - n_in], out_start)
 
 
 @dataclass
@@ -240,6 +241,7 @@ class Scores:
     groups: np.ndarray
     task: np.ndarray
     has_groups: bool = False
+    _last_shares: tuple[np.ndarray, np.ndarray] | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def zeros(cls, base: np.ndarray, task: np.ndarray, n_groups: int = 2) -> Scores:
@@ -258,11 +260,16 @@ class Scores:
         """Score (n_rows, n_outputs); the fixed part itself, not a copy, while no group has a tree."""
         if not self.has_groups:
             return self.fixed
-        share = mixing[self.task]
         out = self.fixed
-        for k, group in enumerate(self.groups):
-            out = out + share[:, k : k + 1] * group
+        for share, group in zip(self.shares(mixing), self.groups, strict=True):
+            out = out + share[:, None] * group
         return out
+
+    def shares(self, mixing: np.ndarray) -> np.ndarray:
+        """Weight (n_groups, n_rows) of every group in the score of each row; taken anew where that is another array."""
+        if self._last_shares is None or self._last_shares[0] is not mixing:
+            self._last_shares = mixing, np.take(mixing.T, self.task, axis=1)
+        return self._last_shares[1]
 
     def copy(self) -> Scores:
         groups = self.groups.copy() if self.has_groups else self.groups

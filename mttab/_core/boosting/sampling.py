@@ -39,3 +39,32 @@ def draw_rows(key, seed, share, task_start, out_rows, out_row_start, out_left, o
             n_left += np.uint64(not is_in)
     out_row_start[len(task_start) - 1], out_left_start[len(task_start) - 1] = n_in, n_left
     return np.int64(n_in)
+
+
+@lean_jit
+def leave_tasks_out(  # type: ignore[no-untyped-def]
+    rows, row_start, left, left_start, is_member, out_rows, out_row_start, out_left, out_left_start
+):
+    """Leave out all rows of the tasks where ``is_member`` (n_tasks,) does not hold, as if they had not been drawn.
+
+    rows, left : uint32, in and left out, both in order; row_start, left_start : int64 (n_tasks + 1,), of each task;
+    together the rows of a task are a range
+
+    Returns how many rows are in; out_rows, out_left : uint32, of the length of both together.
+    """
+    n_in, n_left, n_tasks = 0, 0, len(row_start) - 1
+    for t in range(n_tasks):
+        out_row_start[t], out_left_start[t] = n_in, n_left
+        if is_member[t]:
+            for j in range(row_start[t], row_start[t + 1]):
+                out_rows[n_in] = rows[j]
+                n_in += 1
+            for j in range(left_start[t], left_start[t + 1]):
+                out_left[n_left] = left[j]
+                n_left += 1
+        else:
+            for i in range(row_start[t] + left_start[t], row_start[t + 1] + left_start[t + 1]):
+                out_left[n_left] = i
+                n_left += 1
+    out_row_start[n_tasks], out_left_start[n_tasks] = n_in, n_left
+    return n_in

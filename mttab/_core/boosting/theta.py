@@ -25,9 +25,9 @@ def mixing_weights(theta: np.ndarray, row_weight: np.ndarray) -> np.ndarray:
     """
     if theta.ndim == 2:
         weights = softmax(theta, axis=1)
-        return np.vstack([weights, np.average(weights, axis=0, weights=row_weight)])
+        return np.vstack([weights, row_weight @ weights / row_weight.sum()])
     s = expit(theta)
-    s = np.append(s, np.average(s, weights=row_weight) if len(s) else 0.0)
+    s = np.append(s, row_weight @ s / row_weight.sum() if len(s) else 0.0)
     return np.column_stack([1.0 - s, s])
 
 
