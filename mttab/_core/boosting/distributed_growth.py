@@ -235,7 +235,7 @@ class SymmetricGrowth(LeafwiseGrowth):
             level.counts[1] = 0  # there is nothing left to fill
             data = self.words, self.task, self.layout, self.rows, self.options, self.packing, self.scratch
             search_level(*data, tree.start, tree.stop, level, np.int64(1))
-            feature = best_feature(self.layout, self.options, level, tree)
+            feature = best_feature(self.layout, level, tree)
             if feature < 0:
                 break
             n_before, n_nodes = n_nodes, int(split_level(*parted, level, feature, n_nodes))
@@ -255,8 +255,8 @@ class SymmetricGrowth(LeafwiseGrowth):
         sums[0], pool[0] = self.measure(0)
         sum_up(pool[0], self.layout, 0, self.n_features)
         slot = np.zeros(len(sums), dtype=np.int64)
-        low, high = self.tree.low, self.tree.high
-        level = new_level(self.n_features, sums, pool, slot, low, high, self.subset_search)
+        low, high, n_words = self.tree.low, self.tree.high, self.tree.category_set.shape[1]
+        level = new_level(self.n_features, n_words, sums, pool, slot, low, high, self.subset_search)
         open_root(level)
         return level
 

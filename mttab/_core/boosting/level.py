@@ -23,6 +23,7 @@ class Level(NamedTuple):
     pool : float64 (n_slots, n_bins_total, n_channels), histograms, of features with an order sums up to each bin
     slot : int64 (max_nodes,), which histogram is the node's
     is_tried : bool (n_features,); gain, left_bin, next_bin, missing_left : (n_features,), of the best cut by each
+    sets : uint32 (n_features, n_words), levels that the best cut by a category sends left, where it gains anything
     subset_search : int64, address of the kernel for sets of levels in this process, see `level_categories`
     """
 
@@ -44,6 +45,7 @@ class Level(NamedTuple):
     left_bin: np.ndarray
     next_bin: np.ndarray
     missing_left: np.ndarray
+    sets: np.ndarray
     subset_search: int
 
 
@@ -52,21 +54,19 @@ class Room(NamedTuple):
 
     lines : float64 (6, most bins of a feature)
     together : float64 (most levels of a category, n_channels), bins of all open nodes together
-    contrast, across : float64 (most levels, n_columns) and its transpose; direction : float64 (n_columns,)
-    levels : int64 (3, most levels); words : uint32, a set of levels; sums : float64 (3, n_channels)
+    across : float64 (n_columns, most levels); direction : float64 (n_columns,)
+    levels : int64 (3, most levels); sums : float64 (3, n_channels)
     """
 
     lines: np.ndarray
     together: np.ndarray
-    contrast: np.ndarray
     across: np.ndarray
     direction: np.ndarray
     levels: np.ndarray
-    words: np.ndarray
     sums: np.ndarray
 
 
-def new_level(n_features, sums, pool, slot, low, high, subset_search):  # type: ignore[no-untyped-def]
+def new_level(n_features, n_words, sums, pool, slot, low, high, subset_search):  # type: ignore[no-untyped-def]
     """Room for the levels of a tree; what is passed in is kept, see `Level`."""
     max_nodes = len(sums)
     nodes, small = np.empty(max_nodes, dtype=np.int64), np.empty(max_nodes, dtype=np.int64)
@@ -90,6 +90,7 @@ def new_level(n_features, sums, pool, slot, low, high, subset_search):  # type: 
         np.empty(n_features, dtype=np.int64),
         np.empty(n_features, dtype=np.int64),
         np.empty(n_features, dtype=np.bool_),
+        np.empty((n_features, n_words), dtype=np.uint32),
         subset_search,
     )
 
@@ -102,11 +103,9 @@ def lay_out_room(n_bins, n_levels, n_channels, n_columns):  # type: ignore[no-un
     return Room(
         np.empty((6, n_bins)),
         np.empty((n_levels, n_channels)),
-        np.empty((n_levels, n_columns)),
         np.empty((n_columns, n_levels)),
         np.empty(n_columns),
         np.empty((3, n_levels), dtype=np.int64),
-        np.empty((n_levels + 31) // 32, dtype=np.uint32),
         np.empty((3, n_channels)),
     )
 

@@ -41,9 +41,9 @@ _NOTHING = types.none  # what `best_subsets` returns
 def _argument_types(layout: types.Type, options: types.Type) -> tuple[types.Type, ...]:
     """What `best_subsets` is called with where the layout and the options are of these types."""
     nodes, values = np.empty(0, dtype=np.int64), np.empty(0)
-    level = new_level(0, np.empty((0, 0)), np.empty((0, 0, 0)), nodes, values, values, np.int64(0))
+    level = new_level(0, 0, np.empty((0, 0)), np.empty((0, 0, 0)), nodes, values, values, np.int64(0))
     room = lay_out_room(0, 0, 0, 0)
-    return types.int64, types.int64, layout, options, typeof(level), typeof(room), typeof(room.words)
+    return types.int64, types.int64, layout, options, typeof(level), typeof(room)
 
 
 def find_subset_search(layout: BinLayout, options: SplitOptions) -> np.int64:
@@ -59,7 +59,7 @@ def _address_for(layout: types.Type, options: types.Type) -> np.int64:
 
 
 @intrinsic
-def call_best_subsets(typing_context, first, last, layout, options, level, room, out_set):  # type: ignore[no-untyped-def]
+def call_best_subsets(typing_context, first, last, layout, options, level, room):  # type: ignore[no-untyped-def]
     """`best_subsets` from another kernel, by the address in the level."""
     arguments = _argument_types(layout, options)
 
@@ -73,12 +73,12 @@ def call_best_subsets(typing_context, first, last, layout, options, level, room,
 
 
 @lean_jit
-def best_subsets(first, last, layout, options, level, room, out_set):  # type: ignore[no-untyped-def]
+def best_subsets(first, last, layout, options, level, room):  # type: ignore[no-untyped-def]
     """Best set of levels of each category among the features ``first:last`` that is tried, see `_best_subset`.
 
-    Sums of gains and sides of missing values go to the level; ``out_set`` holds the levels of the last one afterwards.
-    Where another of the features gains more, those of numbers being known, a gain may be left at 0. To be called takes
-    as long as to search a few levels, so this is done once for many features.
+    Sums of gains, sides of missing values and sets of levels go to the level. Where another of the features gains more,
+    those of numbers being known, a gain may be left at 0. To be called takes as long as to search a few levels, so this
+    is done once for many features.
     """
     bar = 0.0
     for f in range(first, last):
@@ -86,19 +86,19 @@ def best_subsets(first, last, layout, options, level, room, out_set):  # type: i
             bar = max(bar, level.gain[f])
     for f in range(first, last):
         if layout.is_categorical[f] and level.is_tried[f]:
-            level.gain[f], level.missing_left[f] = _best_subset(f, layout, options, level, room, bar, out_set)
+            level.gain[f], level.missing_left[f] = _best_subset(f, layout, options, level, room, bar)
             bar = max(bar, level.gain[f])
 
 
 @inlined
-def _best_subset(f, layout, options, level, room, bar, out_set):  # type: ignore[no-untyped-def]
+def _best_subset(f, layout, options, level, room, bar):  # type: ignore[no-untyped-def]
     """Best set of levels to send left for all open nodes together; `splitting.scan_categorical` says what is tried.
 
     bar : float, gain below which nobody asks for the set
 
     Whether a level has enough rows to be sorted is a question of all open nodes together, too.
 
-    Returns (sum of gains, missing goes left) and writes ``out_set`` where anything pays.
+    Returns (sum of gains, missing goes left) and writes ``level.sets`` where anything pays.
     """
     a, n_levels, n_channels = layout.offset[f], layout.offset[f + 1] - layout.offset[f], level.pool.shape[2]
     n_outputs, n_open = count_outputs(n_channels, options), level.counts[0]
@@ -114,9 +114,7 @@ def _best_subset(f, layout, options, level, room, bar, out_set):  # type: ignore
     for j in range(n_open):
         node = level.nodes[j]
         part = level.pool[level.slot[node], a : a + n_levels]
-        for k in range(n_levels):
-            for c in range(n_channels):
-                together[k, c] += part[k, c]
+        _add(part.reshape(part.size), together.reshape(together.size))
     min_rows = options.categorical_min_rows if layout.is_categorical[f] == CATEGORY else 0.0
     n_used, has_rest = levels_in_use(together, min_rows, room.levels[0])
     if n_used + has_rest < 2:
@@ -147,6 +145,7 @@ def _best_subset(f, layout, options, level, room, bar, out_set):  # type: ignore
         goes_left[levels[j]] = 1
         w_left += together[levels[j], 0]
     is_left_heavier = w_left >= (sums[0] - w_left) * (1.0 - TIE)
+    out_set = level.sets[f]
     out_set[:] = 0
     for k in range(n_levels):
         if is_left_heavier and together[k, 0] <= 0.0:
@@ -235,57 +234,73 @@ def _contrast_keys(a, levels, sums, n_outputs, options, level, room):  # type: i
         C_ln / √((H_l + prior) H_n)            (a few steps of power iteration from the node that differs most)
 
     Levels are sorted by Σ_n v_n C_ln / √H_n / (H_l + prior), which is left in line 1. Several outputs of a node count
-    as nodes of their own. The contrast is kept both ways round, so that either sum runs over neighbours.
+    as nodes of their own.
     """
-    contrast, across, together, direction = room.contrast, room.across, room.together, room.direction
-    keys, scale, n_columns = room.lines[1], room.lines[2], level.counts[0] * n_outputs
+    across, together, direction = room.across, room.together, room.direction
+    n_levels, n_columns = len(levels), level.counts[0] * n_outputs
+    keys, scale, scaled = room.lines[1][:n_levels], room.lines[2][:n_levels], room.lines[3][:n_levels]
     prior = options.categorical_prior * mean_hessian(sums, n_outputs, options)
-    for j in range(len(levels)):
-        scale[j] = prior
+    for j in range(n_levels):
+        h = prior
         for k in range(n_outputs):
-            scale[j] += _hessian_of(together[levels[j]], k, n_outputs, options) / n_outputs
-        scale[j] = max(scale[j], 1e-100)
+            h += _hessian_of(together[levels[j]], k, n_outputs, options) / n_outputs
+        scale[j] = 1.0 / max(h, 1e-100)
     widest, first = -1.0, np.int64(0)
     for column in range(n_columns):
         node, k = level.nodes[column // n_outputs], column % n_outputs
-        part, line = level.pool[level.slot[node], a:], across[column]
+        part, line = level.pool[level.slot[node], a:], across[column][:n_levels]
         h_node = max(_hessian_of(level.sums[node], k, n_outputs, options), 1e-100)
-        mean, spread = level.sums[node, 1 + k] / h_node, 0.0
-        for j in range(len(levels)):
+        mean, share = level.sums[node, 1 + k] / h_node, 1.0 / np.sqrt(h_node)
+        for j in range(n_levels):
             cell = part[levels[j]]
-            beyond = cell[1 + k] - mean * _hessian_of(cell, k, n_outputs, options)
-            line[j] = beyond / np.sqrt(h_node)
-            contrast[j, column] = line[j]
-            spread += line[j] / scale[j] * line[j]
+            line[j] = (cell[1 + k] - mean * _hessian_of(cell, k, n_outputs, options)) * share
+            scaled[j] = line[j] * scale[j]
+        spread = _dot(line, scaled)
         if spread > widest * (1.0 + 1e-9):
             widest, first = spread, np.int64(column)
     for column in range(n_columns):
         direction[column] = 1.0 if column == first else 0.0
     for step in range(N_POWER_STEPS + 1):
-        for j in range(len(levels)):
+        for j in range(n_levels):
             keys[j] = 0.0
         for column in range(n_columns):
             share, line = direction[column], across[column]
             if share != 0.0:
-                for j in range(len(levels)):
+                for j in range(n_levels):
                     keys[j] += share * line[j]
-        for j in range(len(levels)):
-            keys[j] /= scale[j]
+        for j in range(n_levels):
+            keys[j] *= scale[j]
         if step < N_POWER_STEPS:
-            _project(keys[: len(levels)], contrast, direction[:n_columns])
+            _project(keys, across, direction[:n_columns])
 
 
 @inlined
-def _project(keys, contrast, out_direction):  # type: ignore[no-untyped-def]
+def _project(keys, across, out_direction):  # type: ignore[no-untyped-def]
     """Weights of the columns by what the keys have in common with each, the largest of them 1."""
     largest = 1e-300
     for column in range(len(out_direction)):
-        out_direction[column] = 0.0
-    for j in range(len(keys)):
-        key, line = keys[j], contrast[j]
-        for column in range(len(out_direction)):
-            out_direction[column] += key * line[column]
-    for column in range(len(out_direction)):
+        out_direction[column] = _dot(keys, across[column])
         largest = max(largest, abs(out_direction[column]))
     for column in range(len(out_direction)):
         out_direction[column] /= largest
+
+
+@inlined
+def _dot(values, others):  # type: ignore[no-untyped-def]
+    """Sum of products, in four sums: one alone would wait for every addition."""
+    a = b = c = d = 0.0
+    n = len(values)
+    for k in range(n // 4):
+        a += values[4 * k] * others[4 * k]
+        b += values[4 * k + 1] * others[4 * k + 1]
+        c += values[4 * k + 2] * others[4 * k + 2]
+        d += values[4 * k + 3] * others[4 * k + 3]
+    for k in range(n // 4 * 4, n):
+        a += values[k] * others[k]
+    return (a + b) + (c + d)
+
+
+@inlined
+def _add(values, out_sums):  # type: ignore[no-untyped-def]
+    for k in range(len(values)):
+        out_sums[k] += values[k]

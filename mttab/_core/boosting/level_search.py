@@ -11,7 +11,7 @@ import numpy as np
 from numba import prange
 
 from .histogram import fill_floats
-from .jit import inlined, jit, lean, lean_jit, serial_and_parallel
+from .jit import inlined, lean, lean_jit, serial_and_parallel
 from .level import new_room
 from .level_categories import call_best_subsets
 from .node_search import first_feature
@@ -124,18 +124,20 @@ def _search_features(layout, options, level, room, first, last):  # type: ignore
             level.gain[f], level.left_bin[f], level.missing_left[f] = best_threshold(f, layout, options, level, room)
         has_categories |= layout.is_categorical[f] != 0
     if has_categories:
-        call_best_subsets(first, last, layout, options, level, room, room.words)
+        call_best_subsets(first, last, layout, options, level, room)
 
 
-@jit
-def best_feature(layout, options, level, tree):  # type: ignore[no-untyped-def]
+@lean_jit
+def best_feature(layout, level, tree):  # type: ignore[no-untyped-def]
     """The feature that gains most, of equal ones the first, −1 if none pays; its levels are written to the nodes."""
     found = _largest_gain(level)
     if found < 0:
         return found
     level.next_bin[found] = 0
-    if layout.is_categorical[found]:  # the levels were not kept for every feature
-        _write_levels(found, layout, options, level, new_room(layout, options, level), tree.category_set)
+    if layout.is_categorical[found]:
+        for j in range(level.counts[0]):
+            for k in range(level.sets.shape[1]):
+                tree.category_set[level.nodes[j], k] = level.sets[found, k]
     else:
         level.next_bin[found], is_left_heavier, has_missing = _look_around(found, layout, level)
         if not has_missing:
@@ -150,15 +152,6 @@ def _largest_gain(level):  # type: ignore[no-untyped-def]
         if level.is_tried[f] and level.gain[f] > best + level.noise[0] + TIE * best:
             best, found = level.gain[f], np.int64(f)
     return found
-
-
-@lean
-def _write_levels(f, layout, options, level, room, out_sets):  # type: ignore[no-untyped-def]
-    first = out_sets[level.nodes[0]]
-    call_best_subsets(f, f + 1, layout, options, level, room, first)
-    for j in range(1, level.counts[0]):
-        for k in range(len(first)):
-            out_sets[level.nodes[j], k] = first[k]
 
 
 @lean

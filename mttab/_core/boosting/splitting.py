@@ -282,37 +282,61 @@ def levels_in_use(histogram, min_rows, out_levels):  # type: ignore[no-untyped-d
 
 @lean
 def sort_levels(levels, keys, room, more_room):  # type: ignore[no-untyped-def]
-    """Sort ``levels`` by ``keys``, which are rounded in place first; equal ones stay in their order.
+    """Sort ``levels`` by ``keys``, which are rounded first; equal ones stay in their order.
 
     Equal levels (same labels, same weights) must not be told apart by the rounding of their sums.
     room, more_room : int64 (>= len(levels),), scratch
+
+        [ rounded key (32 bits) | place of the level (32 bits) ]    what is sorted, so that no two are equal
     """
     n, largest = len(levels), 0.0
     for j in range(n):
         largest = max(largest, abs(keys[j]))
-        room[j] = j
-    if largest > 0.0:
-        for j in range(n):
-            keys[j] = np.rint(keys[j] / largest * 1e9)
-    # A merge sort, for numpy's takes long to compile.
-    order, merged, width = room, more_room, 1
+    for j in range(n):
+        key = np.rint(keys[j] / largest * 1e9) if largest > 0.0 else 0.0
+        room[j] = (np.int64(key) << 32) + j
+    # A merge sort, for numpy's takes long to compile, and without branches that nobody can predict.
+    order, merged, width = room, more_room, 4
+    for low in range(0, n, width):
+        _sort_four(order, low, min(low + width, n))
     while width < n:
         for low in range(0, n, 2 * width):
             middle, high = min(low + width, n), min(low + 2 * width, n)
-            a, b = low, middle
-            for place in range(low, high):
-                if a < middle and (b >= high or keys[order[a]] <= keys[order[b]]):
-                    merged[place] = order[a]
-                    a += 1
-                else:
-                    merged[place] = order[b]
-                    b += 1
+            a, b, place = low, middle, low
+            while a < middle and b < high:
+                x, y = order[a], order[b]
+                is_first = x < y
+                merged[place] = x if is_first else y
+                a += is_first
+                b += not is_first
+                place += 1
+            for k in range(a, middle):
+                merged[place + k - a] = order[k]
+            for k in range(b, high):
+                merged[place + k - b] = order[k]
         order, merged = merged, order
         width *= 2
     for j in range(n):
-        merged[j] = levels[order[j]]
+        merged[j] = levels[order[j] & 0xFFFFFFFF]
     for j in range(n):
         levels[j] = merged[j]
+
+
+@lean
+def _sort_four(numbers, low, high):  # type: ignore[no-untyped-def]
+    """Sort ``numbers[low:high]``, at most four."""
+    if high - low == 4:
+        a, b, c, d = numbers[low], numbers[low + 1], numbers[low + 2], numbers[low + 3]
+        a, b, c, d = min(a, b), max(a, b), min(c, d), max(c, d)
+        a, c, b, d = min(a, c), max(a, c), min(b, d), max(b, d)
+        numbers[low], numbers[low + 1], numbers[low + 2], numbers[low + 3] = a, min(b, c), max(b, c), d
+        return
+    for j in range(low + 1, high):
+        number, place = numbers[j], j
+        while place > low and numbers[place - 1] > number:
+            numbers[place] = numbers[place - 1]
+            place -= 1
+        numbers[place] = number
 
 
 @lean_jit

@@ -37,7 +37,8 @@ def grow_symmetric_tree(  # type: ignore[no-untyped-def]
     # What is made is made here: the rest is passed on to functions that need not count who refers to it.
     max_leaves = min(growth.max_leaf_nodes, max(len(rows), 1))
     own = begin_tree(table, layout, rows, options, scratch, seed, max_leaves)
-    level = allocate_level(len(layout.offset) - 1, own.sums, own.pool, own.slot, tree.low, tree.high, subset_search)
+    n_features, n_words = len(layout.offset) - 1, tree.category_set.shape[1]
+    level = allocate_level(n_features, n_words, own.sums, own.pool, own.slot, tree.low, tree.high, subset_search)
     return _grow(table, layout, rows, out_rows, growth, options, packing, scratch, team, own, level, tree)
 
 
@@ -59,7 +60,7 @@ def _grow(table, layout, rows, out_rows, growth, options, packing, scratch, team
             search_level_parallel(*data, team.n_threads)
         else:
             search_level(*data, np.int64(1))
-        feature = best_feature(layout, options, level, tree)
+        feature = best_feature(layout, level, tree)
         if feature < 0:
             break
         n_before = n_nodes
