@@ -10,9 +10,11 @@ from boosting_inputs import bin_layout, codes_of, make_grower, split_options, tr
 from mttab import RMTGBClassifier, RMTGBRegressor
 from mttab._core.boosting.binning import CATEGORY
 from mttab._core.boosting.local_bins import (
+    FEW_ROWS,
     LANE_STEP,
     LINE_STEP,
     MAX_BINS,
+    MAX_BINS_OF_MANY,
     MAX_ROWS,
     find_local_bins,
     find_local_bins_parallel,
@@ -22,6 +24,10 @@ from mttab.datasets import make_task_groups
 
 N_BINS, KINDS = [255, 3, 40, 6, 1], [0, 0, 0, CATEGORY, 0]
 N_LANES = LANE_STEP  # the four features that are numbers
+
+
+def most_bins(n_rows: int) -> int:
+    return MAX_BINS if n_rows <= FEW_ROWS else MAX_BINS_OF_MANY
 
 
 def tasks_of(sizes, seed):  # type: ignore[no-untyped-def]
@@ -34,7 +40,7 @@ def tasks_of(sizes, seed):  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("kernel", [find_local_bins, find_local_bins_parallel])
 def test_every_row_of_a_small_task_stands_in_its_own_bins_and_large_tasks_are_left_alone(kernel):
-    sizes = [1, 0, MAX_ROWS, MAX_ROWS + 1, 30, 100]
+    sizes = [1, 0, MAX_ROWS, MAX_ROWS + 1, 30, FEW_ROWS, FEW_ROWS + 1]
     rows, layout = tasks_of(sizes, 0)
     local = new_local_bins(layout, rows.n_rows, rows.n_tasks)
     kernel(rows.words, rows.weight, rows.task_start, layout.offset, local)
@@ -45,7 +51,8 @@ def test_every_row_of_a_small_task_stands_in_its_own_bins_and_large_tasks_are_le
         if size == 0 or size > MAX_ROWS:
             assert local.n_bins[t] == (LINE_STEP if size == 0 else 0), "a task without rows is a small one"
             continue
-        bins = np.array([naive.local_bins(codes[f, own], rows.weight[own], N_BINS[f], MAX_BINS) for f in local.feature])
+        features = [(codes[f, own], rows.weight[own], N_BINS[f], most_bins(size)) for f in local.feature]
+        bins = np.array([naive.local_bins(*feature) for feature in features])
         n_lines = max(1, bins.max() + 1)
         n_lines += -n_lines % LINE_STEP
         assert local.n_bins[t] == n_lines
@@ -71,11 +78,11 @@ def test_local_bins_keep_the_order_share_the_rows_out_and_lose_nothing_where_the
 
 def problem_on_local_bins(rows, layout, gradient, hessian, options, **size):  # type: ignore[no-untyped-def]
     """The `Problem` of the only task's rows with its local bins as bins; weights are those of the rows."""
-    codes, columns, n_bins = codes_of(rows), [], []
+    codes, columns, n_bins, most = codes_of(rows), [], [], most_bins(rows.n_rows)
     for f, n in enumerate(N_BINS):
-        bins = codes[f].astype(int) if KINDS[f] else naive.local_bins(codes[f], rows.weight, n, MAX_BINS)
-        n_bins.append(n if KINDS[f] else MAX_BINS)
-        columns.append(np.where(bins < 0, MAX_BINS, bins))
+        bins = codes[f].astype(int) if KINDS[f] else naive.local_bins(codes[f], rows.weight, n, most)
+        n_bins.append(n if KINDS[f] else most)
+        columns.append(np.where(bins < 0, n_bins[-1], bins))
     rest = {"min_samples_leaf": options.min_samples_leaf, "l2": options.l2}
     rest |= {"categorical_min_rows": options.categorical_min_rows}
     kinds, monotonic = list(KINDS), [0] * len(KINDS)
@@ -97,7 +104,8 @@ def test_the_tree_of_a_small_task_is_the_one_the_twin_grows_on_local_bins(
     rows, layout = tasks_of([n], seed)
     if is_weighted:
         rows.weight[:] = rng.choice([0.25, 0.5, 1.0, 2.0], n)
-    gradient = np.rint(64 * ((codes_of(rows)[0] > 100) + rng.standard_normal(n)))[None] / 16  # sums are exact
+    gradient = np.rint(64 * ((codes_of(rows)[0] > 100) + rng.standard_normal(n)))[None] / 16
+    gradient *= rows.weight  # by which it is divided before it is rounded: sums are exact
     hessian = rows.weight[None].copy() if is_constant else rng.choice([0.25, 0.5, 1.0], (1, n))
     options = split_options(is_constant, min_samples_leaf=min_samples_leaf, l2=l2)
     grown = make_grower(rows, layout, options, 4, has_local_bins=True).grow_per_task(
@@ -129,14 +137,15 @@ def test_a_threshold_stands_halfway_between_the_values_of_the_nodes_rows(is_cons
     assert grown.trees.stop[0, 1] == np.floor(threshold) + 1 and threshold == last_left + 0.5
 
 
-def test_what_rounding_takes_from_the_gain_of_a_tree_is_within_the_stated_bound():
+@pytest.mark.parametrize("n", [60, 255, MAX_ROWS])
+def test_what_rounding_takes_from_the_gain_of_a_tree_is_within_the_stated_bound(n):
     rng = np.random.default_rng(0)
-    rows = training_rows([rng.permutation(MAX_ROWS) for _ in range(5)], np.zeros(MAX_ROWS, dtype=int))
-    gradient = rng.standard_normal((1, MAX_ROWS)) * np.exp(rng.standard_normal(MAX_ROWS))
+    rows = training_rows([rng.permutation(n) % 255 for _ in range(5)], np.zeros(n, dtype=int))
+    gradient = rng.standard_normal((1, n)) * np.exp(rng.standard_normal(n))
     grower = make_grower(rows, bin_layout([255] * 5), split_options(min_samples_leaf=5.0), 2, has_local_bins=True)
     seeds = np.zeros(1, dtype=np.uint64)
-    grown = grower.grow_per_task(gradient, np.ones((1, MAX_ROWS)), rows.weight, rows.all_rows(), seeds)
-    tree, unit = grown.trees, 2.0 ** (np.ceil(np.log2(np.abs(gradient).max())) - 15)
+    grown = grower.grow_per_task(gradient, np.ones((1, n)), rows.weight, rows.all_rows(), seeds)
+    tree, unit = grown.trees, 2.0 ** (np.ceil(np.log2(np.abs(gradient).max())) - (15 if n <= FEW_ROWS else 21))
     sides = [gradient[0, grown.rows[tree.start[0, i] : tree.stop[0, i]]] for i in (0, 1, 2)]
     scores = [own.sum() ** 2 / len(own) for own in sides]
     # A sum of n rows is off by n × unit / 2 at most, so a score by |G| × unit + n × unit² / 4.

@@ -9,7 +9,7 @@ import numpy as np
 from .binning import BinLayout
 from .leaves import add_leaf_values, add_leaf_values_parallel, renew_values, renew_values_parallel
 from .level_categories import find_subset_search
-from .local_bins import LocalBins, find_local_bins, find_local_bins_parallel, new_local_bins, no_local_bins
+from .local_bins import FEW_ROWS, LocalBins, find_local_bins, find_local_bins_parallel, new_local_bins, no_local_bins
 from .node_search import Candidates, new_candidates
 from .packed_histogram import Packing, choose_packing, pack_rows, pack_rows_parallel
 from .rows import RowSample, TrainingRows
@@ -145,12 +145,18 @@ class Grower:
         data = table, self.task_layout, rows, sample.row_start, out_rows, sample.out_start, local
         if local.n_bins.any():
             kernel = grow_small_trees_parallel if self.n_threads > 1 else grow_small_trees
-            kernel(*data, not self.rows.is_unweighted, growth, split, seeds, trees)
+            kernel(*data, self._are_apart(local), growth, split, seeds, trees)
         if not local.n_bins.all():
             scratch = self._scratch_for(_n_channels(gradient, split), False)
             kernel = grow_trees_parallel if self.n_threads > 1 else grow_trees
             kernel(*data, growth, split, scratch, seeds, trees)
         return GrownTrees(trees, rows, sample.row_start, out_rows, sample.out_start)
+
+    def _are_apart(self, local: LocalBins) -> bool:
+        """Whether local histograms weigh rows apart from gradients, see `local_search`."""
+        if not self.rows.is_unweighted:
+            return True
+        return bool(np.any(np.diff(self.rows.task_start)[local.n_bins > 0] > FEW_ROWS))
 
     def _local_bins(self, n_outputs: int) -> LocalBins:
         """Bins of the small tasks' own.

@@ -7,7 +7,8 @@ by side, with *missing* in the last line of it:
     bins of x0 in use    3 9 | 17 31 40 | 77 200         line 0      x0 x1 x2 . . .
     local bins             0        1        2           line 1      x0 x1 x2 . . .      cell = n_lanes × bin + lane
 
-A feature of which a task has no more than `MAX_BINS` different bins loses nothing.
+A feature of which a task has no more than `MAX_BINS` different bins loses nothing; of more than `FEW_ROWS` rows,
+`MAX_BINS_OF_MANY`.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from numba import prange
 from .binning import BinLayout, byte_of
 from .jit import inner, serial_and_parallel
 
-# Rows of such a task: their numbers, and how many of them are in a bin, fit a byte.
-MAX_ROWS = 255
+# Rows of such a task.
+MAX_ROWS = 1023
 # More of them cost time, and fit noise: of 32 the test loss was larger.
 MAX_BINS = 16
+# So many rows of a bin are counted in a byte. With more rows there is less noise to fit, and more to see: of 16 or 32
+# bins the test loss was larger on some tables, of 64 on none.
+FEW_ROWS, MAX_BINS_OF_MANY = 255, 64
 MISSING = 2**16 - 1  # until it is known how many bins come before it
 # Lines and lanes of a histogram are multiples of these: two lines are searched at once, lanes by vector instructions.
 LINE_STEP, LANE_STEP = 2, 4
@@ -50,15 +54,17 @@ def no_local_bins(n_tasks: int) -> LocalBins:
 def new_local_bins(layout: BinLayout, n_rows: int, n_tasks: int) -> LocalBins:
     """Room for `find_local_bins`; none for so many features that the number of a cell would not fit."""
     feature = np.flatnonzero(layout.is_categorical == 0)
-    if (len(feature) + LANE_STEP) * (MAX_BINS + 1) > 2**16:
+    if (len(feature) + LANE_STEP) * (MAX_BINS_OF_MANY + 1) > 2**16:
         return no_local_bins(n_tasks)
     n_lanes = -(-len(feature) // LANE_STEP) * LANE_STEP
     return LocalBins(feature, np.zeros((n_rows, n_lanes), dtype=np.uint16), np.zeros(n_tasks, dtype=np.int64))
 
 
 @inner
-def _group_bins(mass, n_bins, out_local):  # type: ignore[no-untyped-def]
+def _group_bins(mass, n_bins, max_bins, out_local):  # type: ignore[no-untyped-def]
     """Write the local bin of every value bin, as `binning.quantile_bins` would form them but that some may stay empty.
+
+    n_bins, max_bins : int64, of the feature, and of the task
 
     mass : float64 (256,), weight of the task's rows in each bin, overwritten; out_local : uint16 (256,)
 
@@ -70,15 +76,15 @@ def _group_bins(mass, n_bins, out_local):  # type: ignore[no-untyped-def]
         n_used += mass[b] > 0.0
         before, total = total, total + mass[b]
         mass[b] = before
-    if n_used <= MAX_BINS:
+    if n_used <= max_bins:
         for b in range(n_bins):  # rows without weight may come after the last that counts
             out_local[b] = min(np.int64(out_local[b]), max(n_used - 1, 0))
         return n_used
-    # A bin is in the group of its number if so many of `MAX_BINS` equal shares of the weight end before it.
-    n_shares = MAX_BINS / total
+    # A bin is in the group of its number if so many of ``max_bins`` equal shares of the weight end before it.
+    n_shares = max_bins / total
     for b in range(n_bins):
-        out_local[b] = min(np.int32(mass[b] * n_shares + 1e-9), MAX_BINS - 1)
-    return np.int64(MAX_BINS)
+        out_local[b] = min(np.int32(mass[b] * n_shares + 1e-9), max_bins - 1)
+    return np.int64(max_bins)
 
 
 def _find_local_bins(words, weight, task_start, offset, local):  # type: ignore[no-untyped-def]
@@ -93,6 +99,7 @@ def _find_local_bins(words, weight, task_start, offset, local):  # type: ignore[
         first, last = task_start[t], task_start[t + 1]
         if last - first > MAX_ROWS:
             continue
+        max_bins = MAX_BINS if last - first <= FEW_ROWS else MAX_BINS_OF_MANY
         mass, local_bin = np.empty(256), np.empty(256, dtype=np.uint16)
         most = np.int64(1)
         for lane in range(len(feature)):
@@ -103,7 +110,7 @@ def _find_local_bins(words, weight, task_start, offset, local):  # type: ignore[
                 mass[b] = 0.0
             for i in range(first, last):
                 mass[(words[f >> 2, i] >> shift) & mask] += weight[i]
-            most = max(most, _group_bins(mass, n_bins, local_bin))
+            most = max(most, _group_bins(mass, n_bins, max_bins, local_bin))
             local_bin[n_bins] = MISSING
             for i in range(first, last):
                 cell[i, lane] = local_bin[(words[f >> 2, i] >> shift) & mask]

@@ -5,15 +5,17 @@ holds. What a row adds to a bin are whole numbers, so that a sum is the same in 
 what its sibling leaves of their parent:
 
     first plane     [ gradient / unit (24 bits, signed) | 1, the row (8 bits) ]      in one int32
-    second plane    [ hessian / unit ]                                               unless it is 1
-    last plane      [ weight / unit ]                                                unless it is 1
+    second plane    [ hessian / unit ]                                               unless it is the weight
+    last plane      [ weight / unit ]                                                where rows are weighed apart
 
-Where the hessian is the weight, one plane is both.
+They are weighed apart where they have weights, or where a task has more of them than 8 bits count
+(`local_bins.FEW_ROWS`). Where the hessian is the weight, one plane is both.
 
 A bin holds the sums of all rows up to its end, what is left of a cut there, so that cuts do not wait for each other.
-Units are powers of two, of the task's largest gradient a 2⁻¹⁵th, of hessian and weight a 2⁻²²nd: the sum over n rows
-is off by at most ``n × unit / 2``. Only the choice of cuts sees that, leaf values do not. Cuts are compared in float32,
-and of those whose gains differ by less than `NEAR` the first counts.
+Units are powers of two, of few rows a 2⁻¹⁵th of the task's largest gradient, weighed apart or not, that a weight of 2
+may be a row twice, and a 2⁻²²nd of the largest hessian and weight; of more rows 2⁻²¹sts: the sum over n rows is off by
+at most ``n × unit / 2``. Only the choice of cuts sees that, leaf values do not. Cuts are compared in float32, and of
+those whose gains differ by less than `NEAR` the first counts.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ from __future__ import annotations
 import numpy as np
 
 from .jit import inlined, inner
-from .local_bins import MAX_ROWS
+from .local_bins import FEW_ROWS, MAX_ROWS
 
-# Bits of the largest gradient, and of the largest hessian or weight: `local_bins.MAX_ROWS` of them fit 24 and 31.
-GRADIENT_BITS, OTHER_BITS = 15, 22
+# Bits of the largest gradient, and of the largest hessian or weight, of few rows; and of all three of more. Sums of few
+# gradients fit 24 bits, the others 31.
+GRADIENT_BITS, OTHER_BITS, BITS_OF_MANY = 15, 22, 21
 COUNT_BITS, COUNT_MASK = np.int32(8), np.int32(255)
 NEAR = 1e-5
 _BETTER = np.float32(1.0 + NEAR)
@@ -36,7 +39,7 @@ _NONE = np.float32(0.0)
 
 @inlined
 def _least_weight(weight, rows):  # type: ignore[no-untyped-def]
-    """Smallest weight but 0, and by how much units grow, a power of two: all rows may count as more than `MAX_ROWS`."""
+    """Smallest weight but 0, and by how much units grow, a power of two: rows may count as more than fit."""
     least, total = np.inf, 0.0
     for j in range(len(rows)):
         own = weight[rows[j]]
@@ -44,7 +47,7 @@ def _least_weight(weight, rows):  # type: ignore[no-untyped-def]
         least = min(least, own if own > 0.0 else np.inf)
     if total == 0.0:
         return 1.0, 1.0
-    return least, 2.0 ** max(np.ceil(np.log2(total / (least * MAX_ROWS))), 0.0)
+    return least, 2.0 ** max(np.ceil(np.log2(total / (least * (FEW_ROWS if len(rows) <= FEW_ROWS else MAX_ROWS)))), 0.0)
 
 
 @inlined
@@ -80,45 +83,48 @@ def _round_rows(values, weight, scale, rows, first_row, n_bits, shift, step, out
 
 
 @inlined
-def pack_task(table, constant_hessian, is_weighted, rows, first_row, out_packed):  # type: ignore[no-untyped-def]
+def pack_task(table, constant_hessian, are_apart, rows, first_row, out_packed):  # type: ignore[no-untyped-def]
     """What each of a task's rows adds to a histogram; return the units of gradient, hessian and weight.
 
     table : tree.Table; rows : uint32, those of the task that count; first_row : uint32, of the task
-    out_packed : int32 (n_planes, 256), see `n_planes_for`
+    out_packed : int32 (n_planes, >= n_rows of the task), see `n_planes_for`
     """
     weight, none, one = table.weight, np.int32(0), np.int32(1)
+    are_few = len(rows) <= FEW_ROWS
+    gradient_bits, other_bits = (GRADIENT_BITS, OTHER_BITS) if are_few else (BITS_OF_MANY, BITS_OF_MANY)
     unit_h, unit_w = 1.0, 1.0
-    if is_weighted:
+    if are_apart:
         own = weight, _least_weight(weight, rows), rows, first_row
-        unit_g = _round_rows(table.gradient[0], *own, GRADIENT_BITS, COUNT_BITS, one, out_packed[0])
+        unit_g = _round_rows(table.gradient[0], *own, gradient_bits, none, none, out_packed[0])
         if not constant_hessian:
-            unit_h = _round_rows(table.hessian[0], *own, OTHER_BITS, none, none, out_packed[1])
-        unit_w = _round_rows(weight, *own, OTHER_BITS, none, none, out_packed[len(out_packed) - 1])
+            unit_h = _round_rows(table.hessian[0], *own, other_bits, none, none, out_packed[1])
+        unit_w = _round_rows(weight, *own, other_bits, none, none, out_packed[len(out_packed) - 1])
         return unit_g, unit_w if constant_hessian else unit_h, unit_w
     alike = weight, None, rows, first_row
-    unit_g = _round_rows(table.gradient[0], *alike, GRADIENT_BITS, COUNT_BITS, one, out_packed[0])
+    unit_g = _round_rows(table.gradient[0], *alike, gradient_bits, COUNT_BITS, one, out_packed[0])
     if not constant_hessian:
-        unit_h = _round_rows(table.hessian[0], *alike, OTHER_BITS, none, none, out_packed[1])
+        unit_h = _round_rows(table.hessian[0], *alike, other_bits, none, none, out_packed[1])
     return unit_g, unit_h, unit_w
 
 
 @inner
-def n_planes_for(constant_hessian, is_weighted):  # type: ignore[no-untyped-def]
-    return np.int64(1) + np.int64(not constant_hessian) + np.int64(is_weighted)
+def n_planes_for(constant_hessian, are_apart):  # type: ignore[no-untyped-def]
+    return np.int64(1) + np.int64(not constant_hessian) + np.int64(are_apart)
 
 
 @inlined
-def sum_packed(packed, weight, is_weighted, rows, start, stop, first_row, unit_h, out_sums):  # type: ignore[no-untyped-def]
+def sum_packed(packed, weight, are_apart, rows, start, stop, first_row, unit_h, out_sums):  # type: ignore[no-untyped-def]
     """Weight, gradient in units, and hessian of the rows of a node, float64 (3,)."""
     gradient, hessian, mass = np.int64(0), np.int64(0), 0.0
+    shift = np.int32(0) if are_apart else COUNT_BITS
     for j in range(start, stop):
-        gradient += packed[0, rows[j] - first_row] >> COUNT_BITS
+        gradient += packed[0, rows[j] - first_row] >> shift
     out_sums[0], out_sums[1], out_sums[2] = stop - start, gradient, stop - start
     if len(packed) > 1:
         for j in range(start, stop):
             hessian += packed[1, rows[j] - first_row]
         out_sums[2] = hessian * unit_h
-    if is_weighted:
+    if are_apart:
         for j in range(start, stop):
             mass += weight[rows[j]]
         out_sums[0] = mass
@@ -215,13 +221,13 @@ def _gain(total, slope, l2, both, least, spare):  # type: ignore[no-untyped-def]
 
 @inlined
 def scan_planes(  # type: ignore[no-untyped-def]
-    counts, slot, n_bins, n_lanes, first_place, sums, node, is_weighted, units, options, out_bar, out_bin
+    counts, slot, n_bins, n_lanes, first_place, sums, node, are_apart, units, options, out_bar, out_bin
 ):
     """The same for rows with a hessian or a weight of their own, ``counts`` (n_leaves, 2 or 3, n_cells)."""
     both, l2 = sums[node, 2] + 2.0 * options.l2, np.float32(options.l2)
     unit_h, unit_w = np.float32(units[1]), np.float32(units[2])
     # What rounding may have taken from a side does not count against it; one without any weight is none.
-    least = options.min_samples_leaf * (1.0 - 1e-6) - (256.0 * units[2] if is_weighted else 0.0)
+    least = options.min_samples_leaf * (1.0 - 1e-6) - (MAX_ROWS * units[2] if are_apart else 0.0)
     least, flattest = max(least, 0.5 * units[2]), options.min_hessian * (1.0 - 1e-6)
     if both <= 0.0:
         return
@@ -229,8 +235,8 @@ def scan_planes(  # type: ignore[no-untyped-def]
     low_h, high_h = np.float32(flattest), np.float32(sums[node, 2] - flattest)
     slope, both = np.float32(sums[node, 1] / both), np.float32(both)
     # Without weights the number of rows, the lowest byte of the first plane, stands for them.
-    w_plane = counts.shape[1] - 1 if is_weighted else 0
-    w_mask = np.int32(-1) if is_weighted else COUNT_MASK
+    w_plane = counts.shape[1] - 1 if are_apart else 0
+    w_mask, shift = (np.int32(-1), np.int32(0)) if are_apart else (COUNT_MASK, COUNT_BITS)
     gradient, hessian, weight, width = counts[slot, 0], counts[slot, 1], counts[slot, w_plane], np.uint64(n_lanes)
     for b in range(n_bins):
         place, line = np.int32(b + first_place), np.uint64(b) * width
@@ -238,7 +244,7 @@ def scan_planes(  # type: ignore[no-untyped-def]
             lane = np.uint64(k)
             w, h = np.float32(weight[line + lane] & w_mask) * unit_w, np.float32(hessian[line + lane]) * unit_h
             below = h + l2
-            d = np.float32(gradient[line + lane] >> COUNT_BITS) - slope * below
+            d = np.float32(gradient[line + lane] >> shift) - slope * below
             is_allowed = (w >= low_w) & (w <= high_w) & (h >= low_h) & (h <= high_h)
             gain = d * d / (below * (both - below)) if is_allowed else _NONE
             is_better = gain > out_bar[lane]
@@ -247,11 +253,11 @@ def scan_planes(  # type: ignore[no-untyped-def]
 
 
 @inlined
-def has_missing(counts, slot, n_bins, n_lanes):  # type: ignore[no-untyped-def]
+def has_missing(counts, slot, n_bins, n_lanes, are_apart):  # type: ignore[no-untyped-def]
     """Whether a row of the node has no value of some feature."""
-    is_any = np.int32(0)
+    is_any, plane = np.int32(0), counts.shape[1] - 1 if are_apart else 0
     for c in range(n_bins * n_lanes, (n_bins + 1) * n_lanes):
-        is_any |= counts[slot, 0, c]
+        is_any |= counts[slot, plane, c]
     return is_any != 0
 
 
@@ -262,18 +268,18 @@ def _left_of(histogram, n_bins, n_lanes, lane, cut):  # type: ignore[no-untyped-
 
 
 @inlined
-def sums_left_of(counts, slot, n_bins, n_lanes, lane, cut, is_weighted, units):  # type: ignore[no-untyped-def]
+def sums_left_of(counts, slot, n_bins, n_lanes, lane, cut, are_apart, units):  # type: ignore[no-untyped-def]
     """Weight, gradient and hessian of what goes left at a cut, as in `sum_packed`, and whether values are missing.
 
     cut : last bin left of it; where missing values go left, counted from ``n_bins`` on
     """
     packed, n_planes = _left_of(counts[slot, 0], n_bins, n_lanes, lane, cut), counts.shape[1]
     missing = n_bins * n_lanes + lane
-    has_missing = (counts[slot, n_planes - 1, missing] if is_weighted else counts[slot, 0, missing] & COUNT_MASK) > 0
-    n = np.float64(packed & np.int64(COUNT_MASK))
+    has_missing = (counts[slot, n_planes - 1, missing] if are_apart else counts[slot, 0, missing] & COUNT_MASK) > 0
+    n, gradient = np.float64(packed & np.int64(COUNT_MASK)), packed if are_apart else packed >> np.int64(COUNT_BITS)
     weight, hessian = n, n
     if n_planes > 1:
         hessian = _left_of(counts[slot, 1], n_bins, n_lanes, lane, cut) * units[1]
-    if is_weighted:
+    if are_apart:
         weight = _left_of(counts[slot, n_planes - 1], n_bins, n_lanes, lane, cut) * units[2]
-    return weight, np.float64(packed >> np.int64(COUNT_BITS)), hessian, has_missing
+    return weight, np.float64(gradient), hessian, has_missing

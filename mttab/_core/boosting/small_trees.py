@@ -13,6 +13,7 @@ import numpy as np
 from .binning import CATEGORY, byte_of, cut_between
 from .jit import inlined, inner, lean
 from .leaves import set_values
+from .local_bins import MAX_ROWS
 from .local_search import (
     COUNT_BITS,
     COUNT_MASK,
@@ -38,10 +39,10 @@ class SmallScratch(NamedTuple):
 
     depth, slot : int64 (max_nodes,), of a node, and the place of its histogram
     sums : float64 (max_nodes, 3), rows, gradient in units, and hessian of a node
-    packed : int32 (n_planes, 256), counts : int32 (n_leaves, n_planes, n_cells), see `local_search`
+    packed : int32 (n_planes, MAX_ROWS + 1), counts : int32 (n_leaves, n_planes, n_cells), see `local_search`
     bar : float32 (n_lanes,), bin : int32 (n_lanes,), of a search
     state : uint64 (1,), of the random numbers; is_tried : bool (n_features,)
-    is_left : uint8 (256,), buffer : uint32 (256,), of a split
+    is_left : uint8 (256,), buffer : uint32 (MAX_ROWS + 1,), of a split
     level_units : int32 (2, 256), levels : float64 (256, n_channels), of a category, see `_sum_levels`
     """
 
@@ -69,14 +70,14 @@ def new_small_scratch(max_leaf_nodes, n_features, n_lanes, n_lines, n_planes, n_
         np.empty(max_nodes, dtype=np.int64),
         np.empty(max_nodes, dtype=np.int64),
         np.empty((max_nodes, 3)),
-        np.empty((n_planes, 256), dtype=np.int32),
+        np.empty((n_planes, MAX_ROWS + 1), dtype=np.int32),
         np.empty((max_leaf_nodes, n_planes, n_lines * n_lanes), dtype=np.int32),
         np.empty(n_lanes, dtype=np.float32),
         np.empty(n_lanes, dtype=np.int32),
         np.empty(1, dtype=np.uint64),
         is_tried,
         np.empty(256, dtype=np.uint8),
-        np.empty(256, dtype=np.uint32),
+        np.empty(MAX_ROWS + 1, dtype=np.uint32),
         np.empty((2, 256), dtype=np.int32),
         np.empty((256, n_channels)),
     )
@@ -84,21 +85,21 @@ def new_small_scratch(max_leaf_nodes, n_features, n_lanes, n_lines, n_planes, n_
 
 @lean
 def grow_small_tree(
-    table, layout, local, n_bins, rows, out_rows, first_row, is_weighted, growth, options, own, seed, tree
+    table, layout, local, n_bins, rows, out_rows, first_row, are_apart, growth, options, own, seed, tree
 ):  # type: ignore[no-untyped-def]
     """Grow the tree of a task of at most `local_bins.MAX_ROWS` rows, leaf by leaf, as `tree.grow_tree` does.
 
     local : LocalBins; n_bins : int64, those of this task; first_row : uint32, the task's first row
-    is_weighted : bool, rows have weights of their own; own : SmallScratch; the others as there
+    are_apart : bool, rows are weighed apart, see `local_search`; own : SmallScratch; the others as there
 
     Returns the number of nodes.
     """
-    units = pack_task(table, options.constant_hessian, is_weighted, rows, first_row, own.packed)
+    units = pack_task(table, options.constant_hessian, are_apart, rows, first_row, own.packed)
     max_leaves, least = min(growth.max_leaf_nodes, max(len(rows), 1)), 2.0 * options.min_samples_leaf * (1.0 - 1e-9)
     n_cells, root = (n_bins + 1) * local.cell.shape[1], np.int64(0)
     open_node(tree, root, root, len(rows), root, len(out_rows), -np.inf, np.inf)
     own.depth[0], own.slot[0], own.state[0] = 0, 0, seed
-    sum_packed(own.packed, table.weight, is_weighted, rows, root, len(rows), first_row, units[1], own.sums[0])
+    sum_packed(own.packed, table.weight, are_apart, rows, root, len(rows), first_row, units[1], own.sums[0])
     tree.weight[0] = own.sums[0, 0]
     n_nodes, n_leaves = np.int64(1), np.int64(1)
     # The nodes that wait to be searched: one whose rows are to be added up, and its sibling.
@@ -113,7 +114,7 @@ def grow_small_tree(
             for child in (small, large):
                 if child >= 0 and own.sums[child, 0] >= least:
                     _search(
-                        table, layout, local, n_bins, rows, first_row, is_weighted, units, growth, options, own, tree,
+                        table, layout, local, n_bins, rows, first_row, are_apart, units, growth, options, own, tree,
                         child,
                     )  # fmt: skip
         node = best_open_leaf(tree.left, tree.gain, n_nodes)
@@ -127,7 +128,7 @@ def grow_small_tree(
         small, large = (left, right) if is_left_small else (right, left)
         own.slot[small], own.slot[large] = n_leaves - 1, own.slot[node]
         start, stop = tree.start[small], tree.stop[small]
-        sum_packed(own.packed, table.weight, is_weighted, rows, start, stop, first_row, units[1], own.sums[small])
+        sum_packed(own.packed, table.weight, are_apart, rows, start, stop, first_row, units[1], own.sums[small])
         for c in range(3):
             own.sums[large, c] = own.sums[node, c] - own.sums[small, c]
         tree.weight[left], tree.weight[right] = own.sums[left, 0], own.sums[right, 0]
@@ -141,7 +142,7 @@ def grow_small_tree(
 
 @inlined
 def _search(  # type: ignore[no-untyped-def]
-    table, layout, local, n_bins, rows, first_row, is_weighted, units, growth, options, own, tree, node
+    table, layout, local, n_bins, rows, first_row, are_apart, units, growth, options, own, tree, node
 ):
     """Write the best split of a node, whose histogram is filled, into it.
 
@@ -154,11 +155,11 @@ def _search(  # type: ignore[no-untyped-def]
         draw_among(own.is_tried, growth.n_features_tried, own.state)
     parent = total * total / (hessian + options.l2) if hessian + options.l2 > 0.0 else 0.0
     best, feature, bin_, at, missing_left = parent, np.int64(-1), np.int64(0), np.int64(0), False
-    lane = _search_lanes(local, n_bins, is_weighted, units, options, own, node)
+    lane = _search_lanes(local, n_bins, are_apart, units, options, own, node)
     if lane >= 0:
         cut = np.int64(own.bin[lane])
         w, g, h, is_missing = sums_left_of(
-            own.counts, own.slot[node], n_bins, len(own.bar), lane, cut, is_weighted, units
+            own.counts, own.slot[node], n_bins, len(own.bar), lane, cut, are_apart, units
         )
         g_right, h_right = total - g, hessian - h
         score = g * g / (h + options.l2) + g_right * g_right / (h_right + options.l2)
@@ -171,7 +172,7 @@ def _search(  # type: ignore[no-untyped-def]
                 # Of equal splits that of the first feature counts, though numbers have been looked at before.
                 bar = best if f > feature else max(parent, best * (1.0 - 3.0 * TIE))
                 score, is_left = _search_levels(
-                    table, layout, rows, first_row, is_weighted, units[1], f, options, own, tree, node, bar
+                    table, layout, rows, first_row, are_apart, units[1], f, options, own, tree, node, bar
                 )
                 if score > bar:
                     best, feature, bin_, at, missing_left = score, np.int64(f), np.int64(0), np.int64(0), is_left
@@ -184,12 +185,12 @@ def _search(  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _search_lanes(local, n_bins, is_weighted, units, options, own, node):  # type: ignore[no-untyped-def]
+def _search_lanes(local, n_bins, are_apart, units, options, own, node):  # type: ignore[no-untyped-def]
     """Lane of the best cut of a numeric feature, −1 where there is none; where it is stands in ``own.bin``."""
     n_lanes, slot = len(own.bar), own.slot[node]
     for lane in range(n_lanes):
         own.bar[lane], own.bin[lane] = 0.0, -1
-    is_any_missing = has_missing(own.counts, slot, n_bins, n_lanes)
+    is_any_missing = has_missing(own.counts, slot, n_bins, n_lanes, are_apart)
     for side in range(2 if is_any_missing else 1):
         if side == 1:
             move_missing(own.counts, slot, n_bins, n_lanes, np.int32(1))
@@ -197,7 +198,7 @@ def _search_lanes(local, n_bins, is_weighted, units, options, own, node):  # typ
         if own.counts.shape[1] == 1:
             scan(*node_and_place, options, own.bar, own.bin)
         else:
-            scan_planes(*node_and_place, is_weighted, units, options, own.bar, own.bin)
+            scan_planes(*node_and_place, are_apart, units, options, own.bar, own.bin)
     if is_any_missing:
         move_missing(own.counts, slot, n_bins, n_lanes, np.int32(-1))
     best_lane, best = np.int64(-1), 0.0
@@ -209,18 +210,18 @@ def _search_lanes(local, n_bins, is_weighted, units, options, own, node):  # typ
 
 @inner
 def _search_levels(  # type: ignore[no-untyped-def]
-    table, layout, rows, first_row, is_weighted, unit_h, f, options, own, tree, node, best
+    table, layout, rows, first_row, are_apart, unit_h, f, options, own, tree, node, best
 ):
     """`splitting.scan_categorical` of a node, from its rows."""
     part, sums = own.levels[: layout.offset[f + 1] - layout.offset[f]], own.sums[node]
-    _sum_levels(table, rows[tree.start[node] : tree.stop[node]], first_row, is_weighted, unit_h, f, own, part)
+    _sum_levels(table, rows[tree.start[node] : tree.stop[node]], first_row, are_apart, unit_h, f, own, part)
     min_rows = options.categorical_min_rows if layout.is_categorical[f] == CATEGORY else 0.0
     out_set = tree.category_set[node]
     return scan_categorical(part, sums[: part.shape[1]], options, min_rows, -np.inf, np.inf, best, out_set)
 
 
 @lean
-def _sum_levels(table, members, first_row, is_weighted, unit_h, f, own, out_levels):  # type: ignore[no-untyped-def]
+def _sum_levels(table, members, first_row, are_apart, unit_h, f, own, out_levels):  # type: ignore[no-untyped-def]
     """Weight, gradient in units, and hessian unless it is the weight, of every level of a category.
 
     members : uint32, the node's rows; out_levels : float64 (n_levels, 2 or 3)
@@ -236,10 +237,10 @@ def _sum_levels(table, members, first_row, is_weighted, unit_h, f, own, out_leve
             units[np.uint64((column[i] >> shift) & mask)] += values[i - first_row]
     for k in range(n_levels):
         out_levels[k, 0] = own.level_units[0, k] & COUNT_MASK
-        out_levels[k, 1] = own.level_units[0, k] >> COUNT_BITS
+        out_levels[k, 1] = own.level_units[0, k] >> (np.int32(0) if are_apart else COUNT_BITS)
         if n_channels == 3:
             out_levels[k, 2] = own.level_units[1, k] * unit_h
-    if is_weighted:
+    if are_apart:
         for k in range(n_levels):
             out_levels[k, 0] = 0.0
         for j in range(len(members)):

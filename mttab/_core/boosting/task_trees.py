@@ -18,8 +18,8 @@ from .small_trees import grow_small_tree, new_small_scratch
 from .tree import grow_tree, scratch_of_rows
 from .tree_arrays import tree_at
 
-# Tasks that a thread takes at a time, and lays out memory for.
-TASKS_AT_ONCE = 32
+# Small tasks that a thread takes at a time, and lays out memory for; fewer where that leaves less than so many turns.
+TASKS_AT_ONCE, MIN_TURNS = 32, 16
 
 
 def _grow_trees(table, layout, rows, row_start, out_rows, out_start, local, growth, options, scratch, seeds, trees):  # type: ignore[no-untyped-def]
@@ -56,15 +56,16 @@ grow_trees, grow_trees_parallel = serial_and_parallel(_grow_trees)
 
 
 def _grow_small_trees(  # type: ignore[no-untyped-def]
-    table, layout, rows, row_start, out_rows, out_start, local, is_weighted, growth, options, seeds, trees
+    table, layout, rows, row_start, out_rows, out_start, local, are_apart, growth, options, seeds, trees
 ):
-    """The same for every task that has local bins; is_weighted : bool, rows have weights other than 1."""
+    """The same for every task that has local bins; are_apart : bool, rows are weighed apart, see `local_search`."""
     n_nodes, n_features, n_trees = trees.n_nodes, len(layout.offset) - 1, len(seeds)
-    n_lanes, n_planes = local.cell.shape[1], n_planes_for(options.constant_hessian, is_weighted)
+    n_lanes, n_planes = local.cell.shape[1], n_planes_for(options.constant_hessian, are_apart)
     n_channels = 2 if options.constant_hessian else 3
-    for job in prange((n_trees + TASKS_AT_ONCE - 1) // TASKS_AT_ONCE):
-        first = TASKS_AT_ONCE * np.int64(job)  # a parallel loop counts in uint64
-        last = min(first + TASKS_AT_ONCE, np.int64(n_trees))
+    at_once = max(1, min(TASKS_AT_ONCE, n_trees // MIN_TURNS))
+    for job in prange((n_trees + at_once - 1) // at_once):
+        first = at_once * np.int64(job)  # a parallel loop counts in uint64
+        last = min(first + at_once, np.int64(n_trees))
         most = np.int64(0)
         for t in range(first, last):  # type: ignore[call-overload]
             most = max(most, local.n_bins[t])
@@ -77,7 +78,7 @@ def _grow_small_trees(  # type: ignore[no-untyped-def]
                 # What is in and what is left out are a task's rows, one after the other.
                 first_row = np.uint32(row_start[t] + out_start[t])
                 n_nodes[t] = grow_small_tree(
-                    table, layout, local, local.n_bins[t], own_rows, own_out_rows, first_row, is_weighted, growth,
+                    table, layout, local, local.n_bins[t], own_rows, own_out_rows, first_row, are_apart, growth,
                     options, small, seeds[t], tree_at(trees, t),
                 )  # fmt: skip
 
