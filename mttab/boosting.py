@@ -101,9 +101,10 @@ class RMTGBRegressor(RegressorMixin, BaseRMTGB):
         with validation rows and at least 100 different training rows, else 1.
     max_bins : int or "auto", default="auto"
         Bins per numeric feature, at most 255; missing values have one of their own. "auto" with validation rows is the
-        square root of the number of training rows, at least 64, else 255; and trees of a task of at most 1023 rows see
-        the bins in at most 64 groups, 16 up to 255 rows, with about as many of its rows each. With a number all trees
-        see all bins.
+        square root of the number of training rows, at least 64, else 255; and trees of a task of at most 1023 rows (255
+        with more than 1004 numeric features) see the bins in at most 64 groups, 16 up to 255 rows, with about as many
+        of its rows each. With a number all trees see all bins, and with monotonic constraints, leaves of several
+        outputs or weights that differ by more than a factor of 64.
     categorical_features : "from_dtype", None or array-like, default="from_dtype"
         Features split by sets of levels: pandas categories, strings and objects; or a mask, names or positions over the
         columns of ``X``. Naming the task column here lets shared and partition trees split on the task; its levels are

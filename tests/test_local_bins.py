@@ -18,6 +18,7 @@ from mttab._core.boosting.local_bins import (
     MAX_ROWS,
     find_local_bins,
     find_local_bins_parallel,
+    max_rows_for,
     new_local_bins,
 )
 from mttab.datasets import make_task_groups
@@ -43,7 +44,7 @@ def test_every_row_of_a_small_task_stands_in_its_own_bins_and_large_tasks_are_le
     sizes = [1, 0, MAX_ROWS, MAX_ROWS + 1, 30, FEW_ROWS, FEW_ROWS + 1]
     rows, layout = tasks_of(sizes, 0)
     local = new_local_bins(layout, rows.n_rows, rows.n_tasks)
-    kernel(rows.words, rows.weight, rows.task_start, layout.offset, local)
+    kernel(rows.words, rows.weight, rows.task_start, layout.offset, MAX_ROWS, local)
     codes = codes_of(rows)
     assert local.feature.tolist() == [0, 1, 2, 4] and local.cell.shape == (rows.n_rows, N_LANES)
     for t, size in enumerate(sizes):
@@ -154,6 +155,59 @@ def test_what_rounding_takes_from_the_gain_of_a_tree_is_within_the_stated_bound(
     assert abs(tree.gain[0, 0] - exact) < off < 0.05 * exact
     for i in (1, 2):
         assert tree.value[0, i, 0] == pytest.approx(-sides[i].mean(), rel=1e-13), "leaf values do not see it"
+
+
+def test_trees_of_small_tasks_are_the_same_beside_a_task_whose_rows_are_weighed_apart():
+    sizes = [60, FEW_ROWS, 400]
+    rows, layout = tasks_of(sizes, 0)
+    gradient = np.random.default_rng(0).standard_normal((1, sum(sizes)))
+    trees = []
+    for n_tasks in (2, 3):
+        n = rows.task_start[n_tasks]
+        own = training_rows(codes_of(rows)[:, :n], rows.task[:n], n_tasks=n_tasks)
+        grower = make_grower(own, layout, split_options(min_samples_leaf=5.0), 8, has_local_bins=True)
+        seeds, of_rows = np.zeros(n_tasks, dtype=np.uint64), (gradient[:, :n].copy(), np.ones((1, n)))
+        trees.append(grower.grow_per_task(*of_rows, own.weight, own.all_rows(), seeds).trees)
+    assert trees[1].n_nodes[2] > 1
+    for t, n_nodes in enumerate(trees[0].n_nodes):
+        assert n_nodes > 1
+        for name in ("feature", "left", "right", "start", "stop", "gain", "weight"):
+            alone, beside = (getattr(grown, name)[t, :n_nodes] for grown in trees)
+            np.testing.assert_array_equal(alone, beside)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_weight_of_two_is_a_row_twice_also_where_few_rows_of_a_larger_task_are_drawn(seed):
+    rng = np.random.default_rng(seed)
+    task = np.repeat(np.arange(4), [300, 310, 290, 305])
+    X = np.column_stack([rng.standard_normal((len(task), 4)), task])
+    y, weight = X[:, 0] * np.cos(task) + rng.standard_normal(len(task)), rng.choice([1, 2], len(task))
+    options = {"task_column": 4, "sharing": "separate", "subsample": 0.55, "max_iter_task": 20, "random_state": 0}
+    weighted = RMTGBRegressor(early_stopping=False, **options).fit(X, y, sample_weight=weight)
+    repeated = RMTGBRegressor(early_stopping=False, **options).fit(np.repeat(X, weight, axis=0), np.repeat(y, weight))
+    np.testing.assert_allclose(repeated.predict(X), weighted.predict(X), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("n_features", "max_rows"), [(1004, MAX_ROWS), (1005, FEW_ROWS), (3851, FEW_ROWS), (3852, 0), (5000, 0)]
+)
+def test_very_wide_tables_have_local_bins_as_far_as_numbers_of_cells_go(n_features, max_rows):
+    assert max_rows_for(bin_layout([2] * n_features + [3], [0] * n_features + [CATEGORY])) == max_rows
+
+
+@pytest.mark.parametrize("n_features", [1005, 3900])
+def test_trees_of_small_tasks_see_all_features_of_a_very_wide_table(n_features):
+    rng = np.random.default_rng(0)
+    X, task = rng.standard_normal((400, n_features)), np.repeat([0, 1], [100, 300])
+    y = X[:, -1] * np.where(task == 0, 2.0, -1.0)
+    options = {"task_column": n_features, "sharing": "separate", "max_iter_task": 30, "early_stopping": False}
+    own, all_bins = (
+        RMTGBRegressor(max_bins=bins, **options).fit(np.column_stack([X, task]), y) for bins in ("auto", 255)
+    )
+    errors = [np.mean((model.predict(np.column_stack([X, task])) - y) ** 2) for model in (own, all_bins)]
+    assert max(errors) < 0.5 * np.var(y) and errors[0] == pytest.approx(
+        errors[1], rel=0.0 if n_features > 3851 else 0.5
+    )
 
 
 @pytest.mark.parametrize("kind", ["regression", "binary"])

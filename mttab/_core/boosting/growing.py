@@ -9,7 +9,14 @@ import numpy as np
 from .binning import BinLayout
 from .leaves import add_leaf_values, add_leaf_values_parallel, renew_values, renew_values_parallel
 from .level_categories import find_subset_search
-from .local_bins import FEW_ROWS, LocalBins, find_local_bins, find_local_bins_parallel, new_local_bins, no_local_bins
+from .local_bins import (
+    LocalBins,
+    find_local_bins,
+    find_local_bins_parallel,
+    max_rows_for,
+    new_local_bins,
+    no_local_bins,
+)
 from .node_search import Candidates, new_candidates
 from .packed_histogram import Packing, choose_packing, pack_rows, pack_rows_parallel
 from .rows import RowSample, TrainingRows
@@ -145,18 +152,12 @@ class Grower:
         data = table, self.task_layout, rows, sample.row_start, out_rows, sample.out_start, local
         if local.n_bins.any():
             kernel = grow_small_trees_parallel if self.n_threads > 1 else grow_small_trees
-            kernel(*data, self._are_apart(local), growth, split, seeds, trees)
+            kernel(*data, not self.rows.is_unweighted, growth, split, seeds, trees)
         if not local.n_bins.all():
             scratch = self._scratch_for(_n_channels(gradient, split), False)
             kernel = grow_trees_parallel if self.n_threads > 1 else grow_trees
             kernel(*data, growth, split, scratch, seeds, trees)
         return GrownTrees(trees, rows, sample.row_start, out_rows, sample.out_start)
-
-    def _are_apart(self, local: LocalBins) -> bool:
-        """Whether local histograms weigh rows apart from gradients, see `local_search`."""
-        if not self.rows.is_unweighted:
-            return True
-        return bool(np.any(np.diff(self.rows.task_start)[local.n_bins > 0] > FEW_ROWS))
 
     def _local_bins(self, n_outputs: int) -> LocalBins:
         """Bins of the small tasks' own.
@@ -169,12 +170,13 @@ class Grower:
         if self._local is None:
             weight = self.rows.weight
             is_even = weight.max(initial=0.0) <= MAX_WEIGHT_RATIO * weight[weight > 0.0].min(initial=np.inf)
-            if not self.has_local_bins or self.task_layout.monotonic.any() or not is_even:
+            max_rows = max_rows_for(self.task_layout)
+            if not self.has_local_bins or self.task_layout.monotonic.any() or not is_even or max_rows == 0:
                 self._local = no_local_bins(self.rows.n_tasks)
                 return self._local
             self._local = new_local_bins(self.task_layout, self.rows.n_rows, self.rows.n_tasks)
             kernel = find_local_bins_parallel if self.n_threads > 1 else find_local_bins
-            kernel(self.rows.words, weight, self.rows.task_start, self.task_layout.offset, self._local)
+            kernel(self.rows.words, weight, self.rows.task_start, self.task_layout.offset, max_rows, self._local)
         return self._local
 
     def _pack(

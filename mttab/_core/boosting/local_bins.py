@@ -51,11 +51,17 @@ def no_local_bins(n_tasks: int) -> LocalBins:
     return LocalBins(np.empty(0, dtype=np.int64), np.empty((0, 0), np.uint16), np.zeros(n_tasks, dtype=np.int64))
 
 
+def max_rows_for(layout: BinLayout) -> int:
+    """Rows of a task up to which it has local bins; 0 for so many features that the number of a cell would not fit."""
+    n_lanes = np.count_nonzero(layout.is_categorical == 0) + LANE_STEP
+    if n_lanes * (MAX_BINS_OF_MANY + 1) <= 2**16:
+        return MAX_ROWS
+    return FEW_ROWS if n_lanes * (MAX_BINS + 1) <= 2**16 else 0
+
+
 def new_local_bins(layout: BinLayout, n_rows: int, n_tasks: int) -> LocalBins:
-    """Room for `find_local_bins`; none for so many features that the number of a cell would not fit."""
+    """Room for `find_local_bins`."""
     feature = np.flatnonzero(layout.is_categorical == 0)
-    if (len(feature) + LANE_STEP) * (MAX_BINS_OF_MANY + 1) > 2**16:
-        return no_local_bins(n_tasks)
     n_lanes = -(-len(feature) // LANE_STEP) * LANE_STEP
     return LocalBins(feature, np.zeros((n_rows, n_lanes), dtype=np.uint16), np.zeros(n_tasks, dtype=np.int64))
 
@@ -87,17 +93,17 @@ def _group_bins(mass, n_bins, max_bins, out_local):  # type: ignore[no-untyped-d
     return np.int64(max_bins)
 
 
-def _find_local_bins(words, weight, task_start, offset, local):  # type: ignore[no-untyped-def]
-    """Write the cells and the numbers of bins of every task of at most `MAX_ROWS` rows.
+def _find_local_bins(words, weight, task_start, offset, max_rows, local):  # type: ignore[no-untyped-def]
+    """Write the cells and the numbers of bins of every task of at most ``max_rows`` rows.
 
     words : uint32 (n_blocks, n_rows); weight : float64 (n_rows,)
-    task_start : int64 (n_tasks + 1,); offset : as in `binning.BinLayout`
+    task_start : int64 (n_tasks + 1,); offset : as in `binning.BinLayout`; max_rows : int64, see `max_rows_for`
     """
     feature, cell, n_local = local.feature, local.cell, local.n_bins  # numba loses writes to fields in parallel loops
     n_lanes = cell.shape[1]
     for t in prange(len(task_start) - 1):
         first, last = task_start[t], task_start[t + 1]
-        if last - first > MAX_ROWS:
+        if last - first > max_rows:
             continue
         max_bins = MAX_BINS if last - first <= FEW_ROWS else MAX_BINS_OF_MANY
         mass, local_bin = np.empty(256), np.empty(256, dtype=np.uint16)

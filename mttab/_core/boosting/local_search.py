@@ -38,7 +38,7 @@ _NONE = np.float32(0.0)
 
 
 @inlined
-def _least_weight(weight, rows):  # type: ignore[no-untyped-def]
+def _least_weight(weight, rows, max_rows):  # type: ignore[no-untyped-def]
     """Smallest weight but 0, and by how much units grow, a power of two: rows may count as more than fit."""
     least, total = np.inf, 0.0
     for j in range(len(rows)):
@@ -47,7 +47,7 @@ def _least_weight(weight, rows):  # type: ignore[no-untyped-def]
         least = min(least, own if own > 0.0 else np.inf)
     if total == 0.0:
         return 1.0, 1.0
-    return least, 2.0 ** max(np.ceil(np.log2(total / (least * (FEW_ROWS if len(rows) <= FEW_ROWS else MAX_ROWS)))), 0.0)
+    return least, 2.0 ** max(np.ceil(np.log2(total / (least * max_rows))), 0.0)
 
 
 @inlined
@@ -83,28 +83,30 @@ def _round_rows(values, weight, scale, rows, first_row, n_bits, shift, step, out
 
 
 @inlined
-def pack_task(table, constant_hessian, are_apart, rows, first_row, out_packed):  # type: ignore[no-untyped-def]
+def pack_task(table, constant_hessian, are_apart, rows, n_own, first_row, out_packed):  # type: ignore[no-untyped-def]
     """What each of a task's rows adds to a histogram; return the units of gradient, hessian and weight.
 
-    table : tree.Table; rows : uint32, those of the task that count; first_row : uint32, of the task
+    And by how much rounding may have changed a sum of weights.
+
+    table : tree.Table; rows : uint32, those of the task's ``n_own`` rows that count; first_row : uint32, of the task
     out_packed : int32 (n_planes, >= n_rows of the task), see `n_planes_for`
     """
     weight, none, one = table.weight, np.int32(0), np.int32(1)
-    are_few = len(rows) <= FEW_ROWS
+    are_few = n_own <= FEW_ROWS
     gradient_bits, other_bits = (GRADIENT_BITS, OTHER_BITS) if are_few else (BITS_OF_MANY, BITS_OF_MANY)
     unit_h, unit_w = 1.0, 1.0
     if are_apart:
-        own = weight, _least_weight(weight, rows), rows, first_row
+        own = weight, _least_weight(weight, rows, FEW_ROWS if are_few else MAX_ROWS), rows, first_row
         unit_g = _round_rows(table.gradient[0], *own, gradient_bits, none, none, out_packed[0])
         if not constant_hessian:
             unit_h = _round_rows(table.hessian[0], *own, other_bits, none, none, out_packed[1])
         unit_w = _round_rows(weight, *own, other_bits, none, none, out_packed[len(out_packed) - 1])
-        return unit_g, unit_w if constant_hessian else unit_h, unit_w
+        return unit_g, unit_w if constant_hessian else unit_h, unit_w, 0.5 * len(rows) * unit_w
     alike = weight, None, rows, first_row
     unit_g = _round_rows(table.gradient[0], *alike, gradient_bits, COUNT_BITS, one, out_packed[0])
     if not constant_hessian:
         unit_h = _round_rows(table.hessian[0], *alike, other_bits, none, none, out_packed[1])
-    return unit_g, unit_h, unit_w
+    return unit_g, unit_h, unit_w, 0.0
 
 
 @inner
@@ -227,7 +229,7 @@ def scan_planes(  # type: ignore[no-untyped-def]
     both, l2 = sums[node, 2] + 2.0 * options.l2, np.float32(options.l2)
     unit_h, unit_w = np.float32(units[1]), np.float32(units[2])
     # What rounding may have taken from a side does not count against it; one without any weight is none.
-    least = options.min_samples_leaf * (1.0 - 1e-6) - (MAX_ROWS * units[2] if are_apart else 0.0)
+    least = options.min_samples_leaf * (1.0 - 1e-6) - units[3]
     least, flattest = max(least, 0.5 * units[2]), options.min_hessian * (1.0 - 1e-6)
     if both <= 0.0:
         return

@@ -62,7 +62,7 @@ class SmallScratch(NamedTuple):
 
 
 @inner
-def new_small_scratch(max_leaf_nodes, n_features, n_lanes, n_lines, n_planes, n_channels):  # type: ignore[no-untyped-def]
+def new_small_scratch(max_leaf_nodes, n_features, n_lanes, n_lines, n_channels, n_planes):  # type: ignore[no-untyped-def]
     max_nodes, is_tried = 2 * max_leaf_nodes, np.empty(n_features, dtype=np.bool_)
     for f in range(n_features):
         is_tried[f] = True
@@ -94,7 +94,8 @@ def grow_small_tree(
 
     Returns the number of nodes.
     """
-    units = pack_task(table, options.constant_hessian, are_apart, rows, first_row, own.packed)
+    n_own = len(rows) + len(out_rows)
+    units = pack_task(table, options.constant_hessian, are_apart, rows, n_own, first_row, own.packed)
     max_leaves, least = min(growth.max_leaf_nodes, max(len(rows), 1)), 2.0 * options.min_samples_leaf * (1.0 - 1e-9)
     n_cells, root = (n_bins + 1) * local.cell.shape[1], np.int64(0)
     open_node(tree, root, root, len(rows), root, len(out_rows), -np.inf, np.inf)

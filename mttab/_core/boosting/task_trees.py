@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from .jit import serial_and_parallel
-from .local_bins import MAX_ROWS
+from .jit import inlined, serial_and_parallel
+from .local_bins import FEW_ROWS, MAX_ROWS
 from .local_search import n_planes_for
 from .node_search import allocate_candidates
 from .small_nodes import SMALL_NODE
@@ -56,31 +56,45 @@ grow_trees, grow_trees_parallel = serial_and_parallel(_grow_trees)
 
 
 def _grow_small_trees(  # type: ignore[no-untyped-def]
-    table, layout, rows, row_start, out_rows, out_start, local, are_apart, growth, options, seeds, trees
+    table, layout, rows, row_start, out_rows, out_start, local, is_weighted, growth, options, seeds, trees
 ):
-    """The same for every task that has local bins; are_apart : bool, rows are weighed apart, see `local_search`."""
+    """The same for every task that has local bins; is_weighted : bool, rows have weights other than 1."""
     n_nodes, n_features, n_trees = trees.n_nodes, len(layout.offset) - 1, len(seeds)
-    n_lanes, n_planes = local.cell.shape[1], n_planes_for(options.constant_hessian, are_apart)
     n_channels = 2 if options.constant_hessian else 3
     at_once = max(1, min(TASKS_AT_ONCE, n_trees // MIN_TURNS))
     for job in prange((n_trees + at_once - 1) // at_once):
         first = at_once * np.int64(job)  # a parallel loop counts in uint64
         last = min(first + at_once, np.int64(n_trees))
-        most = np.int64(0)
+        # Tasks whose rows are weighed apart have memory of their own, none where there are none.
+        n_leaves, most = min(growth.max_leaf_nodes, MAX_ROWS), np.int64(0)
+        n_leaves_counted, n_leaves_apart = np.int64(0), np.int64(0)
         for t in range(first, last):  # type: ignore[call-overload]
             most = max(most, local.n_bins[t])
-        n_leaves = min(growth.max_leaf_nodes, MAX_ROWS) if most > 0 else 0
-        small = new_small_scratch(n_leaves, n_features, n_lanes, most + 1, n_planes, n_channels)
+            if local.n_bins[t] > 0 and _are_apart(t, row_start, out_start, is_weighted):
+                n_leaves_apart = n_leaves
+            elif local.n_bins[t] > 0:
+                n_leaves_counted = n_leaves
+        size = n_features, local.cell.shape[1], most + 1, n_channels
+        counted = new_small_scratch(n_leaves_counted, *size, n_planes_for(options.constant_hessian, False))
+        apart = new_small_scratch(n_leaves_apart, *size, n_planes_for(options.constant_hessian, True))
         for t in range(first, last):  # type: ignore[call-overload]
             if local.n_bins[t] > 0:
                 own_rows = rows[row_start[t] : row_start[t + 1]]
                 own_out_rows = out_rows[out_start[t] : out_start[t + 1]]
                 # What is in and what is left out are a task's rows, one after the other.
                 first_row = np.uint32(row_start[t] + out_start[t])
+                are_apart = _are_apart(t, row_start, out_start, is_weighted)
                 n_nodes[t] = grow_small_tree(
                     table, layout, local, local.n_bins[t], own_rows, own_out_rows, first_row, are_apart, growth,
-                    options, small, seeds[t], tree_at(trees, t),
+                    options, apart if are_apart else counted, seeds[t], tree_at(trees, t),
                 )  # fmt: skip
+
+
+@inlined
+def _are_apart(t, row_start, out_start, is_weighted):  # type: ignore[no-untyped-def]
+    """Whether a task's rows are weighed apart, see `local_search`: a question of all of them, not of those drawn."""
+    n_rows = row_start[t + 1] - row_start[t] + out_start[t + 1] - out_start[t]
+    return is_weighted or n_rows > FEW_ROWS
 
 
 grow_small_trees, grow_small_trees_parallel = serial_and_parallel(_grow_small_trees)
