@@ -162,8 +162,8 @@ class Grower:
     def _local_bins(self, n_outputs: int) -> LocalBins:
         """Bins of the small tasks' own.
 
-        None where all bins are to be looked at, for leaves of several outputs, with monotonic constraints, or where
-        rows of large weight would leave nothing of the others when derivatives are rounded.
+        None where all bins are to be looked at, for thousands of features, leaves of several outputs, with monotonic
+        constraints, or where rows of large weight would leave nothing of the others when derivatives are rounded.
         """
         if n_outputs > 1:
             return no_local_bins(self.rows.n_tasks)
