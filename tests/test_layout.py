@@ -67,13 +67,24 @@ PLAIN = (
 )
 ORDER = {
     "boosting": (
-        *("linking", "jit", "threads", "quantile", "losses"),
+        *("linking", "jit", "sums", "threads", "quantile", "losses"),
         *("binning", "histogram", "packed_histogram", "splitting", "small_nodes"),
         *("partition", "node_search", "level", "addresses", "level_categories", "level_search"),
         *("leaves", "tree_arrays", "tree", "symmetric", "local_bins", "local_search", "small_trees", "task_trees"),
         *("leaf_masks", "scoring", "coded_rows", "collecting", "forest", "sampling"),
         *("rows", "theta", "line", "growing", "derivatives", "disagreement", "distributed_growth", "distributed"),
-        *("options", "rmtgb", "similarity", "sharing", "averaging", "adapt", "importance", "export"),
+        *(
+            "options",
+            "fused_kernel",
+            "fused_rounds",
+            "rmtgb",
+            "similarity",
+            "sharing",
+            "averaging",
+            "adapt",
+            "importance",
+            "export",
+        ),
     ),
     "neural": (
         *("ranks", "device", "columns", "tokens", "attention", "stacked", "network", "expert_parts", "experts"),
@@ -81,7 +92,7 @@ ORDER = {
         *("training", "members", "adapting", "storing", "onnx"),
     ),
 }
-STANDS_ALONE = {"losses": {"jit", "threads", "quantile"}}  # and what it may import all the same
+STANDS_ALONE = {"losses": {"jit", "sums", "threads", "quantile"}}  # and what it may import all the same
 
 # Package -> the places in mttab that may import it.
 ONLY_IN = {

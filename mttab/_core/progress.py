@@ -20,7 +20,10 @@ class Progress:
 
     @property
     def wants_figures(self) -> bool:
-        """Whether all figures of a step have to be there when it ends, also those that take time to compute."""
+        """Whether each step is to be told as it ends, with all figures, also those that take time to compute.
+
+        Otherwise several steps that were done in one go may be told as one.
+        """
         return False
 
     def begin(self, part: str, n_steps: int) -> None:

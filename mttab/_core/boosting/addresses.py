@@ -9,13 +9,23 @@ from __future__ import annotations
 from typing import Any
 
 from numba.core import cgutils, types
+from numba.core.errors import TypingError
+from numba.extending import intrinsic
+
+# Types of arguments that some kernel's address has been asked for with. A caller that passes others would read memory
+# at random, so it is not compiled.
+_asked_for: set[tuple[types.Type, ...]] = set()
 
 
-def address_of(kernel: Any, arguments: tuple[types.Type, ...], result: types.Type) -> int:
+def address_of(kernel: Any, arguments: tuple[types.Type, ...], result: types.Type, is_needed: bool = True) -> int:
     """Where the machine code of a `jit.jit` kernel for these arguments begins; compiled or loaded now if need be.
 
-    The kernel keeps its machine code for as long as it lives.
+    The kernel keeps its machine code for as long as it lives. One that is not needed, but might be called as far as the
+    compiler knows, is not compiled, and its address is 0.
     """
+    _asked_for.add(arguments)
+    if not is_needed:
+        return 0
     if arguments not in kernel.overloads:
         kernel.compile(arguments)
     compiled = kernel.overloads[arguments]
@@ -36,3 +46,24 @@ def call_at_address(context: Any, builder: Any, signature: Any, address: Any, va
     with cgutils.if_unlikely(builder, status.is_error):
         convention.return_status_propagate(builder, status)
     return result
+
+
+def _caller(result: types.Type) -> Any:
+    """What calls, from another kernel, the kernel at an address with a tuple of arguments; all of them return this."""
+
+    @intrinsic
+    def call(typing_context, address, arguments):  # type: ignore[no-untyped-def]
+        """The result of the kernel at ``address``, int64, for ``arguments``, a tuple."""
+        if tuple(arguments) not in _asked_for:
+            raise TypingError(f"No kernel's address has been asked for with the arguments {arguments}.")
+
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            inside = result(*signature.args[1])
+            return call_at_address(context, builder, inside, values[0], cgutils.unpack_tuple(builder, values[1]))
+
+        return result(types.int64, arguments), generate
+
+    return call
+
+
+run_at, count_at = _caller(types.none), _caller(types.int64)

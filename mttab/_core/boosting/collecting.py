@@ -2,9 +2,61 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from .jit import lean_jit
+from .tree_arrays import TreeArrays
+
+
+class NodeRoom(NamedTuple):
+    """Room for what `collect_nodes` writes of the trees of several rounds.
+
+    ints : int32 (n_rounds, 5, max_nodes); floats : float64 (n_rounds, 3, max_nodes)
+    missing_left : bool (n_rounds, max_nodes); value : float64 (n_rounds, max_nodes, K)
+    words : uint32 (n_rounds, max_words)
+    n_nodes : int64 (n_rounds, n_trees); n_nodes_of_all, n_words : int64 (n_rounds,), how much is in use
+    """
+
+    ints: np.ndarray
+    floats: np.ndarray
+    missing_left: np.ndarray
+    value: np.ndarray
+    words: np.ndarray
+    n_nodes: np.ndarray
+    n_nodes_of_all: np.ndarray
+    n_words: np.ndarray
+
+
+def new_room(n_rounds: int, grown: TreeArrays) -> NodeRoom:
+    """Room for rounds of so many trees as ``grown`` has, of its size."""
+    n_trees, size, n_set_words = grown.category_set.shape
+    max_nodes, n_outputs = n_trees * size, grown.value.shape[2]
+    return NodeRoom(
+        np.empty((n_rounds, 5, max_nodes), dtype=np.int32),
+        np.empty((n_rounds, 3, max_nodes)),
+        np.empty((n_rounds, max_nodes), dtype=np.bool_),
+        np.empty((n_rounds, max_nodes, n_outputs)),
+        np.empty((n_rounds, max_nodes * n_set_words), dtype=np.uint32),
+        np.zeros((n_rounds, n_trees), dtype=np.int64),
+        np.zeros(n_rounds, dtype=np.int64),
+        np.zeros(n_rounds, dtype=np.int64),
+    )
+
+
+def joined(room: NodeRoom, n_rounds: int) -> tuple[np.ndarray, ...]:
+    """The trees of the first rounds one after the other: ints, floats and so on, as `collect_nodes` writes them."""
+    n_nodes, n_words = room.n_nodes_of_all[:n_rounds], room.n_words[:n_rounds]
+    in_use = list(enumerate(n_nodes.tolist()))
+    ints = np.concatenate([room.ints[j, :, :n] for j, n in in_use], axis=1)
+    for row, n in ((1, n_nodes), (2, n_nodes), (3, n_words)):  # left, right and category_start
+        shift = np.repeat((np.cumsum(n) - n).astype(np.int32), n_nodes)
+        ints[row] += np.where(ints[row] < 0, np.int32(0), shift)
+    floats = np.concatenate([room.floats[j, :, :n] for j, n in in_use], axis=1)
+    missing_left, value = (np.concatenate([part[j, :n] for j, n in in_use]) for part in (room.missing_left, room.value))
+    words = np.concatenate([room.words[j, :n] for j, n in enumerate(n_words.tolist())])
+    return ints, floats, missing_left, value, words
 
 
 @lean_jit

@@ -29,6 +29,11 @@ class Derivatives:
         self._quantile = loss.renewal_quantile if renews else None
         self._residual = np.empty(0)
 
+    @property
+    def renews(self) -> bool:
+        """Whether leaf values are quantiles."""
+        return self._quantile is not None
+
     def update(self, score: np.ndarray) -> float:
         """Derivatives under ``score`` (n_rows, K); returns the weighted sum of the losses."""
         rows = self.rows

@@ -21,7 +21,7 @@ from mttab._core.records import require
 
 from .binning import BinMapper
 from .coded_rows import MIN_ROWS_PER_NODE, add_coded_trees, add_coded_trees_parallel, ranges_for_coding
-from .collecting import collect_nodes
+from .collecting import NodeRoom, collect_nodes, joined
 from .leaf_masks import MIN_ROWS, LeafMasks, make_masks, new_masks
 from .scoring import BLOCKS as BLOCKS
 from .scoring import PARTITION as PARTITION
@@ -250,7 +250,7 @@ class ForestBuilder:
         self._mapper = mapper
         self._n_tasks = n_tasks
         n_levels = np.append(np.where(mapper.is_categorical, mapper.n_bins, 0), n_tasks)
-        self._n_levels = n_levels.astype(np.int64)
+        self.n_levels = n_levels.astype(np.int64)
         self._chunks: list[tuple[Nodes, Trees]] = []
 
     def copy(self) -> ForestBuilder:
@@ -263,24 +263,22 @@ class ForestBuilder:
         self, grown: TreeArrays, block: int, group: np.ndarray, round_: int, output: int, learning_rate: float
     ) -> tuple[Nodes, Trees]:
         """Add a stack of trees of one round and return it; ``group`` (n_trees,) is the partition group or the task."""
-        n_trees, n_nodes = len(grown.n_nodes), int(grown.n_nodes.sum())
+        n_nodes = int(grown.n_nodes.sum())
         ints, floats = np.empty((5, n_nodes), dtype=np.int32), np.empty((3, n_nodes))
         missing_left, value = np.empty(n_nodes, dtype=np.bool_), np.empty((n_nodes, grown.value.shape[2]))
         words = np.empty(n_nodes * grown.category_set.shape[2], dtype=np.uint32)
-        n_words = collect_nodes(grown, self._n_levels, float(learning_rate), ints, floats, missing_left, value, words)
-        feature, left, right, category_start, n_levels = ints
-        threshold, gain, weight = floats
-        sets = words[:n_words].copy()
-        nodes = Nodes(
-            feature, threshold, missing_left, left, right, category_start, n_levels, sets, value, gain, weight
-        )
-        of_tree = np.empty((5, n_trees), dtype=np.int32)
-        root, of_tree[1], of_tree[2], of_tree[3], of_tree[4] = of_tree[0], block, group, round_, output
-        root[0] = 0
-        np.cumsum(grown.n_nodes[:-1], dtype=np.int32, out=root[1:])
-        trees = Trees(*of_tree)
+        n_words = collect_nodes(grown, self.n_levels, float(learning_rate), ints, floats, missing_left, value, words)
+        nodes = _nodes(ints, floats, missing_left, value, words[:n_words].copy())
+        trees = _trees(grown.n_nodes, block, group, round_, output)
         self._chunks.append((nodes, trees))
         return nodes, trees
+
+    def append_rounds(self, room: NodeRoom, n_rounds: int, block: int, first: int) -> None:
+        """Add rounds of one tree, or one per task, each, of which the first has the number ``first``."""
+        n_trees = room.n_nodes.shape[1]
+        group, number = np.tile(np.arange(n_trees), n_rounds), np.repeat(np.arange(first, first + n_rounds), n_trees)
+        trees = _trees(room.n_nodes[:n_rounds].ravel(), block, group, number, 0)
+        self._chunks.append((_nodes(*joined(room, n_rounds)), trees))
 
     def append_forest(self, forest: Forest) -> None:
         """Start from the trees of a fitted model."""
@@ -292,11 +290,14 @@ class ForestBuilder:
 
     def truncate(self, block: int, n_rounds: int) -> None:
         """Forget the trees of ``block`` from round ``n_rounds`` on."""
-        self._chunks = [
-            (nodes, trees)
-            for nodes, trees in self._chunks
-            if not np.all((trees.block == block) & (trees.round >= n_rounds))
-        ]
+        kept = []
+        for nodes, trees in self._chunks:
+            is_kept = (trees.block != block) | (trees.round < n_rounds)
+            if is_kept.all():
+                kept.append((nodes, trees))
+            elif is_kept.any():
+                kept.append(_first_trees(nodes, trees, int(np.argmin(is_kept))))
+        self._chunks = kept
 
     def reorder_groups(self, order: np.ndarray) -> None:
         """Renumber the groups of the partition block: group ``order[k]`` becomes group k."""
@@ -316,6 +317,34 @@ class ForestBuilder:
         order = np.lexsort((trees.output, trees.group, trees.round, by_task, trees.block))
         trees = Trees(*(column[order] for column in trees))
         return Forest(nodes, trees, base, mixing, n_rounds)
+
+
+def _nodes(
+    ints: np.ndarray, floats: np.ndarray, missing_left: np.ndarray, value: np.ndarray, words: np.ndarray
+) -> Nodes:
+    """Nodes from what `collect_nodes` has written."""
+    feature, left, right, category_start, n_levels = ints
+    threshold, gain, weight = floats
+    return Nodes(feature, threshold, missing_left, left, right, category_start, n_levels, words, value, gain, weight)
+
+
+def _trees(n_nodes: np.ndarray, block: int, group: Any, round_: Any, output: int) -> Trees:
+    """Trees of so many nodes each, one after the other."""
+    of_tree = np.empty((5, len(n_nodes)), dtype=np.int32)
+    root, of_tree[1], of_tree[2], of_tree[3], of_tree[4] = of_tree[0], block, group, round_, output
+    root[0] = 0
+    np.cumsum(n_nodes[:-1], dtype=np.int32, out=root[1:])
+    return Trees(*of_tree)
+
+
+def _first_trees(nodes: Nodes, trees: Trees, n_trees: int) -> tuple[Nodes, Trees]:
+    """The first of several trees that stand one after the other."""
+    end = trees.root[n_trees]
+    cut_off = nodes.category_start[end:]
+    n_words = int(np.min(cut_off, where=cut_off >= 0, initial=len(nodes.category_words)))
+    first = nodes._replace(category_words=nodes.category_words[:n_words])
+    rest = {name: getattr(nodes, name)[:end] for name in Nodes._fields if name != "category_words"}
+    return first._replace(**rest), Trees(*(column[:n_trees] for column in trees))
 
 
 def _concatenate(chunks: list[tuple[Nodes, Trees]], n_leaf_outputs: int) -> tuple[Nodes, Trees]:

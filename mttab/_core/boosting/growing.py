@@ -111,7 +111,7 @@ class Grower:
         self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray, sample: RowSample, seed: int
     ) -> GrownTrees:
         """One tree on all rows of the sample, good until the next one is grown; derivatives are (K, n_rows)."""
-        trees, tree = self._shared_tree(len(gradient))
+        trees, tree = self.shared_tree(len(gradient))
         rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
         packing, scratch = self._pack(gradient, hessian, weight, len(rows))
         table = Table(self.rows.words, self.task_ids, gradient, hessian, weight)
@@ -145,8 +145,24 @@ class Grower:
         seeds = np.full(self.rows.n_tasks, seed, dtype=np.uint64)
         return self._grow_per_task(gradient, hessian, weight, sample, seeds, growth, split)
 
+    def room_of_tasks(self, gradient: np.ndarray) -> tuple[TreeArrays, LocalBins, Scratch]:
+        """Room for the trees of all tasks, the tasks' own bins, and scratch memory for those without."""
+        trees = self._allocate(self.rows.n_tasks, self.task_growth, len(gradient), self.n_set_words_of_tasks)
+        return trees, self._local_bins(len(gradient)), self._scratch_for(_n_channels(gradient, self.task_split), False)
+
+    def size_of_round(self, per_task: bool) -> tuple[int, int]:
+        """Nodes, and words for their sets of levels, that the trees of a round have at most."""
+        n_trees, growth, n_words = 1, self.shared_growth, self.n_set_words
+        if per_task:
+            n_trees, growth, n_words = self.rows.n_tasks, self.task_growth, self.n_set_words_of_tasks
+        n_nodes = n_trees * (2 * self._max_leaves(growth) - 1)
+        return n_nodes, n_nodes * n_words
+
+    def _max_leaves(self, growth: GrowthOptions) -> int:
+        return min(growth.max_leaf_nodes, max(self.rows.n_rows, 1))
+
     def _grow_per_task(self, gradient, hessian, weight, sample, seeds, growth, split) -> GrownTrees:  # type: ignore[no-untyped-def]
-        trees = self._allocate(self.rows.n_tasks, growth.max_leaf_nodes, len(gradient), self.n_set_words_of_tasks)
+        trees = self._allocate(self.rows.n_tasks, growth, len(gradient), self.n_set_words_of_tasks)
         rows, out_rows = sample.rows.copy(), sample.out_rows.copy()
         table, local = Table(self.rows.words, self.task_ids, gradient, hessian, weight), self._local_bins(len(gradient))
         data = table, self.task_layout, rows, sample.row_start, out_rows, sample.out_start, local
@@ -182,19 +198,27 @@ class Grower:
     def _pack(
         self, gradient: np.ndarray, hessian: np.ndarray, weight: np.ndarray, n_in_root: int
     ) -> tuple[Packing | None, Scratch]:
-        """Packed derivatives where every row counts once, leaves hold one output and the root makes histograms.
-
-        Not with monotonic constraints: bounds on leaf values come from the sums of histograms, which are to be exact.
-        """
+        """Packed derivatives where they may be packed and the root makes histograms."""
         packing = None
-        counts_once = weight is self.rows.weight and self.rows.is_unweighted
-        if n_in_root > SMALL_NODE and len(gradient) == 1 and counts_once and not self.layout.monotonic.any():
+        if n_in_root > SMALL_NODE and self.may_pack(gradient, weight):
             packing = choose_packing(gradient, hessian, self.shared_split.constant_hessian)
-        scratch = self._scratch_for(_n_channels(gradient, self.shared_split), packing is not None)
+        scratch = self.scratch_of_shared(gradient, packing is not None)
         if packing is not None:
             kernel = pack_rows_parallel if self.n_threads > 1 else pack_rows
             kernel(gradient, hessian, packing, scratch.packed)
         return packing, scratch
+
+    def may_pack(self, gradient: np.ndarray, weight: np.ndarray) -> bool:
+        """Whether derivatives are of a kind to be packed: every row counts once, and leaves hold one output.
+
+        Not with monotonic constraints: bounds on leaf values come from the sums of histograms, which are to be exact.
+        """
+        counts_once = weight is self.rows.weight and self.rows.is_unweighted
+        return len(gradient) == 1 and counts_once and not self.layout.monotonic.any()
+
+    def scratch_of_shared(self, gradient: np.ndarray, is_packed: bool) -> Scratch:
+        """Scratch memory of shared trees."""
+        return self._scratch_for(_n_channels(gradient, self.shared_split), is_packed)
 
     def _scratch_for(self, n_channels: int, is_packed: bool) -> Scratch:
         if (n_channels, is_packed) not in self._scratch:
@@ -219,16 +243,15 @@ class Grower:
             self._candidates[n_channels] = new_candidates(len(self.layout.offset) - 1, n_channels)
         return self._candidates[n_channels]
 
-    def _shared_tree(self, n_outputs: int) -> tuple[TreeArrays, TreeArrays]:
+    def shared_tree(self, n_outputs: int) -> tuple[TreeArrays, TreeArrays]:
         """Room for a shared tree, as a stack of one and as the tree in it: made once, there is one in every round."""
         if n_outputs not in self._shared_trees:
-            trees = self._allocate(1, self.shared_growth.max_leaf_nodes, n_outputs, self.n_set_words)
+            trees = self._allocate(1, self.shared_growth, n_outputs, self.n_set_words)
             self._shared_trees[n_outputs] = trees, only_tree(trees)
         return self._shared_trees[n_outputs]
 
-    def _allocate(self, n_trees: int, max_leaf_nodes: int, n_outputs: int, n_words: int) -> TreeArrays:
-        n_leaves = min(max_leaf_nodes, max(self.rows.n_rows, 1))
-        return allocate_trees(n_trees, n_leaves, n_outputs, n_words)
+    def _allocate(self, n_trees: int, growth: GrowthOptions, n_outputs: int, n_words: int) -> TreeArrays:
+        return allocate_trees(n_trees, self._max_leaves(growth), n_outputs, n_words)
 
 
 def n_set_words(layout: BinLayout) -> int:

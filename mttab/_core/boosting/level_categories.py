@@ -28,6 +28,7 @@ from .splitting import (
     pair_score,
     sort_levels,
 )
+from .sums import dot
 
 # Steps from one node's view of the levels to the view that tells most about all nodes.
 N_POWER_STEPS = 4
@@ -255,7 +256,7 @@ def _contrast_keys(a, levels, sums, n_outputs, options, level, room):  # type: i
             cell = part[levels[j]]
             line[j] = (cell[1 + k] - mean * _hessian_of(cell, k, n_outputs, options)) * share
             scaled[j] = line[j] * scale[j]
-        spread = _dot(line, scaled)
+        spread = dot(line, scaled)
         if spread > widest * (1.0 + 1e-9):
             widest, first = spread, np.int64(column)
     for column in range(n_columns):
@@ -279,25 +280,10 @@ def _project(keys, across, out_direction):  # type: ignore[no-untyped-def]
     """Weights of the columns by what the keys have in common with each, the largest of them 1."""
     largest = 1e-300
     for column in range(len(out_direction)):
-        out_direction[column] = _dot(keys, across[column])
+        out_direction[column] = dot(keys, across[column])
         largest = max(largest, abs(out_direction[column]))
     for column in range(len(out_direction)):
         out_direction[column] /= largest
-
-
-@inlined
-def _dot(values, others):  # type: ignore[no-untyped-def]
-    """Sum of products, in four sums: one alone would wait for every addition."""
-    a = b = c = d = 0.0
-    n = len(values)
-    for k in range(n // 4):
-        a += values[4 * k] * others[4 * k]
-        b += values[4 * k + 1] * others[4 * k + 1]
-        c += values[4 * k + 2] * others[4 * k + 2]
-        d += values[4 * k + 3] * others[4 * k + 3]
-    for k in range(n // 4 * 4, n):
-        a += values[k] * others[k]
-    return (a + b) + (c + d)
 
 
 @inlined

@@ -9,7 +9,7 @@ what its sibling leaves of their parent:
     last plane      [ weight / unit ]                                                where rows are weighed apart
 
 They are weighed apart where they have weights, or where a task has more of them than 8 bits count
-(`local_bins.FEW_ROWS`). Where the hessian is the weight, one plane is both.
+(`local_bins.FEW_ROWS`); the first plane is then the gradient alone. Where the hessian is the weight, one plane is both.
 
 A bin holds the sums of all rows up to its end, what is left of a cut there, so that cuts do not wait for each other.
 Units are powers of two, of few rows a 2⁻¹⁵th of the task's largest gradient, weighed apart or not, that a weight of 2

@@ -17,6 +17,7 @@ from scipy.special import expit, softmax
 
 from .jit import inlined, lean_jit, serial_and_parallel
 from .quantile import weighted_quantile
+from .sums import sum_of
 
 # Rows whose losses are summed by themselves.
 ROW_BLOCK = 1024
@@ -24,6 +25,11 @@ ROW_BLOCK = 1024
 _PER_LN_2, _LN_2_HIGH, _LN_2_LOW = 1.0 / np.log(2.0), 0.6931471803691238, 1.9082149292705877e-10
 _PER_FACTORIAL = np.array([1.0 / math.factorial(n) for n in range(13, -1, -1)])
 _POWERS_OF_HALF = 0.5 ** np.arange(1024.0)
+
+
+def n_sums_of_losses(n_rows: int) -> int:
+    """How many sums a kernel of derivatives writes: one for each `ROW_BLOCK`."""
+    return -(-n_rows // ROW_BLOCK)
 
 
 class Loss:
@@ -67,14 +73,18 @@ class Loss:
         ``out_hessian`` is left alone where the hessian is constant.
         """
         # Sums of fixed ranges of rows: the same whatever the number of threads.
-        loss = np.empty(-(-len(y) // ROW_BLOCK))
+        loss = np.empty(n_sums_of_losses(len(y)))
         self._derivatives[n_threads > 1](y, score, weight, self._parameter, out_gradient, out_hessian, loss)
-        return float(loss.sum())
+        return sum_of(loss)  # type: ignore[no-any-return]
 
     def values(self, y: np.ndarray, score: np.ndarray, out: np.ndarray, n_threads: int = 1) -> np.ndarray:
         """Loss per row (n_rows,), unweighted, written to ``out`` and returned."""
         self._values[n_threads > 1](y, score, self._parameter, out)
         return out
+
+    def serial_kernels(self) -> tuple[Any, Any, float]:
+        """The kernels of `derivatives` and `values` for one thread, and the parameter that both are given."""
+        return self._derivatives[0], self._values[0], self._parameter
 
     def base_score(self, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """Constant score (K,) of least loss."""

@@ -18,6 +18,7 @@ sum over n rows. Only the choice of splits sees that; leaf values are summed fro
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ from .jit import inlined, inner, jit, lean, lean_jit, serial_and_parallel
 
 # Rows per chunk: with a constant hessian two fields share 64 bits, else three do and have to be emptied more often. A
 # longer chunk is emptied less often, a shorter one leaves finer units: the first with units fine enough is taken.
-CHUNKS_TWO_FIELDS, CHUNKS_THREE_FIELDS = (2**20,), (2**12, 2**10)
+CHUNK_TWO_FIELDS, CHUNKS_THREE_FIELDS = 2**20, (2**12, 2**10)
 # Words that are fetched before they are added to bins.
 WORDS_AT_ONCE = 256
 # Below so many rows a tree is grown on floats: packing would save nothing, and every sum is then as exact as it can be.
@@ -55,11 +56,10 @@ class Packing(NamedTuple):
 
 def choose_packing(gradient: np.ndarray, hessian: np.ndarray, constant_hessian: bool) -> Packing | None:
     """Fields for derivatives (1, n_rows) that count each row once; None says that trees are grown on floats."""
-    n_rows = gradient.shape[1]
-    if n_rows < MIN_PACKED_ROWS:
+    if gradient.shape[1] < MIN_PACKED_ROWS:
         return None
-    size_h = (1.0, 1.0) if constant_hessian else largest_and_mean(hessian[0])
-    return packing_for(n_rows, largest_and_mean(gradient[0]), size_h, constant_hessian)
+    packing = fields_of_rows(gradient[0], hessian[0], constant_hessian)
+    return packing if packing.chunk > 0 else None
 
 
 def packing_for(
@@ -68,24 +68,52 @@ def packing_for(
     """The same for derivatives of which the largest and the mean absolute value are known."""
     if n_rows < MIN_PACKED_ROWS:
         return None
-    for longest in CHUNKS_TWO_FIELDS if constant_hessian else CHUNKS_THREE_FIELDS:
-        chunk = min(longest, 1 << n_rows.bit_length())
-        row_bits = chunk.bit_length()  # the count, up to and including `chunk`
+    packing = find_fields(n_rows, size_g, size_h, constant_hessian)
+    return packing if packing.chunk > 0 else None
+
+
+@lean_jit
+def fields_of_rows(gradient, hessian, constant_hessian):  # type: ignore[no-untyped-def]
+    """`find_fields` for the derivatives (n_rows,) of all rows."""
+    size_h = (1.0, 1.0) if constant_hessian else largest_and_mean(hessian)
+    return find_fields(len(gradient), largest_and_mean(gradient), size_h, constant_hessian)
+
+
+@lean_jit
+def find_fields(n_rows, size_g, size_h, constant_hessian):  # type: ignore[no-untyped-def]
+    """The fields for so many rows, by the largest and the mean absolute values; a chunk of 0 rows: none will do."""
+    n_bits = _bit_length(n_rows)
+    for longest in CHUNKS_THREE_FIELDS:
+        chunk = min(CHUNK_TWO_FIELDS if constant_hessian else longest, 1 << n_bits)
+        row_bits = _bit_length(chunk)  # the count, up to and including `chunk`
         shift_h = row_bits
         h_bits = 0 if constant_hessian else row_bits + (63 - 3 * row_bits) // 2
         shift_g = shift_h + h_bits
-        unit_g = _unit(*size_g, 63 - shift_g - row_bits)
-        unit_h = 1.0 if constant_hessian else _unit(*size_h, h_bits - row_bits)
+        unit_g = _unit(size_g, 63 - shift_g - row_bits)
+        unit_h = 1.0 if constant_hessian else _unit(size_h, h_bits - row_bits)
         if unit_g > 0.0 and unit_h > 0.0:
             return Packing(np.int64(shift_g), np.int64(shift_h), unit_g, unit_h, np.int64(chunk))
-    return None
+        if constant_hessian:
+            break
+    return Packing(np.int64(0), np.int64(0), 0.0, 0.0, np.int64(0))
 
 
-def _unit(largest: float, mean: float, n_bits: int) -> float:
+@lean
+def _bit_length(number):  # type: ignore[no-untyped-def]
+    """Bits of a whole number ≥ 0."""
+    n_bits = 0
+    while number >> n_bits > 0:
+        n_bits += 1
+    return n_bits
+
+
+@lean
+def _unit(size, n_bits):  # type: ignore[no-untyped-def]
     """Power of two of which at most 2^n_bits make the largest value; 0 where too few would make the mean."""
+    largest, mean = size
     if not 1e-200 < largest < 1e200:
         return 0.0
-    unit = float(2.0 ** int(np.frexp(largest)[1] - n_bits))
+    unit = math.ldexp(1.0, np.int32(math.frexp(largest)[1] - n_bits))  # type: ignore[arg-type]
     return unit if mean >= MIN_MEAN_UNITS * unit else 0.0
 
 

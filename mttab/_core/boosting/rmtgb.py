@@ -19,11 +19,13 @@ from mttab._core.progress import Progress
 from .derivatives import Derivatives
 from .disagreement import disagreement
 from .forest import BLOCKS, PARTITION, SHARED, TASK, Forest, ForestBuilder, Nodes, Trees, add_round
+from .fused_rounds import BestRound, FusedRounds, can_run
 from .growing import Grower, GrownTrees
 from .line import Lines, add_lines, fit_lines, trees_of_lines
 from .losses import Loss
 from .options import BoostingOptions
 from .rows import RowSample, Scores, TrainingRows, ValidationRows
+from .sums import sum_of_products
 from .theta import inliers_first, mixing_weights, start_from_disagreement
 
 # Mean loss before the first and after each round, per block.
@@ -281,44 +283,68 @@ class _Run:
             self.record(block, losses)
         if last <= first:
             return
-        best, best_round, best_state = losses[-1], first, self.snapshot()
+        best = BestRound(losses[-1], first, self.snapshot())
         # The training loss after a round falls out of the next one's derivatives, unless somebody asks at once.
         is_asked = self.progress.wants_figures or (patience is not None and self.validation is None)
+        fused = None if is_asked else self.fused_rounds(block)
         self.progress.begin(BLOCKS[block], last)
-        for r in range(first, last):
+        r, is_over = first, False
+        while r < last and not is_over:
             self.progress.begin_step()
-            one_round(r)
-            self.n_rounds[block] = r + 1
-            if r > first and not is_asked:
-                self.train_loss[block].append(self.rows.totals(self.sum_before_round)[0] / self.total_weight)
-            losses = self.losses(train=is_asked)
-            self.record(block, losses)
-            named = {
-                name: loss
-                for name, loss in zip(("training loss", "validation loss"), losses, strict=False)
-                if loss is not None
-            }
-            is_ended = self.progress.end_step(r + 1, named, self.model)
-            if patience is None:
-                if is_ended:
-                    break
-                continue
-            if losses[-1] < best - self.options.tol:
-                best, best_round, best_state = losses[-1], r + 1, self.snapshot()
-            elif r + 1 - best_round >= patience:
-                break
-            if is_ended:
-                break
+            n_done, figures = 0, {}
+            if fused is not None and not (block == SHARED and r == 0 and self.options.has_line):
+                n_done, is_over = self.run_fused(fused, r, r == first, best)
+            if n_done == 0:
+                one_round(r)
+                n_done, figures = 1, self.figures_of_round(block, is_asked, r == first)
+                is_over = patience is not None and self.has_stopped(best, r + 1, list(figures.values())[-1])
+            r += n_done
+            self.n_rounds[block] = r
+            is_over = self.progress.end_step(r, figures, self.model) or is_over
         self.progress.end()
         if not is_asked:
             self.train_loss[block].append(self.losses()[0])
-        n_dropped = self.n_rounds[block] - best_round
+        n_dropped = r - best.round
         if patience is not None and n_dropped > 0:
-            self.scores, self.validation_scores, self.theta = best_state
-            self.builder.truncate(block, best_round)
+            self.scores, self.validation_scores, self.theta = best.state
+            self.builder.truncate(block, best.round)
             for history in (self.train_loss[block], self.validation_loss[block]):
                 del history[len(history) - n_dropped :]
-            self.n_rounds[block] = best_round
+            self.n_rounds[block] = best.round
+
+    def fused_rounds(self, block: int) -> FusedRounds | None:
+        """What does many rounds of a block at once, where that can be."""
+        data = block, self.rows, self.derivatives, self.grower, self.scores, self.validation_scores
+        if not can_run(*data):
+            return None
+        rest = self.validation, self.builder, self.options, self.task_keys(), self.validation_weight
+        return FusedRounds(*data, *rest)
+
+    def run_fused(self, fused: FusedRounds, r: int, is_first: bool, best: BestRound) -> tuple[int, bool]:
+        """Rounds from ``r`` on: how many are done, and whether losses have stopped falling."""
+        block = fused.block
+        n_done, is_over = fused.run(r, self.options.blocks[block].max_iter, self.rng, best)
+        before_rounds = fused.told.training[int(is_first) : n_done] / self.total_weight
+        self.train_loss[block].extend(before_rounds.tolist())
+        if self.validation is not None:
+            self.validation_loss[block].extend(fused.told.validation[:n_done].tolist())
+        return n_done, is_over
+
+    def figures_of_round(self, block: int, is_asked: bool, is_first: bool) -> dict[str, float]:
+        """The losses that are known after a round, which go to the histories."""
+        if not is_first and not is_asked:
+            self.train_loss[block].append(self.rows.totals(self.sum_before_round)[0] / self.total_weight)
+        losses = self.losses(train=is_asked)
+        self.record(block, losses)
+        names = "training loss", "validation loss"
+        return {name: loss for name, loss in zip(names, losses, strict=False) if loss is not None}
+
+    def has_stopped(self, best: BestRound, n_done: int, loss: float) -> bool:
+        """Whether losses have stopped falling; a round that is better than all before is remembered."""
+        if loss < best.loss - self.options.tol:
+            best.loss, best.round, best.state = loss, n_done, self.snapshot()
+            return False
+        return self.options.patience is not None and n_done - best.round >= self.options.patience
 
     def snapshot(self) -> tuple[Scores, Scores | None, np.ndarray]:
         """What a block that goes back to its best round has to restore; copies only where that can happen."""
@@ -336,7 +362,7 @@ class _Run:
         if train:
             totals.append(self.derivatives.losses(self.scores.total(self.mixing())) @ self.rows.weight)
         if self.validation is not None:
-            totals.append(self.validation_values() @ self.validation.weight)
+            totals.append(sum_of_products(self.validation_values(), self.validation.weight))
         if totals:
             totals = self.rows.totals(*totals)
         mean = totals[0] / self.total_weight if train else None
@@ -369,10 +395,13 @@ class _Run:
         return int(self.rng.integers(2**63))
 
     def draw_task_seeds(self) -> np.ndarray:
-        """A seed per task that depends on where the task's first row stands, not on the task's name."""
+        """A seed per task."""
+        return np.uint64(self.draw_seed()) ^ self.task_keys()
+
+    def task_keys(self) -> np.ndarray:
+        """Random bits of each task, by where its first row stands and not by its name."""
         first_row = np.minimum(self.rows.task_start[:-1], self.rows.n_rows - 1)  # the last tasks may have no row here
-        first = self.rows.position[first_row].astype(np.uint64)
-        return np.uint64(self.draw_seed()) ^ (first * np.uint64(0x9E3779B97F4A7C15))
+        return self.rows.position[first_row].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
 
     def model(self) -> BoostedModel:
         """The fitted model, turned so that the inlier branch is the one that most tasks lean to."""
