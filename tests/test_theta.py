@@ -17,6 +17,9 @@ from mttab._core.boosting.theta import (
     orientation,
     start_from_disagreement,
     start_from_groups,
+    sum_slopes,
+    write_shares,
+    write_theta_gradient,
 )
 
 CENTER = -2.0
@@ -59,6 +62,36 @@ def test_weights_of_more_than_two_branches_sum_to_one_and_unseen_tasks_have_thei
     # Ratios of weights are differences of θ.
     np.testing.assert_allclose(np.log(mixing[:-1, :1] / mixing[:-1]), theta[:, :1] - theta, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(mixing[-1], np.average(mixing[:-1], axis=0, weights=row_weight), rtol=1e-12)
+
+
+@pytest.mark.parametrize("n_groups", [2, 3, 5])
+@pytest.mark.parametrize("n_outputs", [1, 3])
+def test_the_gradient_of_theta_is_the_slope_of_the_loss(n_groups, n_outputs):
+    """Of a loss that is linear in the score, whose gradient is given, and a quadratic penalty, by differences."""
+    rng = np.random.default_rng(n_groups)
+    n_tasks, n_rows = 4, 60
+    task = np.sort(rng.integers(0, n_tasks, n_rows)).astype(np.int32)
+    gradient, groups = rng.normal(size=(n_outputs, n_rows)), rng.normal(size=(n_groups, n_rows, n_outputs))
+    columns = (n_tasks, 1 if n_groups == 2 else n_groups)
+    theta, center, unit = rng.normal(size=columns), rng.normal(size=columns), rng.uniform(1.0, 3.0, n_tasks)
+
+    def loss(theta):
+        mixing = mixing_weights(theta[:, 0] if n_groups == 2 else theta, np.ones(n_tasks))
+        shares = np.empty((n_groups, n_rows))
+        write_shares(mixing, task, shares)
+        np.testing.assert_array_equal(shares, mixing.T[:, task])
+        per_row = np.einsum("gi,gik,ki->i", shares, groups, gradient)
+        of_task = np.bincount(task, weights=per_row, minlength=n_tasks) / unit
+        return of_task.sum() + 0.05 * np.sum((theta - center) ** 2)
+
+    found, sums = np.empty(columns), np.empty((n_groups, n_tasks))
+    sum_slopes(gradient, groups, task, sums)
+    mixing = mixing_weights(theta[:, 0] if n_groups == 2 else theta, np.ones(n_tasks))
+    write_theta_gradient(theta, mixing, sums, unit, 0.1, center, found)
+    for place in np.ndindex(columns):
+        step = np.zeros(columns)
+        step[place] = 1e-5
+        assert found[place] == pytest.approx((loss(theta + step) - loss(theta - step)) / 2e-5, rel=1e-5, abs=1e-7)
 
 
 # --- orientation ------------------------------------------------------------------------------------------------------

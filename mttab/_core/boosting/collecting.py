@@ -11,12 +11,12 @@ from .tree_arrays import TreeArrays
 
 
 class NodeRoom(NamedTuple):
-    """Room for what `collect_nodes` writes of the trees of several rounds.
+    """Room for what `collect_nodes` writes of several stacks of trees, such as those of several rounds.
 
-    ints : int32 (n_rounds, 5, max_nodes); floats : float64 (n_rounds, 3, max_nodes)
-    missing_left : bool (n_rounds, max_nodes); value : float64 (n_rounds, max_nodes, K)
-    words : uint32 (n_rounds, max_words)
-    n_nodes : int64 (n_rounds, n_trees); n_nodes_of_all, n_words : int64 (n_rounds,), how much is in use
+    ints : int32 (n_places, 5, max_nodes); floats : float64 (n_places, 3, max_nodes)
+    missing_left : bool (n_places, max_nodes); value : float64 (n_places, max_nodes, K)
+    words : uint32 (n_places, max_words)
+    n_nodes : int64 (n_places, n_trees); n_nodes_of_all, n_words : int64 (n_places,), how much is in use
     """
 
     ints: np.ndarray
@@ -29,25 +29,25 @@ class NodeRoom(NamedTuple):
     n_words: np.ndarray
 
 
-def new_room(n_rounds: int, grown: TreeArrays) -> NodeRoom:
-    """Room for rounds of so many trees as ``grown`` has, of its size."""
+def new_room(n_places: int, grown: TreeArrays) -> NodeRoom:
+    """Room for so many stacks of trees of the size of ``grown``."""
     n_trees, size, n_set_words = grown.category_set.shape
     max_nodes, n_outputs = n_trees * size, grown.value.shape[2]
     return NodeRoom(
-        np.empty((n_rounds, 5, max_nodes), dtype=np.int32),
-        np.empty((n_rounds, 3, max_nodes)),
-        np.empty((n_rounds, max_nodes), dtype=np.bool_),
-        np.empty((n_rounds, max_nodes, n_outputs)),
-        np.empty((n_rounds, max_nodes * n_set_words), dtype=np.uint32),
-        np.zeros((n_rounds, n_trees), dtype=np.int64),
-        np.zeros(n_rounds, dtype=np.int64),
-        np.zeros(n_rounds, dtype=np.int64),
+        np.empty((n_places, 5, max_nodes), dtype=np.int32),
+        np.empty((n_places, 3, max_nodes)),
+        np.empty((n_places, max_nodes), dtype=np.bool_),
+        np.empty((n_places, max_nodes, n_outputs)),
+        np.empty((n_places, max_nodes * n_set_words), dtype=np.uint32),
+        np.zeros((n_places, n_trees), dtype=np.int64),
+        np.zeros(n_places, dtype=np.int64),
+        np.zeros(n_places, dtype=np.int64),
     )
 
 
-def joined(room: NodeRoom, n_rounds: int) -> tuple[np.ndarray, ...]:
-    """The trees of the first rounds one after the other: ints, floats and so on, as `collect_nodes` writes them."""
-    n_nodes, n_words = room.n_nodes_of_all[:n_rounds], room.n_words[:n_rounds]
+def joined(room: NodeRoom, n_places: int) -> tuple[np.ndarray, ...]:
+    """The trees at the first places one after the other: ints, floats and so on, as `collect_nodes` writes them."""
+    n_nodes, n_words = room.n_nodes_of_all[:n_places], room.n_words[:n_places]
     in_use = list(enumerate(n_nodes.tolist()))
     ints = np.concatenate([room.ints[j, :, :n] for j, n in in_use], axis=1)
     for row, n in ((1, n_nodes), (2, n_nodes), (3, n_words)):  # left, right and category_start

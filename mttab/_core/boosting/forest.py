@@ -273,12 +273,15 @@ class ForestBuilder:
         self._chunks.append((nodes, trees))
         return nodes, trees
 
-    def append_rounds(self, room: NodeRoom, n_rounds: int, block: int, first: int) -> None:
-        """Add rounds of one tree, or one per task, each, of which the first has the number ``first``."""
-        n_trees = room.n_nodes.shape[1]
+    def append_rounds(self, room: NodeRoom, n_rounds: int, n_places: int, block: int, first: int) -> None:
+        """Add the trees of rounds, of which the first has the number ``first``.
+
+        A round has so many places in the room, one but for branches, and a tree for each group, or task, in all.
+        """
+        n_trees = n_places * room.n_nodes.shape[1]
         group, number = np.tile(np.arange(n_trees), n_rounds), np.repeat(np.arange(first, first + n_rounds), n_trees)
-        trees = _trees(room.n_nodes[:n_rounds].ravel(), block, group, number, 0)
-        self._chunks.append((_nodes(*joined(room, n_rounds)), trees))
+        trees = _trees(room.n_nodes[: n_rounds * n_places].ravel(), block, group, number, 0)
+        self._chunks.append((_nodes(*joined(room, n_rounds * n_places)), trees))
 
     def append_forest(self, forest: Forest) -> None:
         """Start from the trees of a fitted model."""

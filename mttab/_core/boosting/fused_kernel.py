@@ -12,13 +12,15 @@ import numpy as np
 
 from .addresses import count_at, run_at
 from .collecting import NodeRoom
-from .forest import Nodes, Trees
+from .forest import PARTITION, SHARED, TASK, Nodes, Trees
 from .jit import lean, lean_jit
 from .local_bins import LocalBins
 from .packed_histogram import fields_of_rows, pack_rows
+from .sampling import leave_tasks_out
 from .small_nodes import SMALL_NODE
 from .splitting import SplitOptions
 from .sums import dot, sum_of
+from .theta import sum_slopes, write_mixing, write_shares, write_theta_gradient
 from .tree import GrowthOptions, Scratch, Table
 from .tree_arrays import TreeArrays
 
@@ -66,10 +68,25 @@ class Growth(NamedTuple):
     seeds: np.ndarray
 
 
+class Scored(NamedTuple):
+    """Scores of some rows, see `rows.Scores`.
+
+    task : int32 (n_rows,); fixed : float64 (n_rows, 1)
+    groups : float64 (n_groups, n_rows, 1), none where no branch has trees; shares : float64 (n_groups, n_rows)
+    total : float64 (n_rows, 1), scratch; the fixed part itself where there are no groups
+    """
+
+    task: np.ndarray
+    fixed: np.ndarray
+    groups: np.ndarray
+    shares: np.ndarray
+    total: np.ndarray
+
+
 class Training(NamedTuple):
     """Training rows.
 
-    y, weight : float64 (n_rows,); score : float64 (n_rows, 1), added to; key, task_start : see `sampling.draw_rows`
+    y, weight : float64 (n_rows,); key, task_start : see `sampling.draw_rows`
     loss : float64 (n_sums,), sums of losses of some rows each
     rows, row_start, out_rows, out_start : the sample of a round
     bounds, out_bounds : int64 (2,), where rows of one tree for all begin and end
@@ -77,7 +94,7 @@ class Training(NamedTuple):
 
     y: np.ndarray
     weight: np.ndarray
-    score: np.ndarray
+    scored: Scored
     key: np.ndarray
     task_start: np.ndarray
     loss: np.ndarray
@@ -90,14 +107,41 @@ class Training(NamedTuple):
 
 
 class Held(NamedTuple):
-    """Validation rows, perhaps none: X float64 (n_features, n_rows), score (n_rows, 1), loss (n_rows,), see `rows`."""
+    """Validation rows, perhaps none: X float64 (n_features, n_rows), y, weight and loss float64 (n_rows,)."""
 
     X: np.ndarray
-    task: np.ndarray
     y: np.ndarray
     weight: np.ndarray
-    score: np.ndarray
     loss: np.ndarray
+    scored: Scored
+
+
+class Branches(NamedTuple):
+    """What rounds of the partition block work on besides; θ and all in its shape are in columns, see `theta`.
+
+    theta, gradient, center : float64 (n_tasks, n_columns); mixing : float64 (n_tasks + 1, n_groups)
+    unit, task_mass : float64 (n_tasks,); sums : float64 (n_groups, n_tasks); is_member : bool (n_tasks,)
+    table : Table of a branch's own derivatives and weights
+    rows, out_rows, row_start, out_start : its sample
+    rate, penalty, least : see `options.BoostingOptions`
+    """
+
+    theta: np.ndarray
+    gradient: np.ndarray
+    center: np.ndarray
+    mixing: np.ndarray
+    unit: np.ndarray
+    task_mass: np.ndarray
+    sums: np.ndarray
+    is_member: np.ndarray
+    table: Table
+    rows: np.ndarray
+    row_start: np.ndarray
+    out_rows: np.ndarray
+    out_start: np.ndarray
+    rate: float
+    penalty: float
+    least: float
 
 
 class Plan(NamedTuple):
@@ -105,7 +149,8 @@ class Plan(NamedTuple):
 
     parameter : of the loss; share : of the rows that are drawn; rate : the learning rate
     held_weight : of all validation rows; patience : −1 where nothing ends the block early
-    per_task : a tree for each task, not one for all; is_packed : derivatives are whole numbers, see `packed_histogram`
+    block : see `forest.BLOCKS`; per_task : a tree for each task, not one for all
+    is_packed : derivatives are whole numbers, see `packed_histogram`
     is_weighted, has_small, has_large : see `task_trees`
     """
 
@@ -116,6 +161,7 @@ class Plan(NamedTuple):
     held_weight: float
     patience: int
     tol: float
+    block: int
     per_task: bool
     is_packed: bool
     is_weighted: bool
@@ -124,12 +170,15 @@ class Plan(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The best round so far: loss float64 (1,), how many rounds were done int64 (1,), and the scores of all rows."""
+    """The best round so far: loss float64 (1,), how many rounds were done int64 (1,), scores of all rows, and θ."""
 
     loss: np.ndarray
     round: np.ndarray
-    score: np.ndarray
-    held_score: np.ndarray
+    fixed: np.ndarray
+    held_fixed: np.ndarray
+    groups: np.ndarray
+    held_groups: np.ndarray
+    theta: np.ndarray
 
 
 class Told(NamedTuple):
@@ -146,35 +195,61 @@ class Told(NamedTuple):
 
 
 @lean_jit
-def run_rounds(at, growth, training, held, plan, best, told, seeds, first):  # type: ignore[no-untyped-def]
+def run_rounds(at, growth, training, held, branches, plan, best, told, seeds, first):  # type: ignore[no-untyped-def]
     """Rounds from number ``first`` on, one for each of ``seeds``, uint64 (n_rounds, 2), of the sample and the trees.
 
     Returns how many are done, and how it ended.
     """
     for j in range(len(seeds)):
-        derivatives = growth.table.gradient, growth.table.hessian
-        losses = training.y, training.score, training.weight, plan.parameter, *derivatives, training.loss
-        run_at(at.derivatives, losses)
+        _sum_up(training.scored)
+        losses = training.y, training.scored.total, training.weight, plan.parameter
+        run_at(at.derivatives, (*losses, growth.table.gradient, growth.table.hessian, training.loss))
         told.training[j] = sum_of(training.loss)
         n_in = _draw(at, training, plan, seeds[j, 0])
         rows, out_rows = training.rows[:n_in], training.out_rows[: len(training.y) - n_in]
-        if not plan.per_task:
+        if plan.block == SHARED:
             n_nodes = _grow_one(at, growth, plan, rows, out_rows, seeds[j, 1])
             if n_nodes == 0:
                 return j, NOT_PACKED
-            growth.trees.n_nodes[0] = n_nodes
-            training.bounds[1], training.out_bounds[1] = len(rows), len(out_rows)
-            _add_to_scores(at, growth.trees, plan, training.bounds, rows, training.out_bounds, out_rows, training.score)
-        else:
+            _keep_one(
+                at,
+                growth,
+                training,
+                held,
+                plan,
+                told,
+                j,
+                n_nodes,
+                rows,
+                out_rows,
+                training.scored.fixed,
+                held.scored.fixed,
+            )
+        elif plan.block == TASK:
             _grow_per_task(at, growth, training, plan, rows, out_rows, seeds[j, 1])
             starts = training.row_start, training.out_start
-            _add_to_scores(at, growth.trees, plan, starts[0], rows, starts[1], out_rows, training.score)
-        _collect(at, growth.trees, plan.rate, told, j)
+            _add_to_scores(at, growth.trees, plan, starts[0], rows, starts[1], out_rows, training.scored.fixed)
+            _keep(at, growth.trees, held, plan, told, j, held.scored.fixed)
+        else:
+            _grow_branches(at, growth, training, held, branches, plan, told, j, rows, out_rows, seeds[j, 1])
         if len(held.y) > 0:
-            told.validation[j] = _validate(at, held, plan, told, j)
-            if _has_stopped(training, held, plan, best, told.validation[j], first + j + 1):
+            told.validation[j] = _mean_loss(at, held, plan)
+            if _has_stopped(training, held, branches, plan, best, told.validation[j], first + j + 1):
                 return j + 1, STOPPED
     return len(seeds), ALL_DONE
+
+
+@lean
+def _sum_up(scored):  # type: ignore[no-untyped-def]
+    """Write the total score of all rows, as `rows.Scores.total` has it; without branches it is the fixed part."""
+    if len(scored.groups) == 0:
+        return
+    total = scored.total
+    total[:, :] = scored.fixed
+    for g in range(len(scored.groups)):
+        branch, shares = scored.groups[g], scored.shares[g]
+        for i in range(len(total)):
+            total[i, 0] += shares[i] * branch[i, 0]
 
 
 @lean
@@ -223,44 +298,115 @@ def _add_to_scores(at, trees, plan, row_start, rows, out_start, out_rows, score)
 
 
 @lean
-def _collect(at, trees, rate, told, j):  # type: ignore[no-untyped-def]
-    """Copy the trees of the ``j``-th round to the room."""
+def _keep_one(at, growth, training, held, plan, told, q, n_nodes, rows, out_rows, score, held_score):  # type: ignore[no-untyped-def]
+    """Keep a tree for all rows at place ``q`` of the room, and add it to the scores."""
+    growth.trees.n_nodes[0] = n_nodes
+    training.bounds[1], training.out_bounds[1] = len(rows), len(out_rows)
+    _add_to_scores(at, growth.trees, plan, training.bounds, rows, training.out_bounds, out_rows, score)
+    _keep(at, growth.trees, held, plan, told, q, held_score)
+
+
+@lean
+def _keep(at, trees, held, plan, told, q, held_score):  # type: ignore[no-untyped-def]
+    """Copy grown trees to place ``q`` of the room, and add them to the scores of validation rows."""
     room, n_nodes = told.room, np.int64(0)
     for t in range(len(trees.n_nodes)):
         told.trees.root[t] = n_nodes
         n_nodes += trees.n_nodes[t]
-        room.n_nodes[j, t] = trees.n_nodes[t]
-    here = room.ints[j], room.floats[j], room.missing_left[j], room.value[j], room.words[j]
-    room.n_words[j] = count_at(at.collect, (trees, told.n_levels, rate, *here))
-    room.n_nodes_of_all[j] = n_nodes
+        room.n_nodes[q, t] = trees.n_nodes[t]
+    ints, floats, missing_left, value, words = (
+        room.ints[q], room.floats[q], room.missing_left[q], room.value[q], room.words[q],
+    )  # fmt: skip
+    n_words = count_at(at.collect, (trees, told.n_levels, plan.rate, ints, floats, missing_left, value, words))
+    room.n_words[q], room.n_nodes_of_all[q] = n_words, n_nodes
+    if len(held.y) == 0:
+        return
+    n = n_nodes
+    nodes = Nodes(
+        ints[0, :n], floats[0, :n], missing_left[:n], ints[1, :n], ints[2, :n], ints[3, :n], ints[4, :n],
+        words[:n_words], value[:n], floats[1, :n], floats[2, :n],
+    )  # fmt: skip
+    rows, kept = (held.X, held.scored.task, plan.n_tasks), (nodes, told.trees)
+    if at.walk != 0:
+        run_at(at.walk, (*rows, *kept, plan.per_task, held_score))
+    else:
+        run_at(at.walk_many, (*rows, *kept, held_score))
 
 
 @lean
-def _validate(at, held, plan, told, j):  # type: ignore[no-untyped-def]
-    """Add the trees of the ``j``-th round to the scores of validation rows; their mean loss."""
-    room = told.room
-    n, words, ints, floats = room.n_nodes_of_all[j], room.words[j, : room.n_words[j]], room.ints[j], room.floats[j]
-    nodes = Nodes(
-        ints[0, :n], floats[0, :n], room.missing_left[j, :n], ints[1, :n], ints[2, :n], ints[3, :n], ints[4, :n],
-        words, room.value[j, :n], floats[1, :n], floats[2, :n],
-    )  # fmt: skip
-    rows, trees = (held.X, held.task, plan.n_tasks), (nodes, told.trees)
-    if at.walk != 0:
-        run_at(at.walk, (*rows, *trees, plan.per_task, held.score))
-    else:
-        run_at(at.walk_many, (*rows, *trees, held.score))
-    run_at(at.values, (held.y, held.score, plan.parameter, held.loss))
+def _grow_branches(at, growth, training, held, branches, plan, told, j, rows, out_rows, seed):  # type: ignore[no-untyped-def]
+    """A tree for each branch, and a step of θ, see `rmtgb._Run.partition_round`."""
+    table, own, scored, mixing = growth.table, branches.table, training.scored, branches.mixing
+    n_groups = len(scored.groups)
+    sum_slopes(table.gradient, scored.groups, scored.task, branches.sums)
+    numbers = branches.unit, branches.penalty, branches.center
+    write_theta_gradient(branches.theta, mixing, branches.sums, *numbers, branches.gradient)
+    for g in range(n_groups):
+        shares = scored.shares[g]
+        _multiply(table.gradient[0], shares, own.gradient[0])
+        if not growth.split.constant_hessian:
+            _multiply(table.hessian[0], shares, own.hessian[0])
+        _multiply(table.weight, shares, own.weight)
+        n_in = _members(training, branches, g, rows, out_rows)
+        n_rows = len(rows) + len(out_rows)
+        inside, outside = branches.rows[:n_in], branches.out_rows[: n_rows - n_in]
+        data = own, growth.layout, inside, outside, growth.growth, growth.split
+        rest = growth.scratch, growth.subset_search, seed, None, growth.tree
+        n_nodes = count_at(at.grow_symmetric, (*data, None, *rest))
+        scores = scored.groups[g], held.scored.groups[g]
+        _keep_one(at, growth, training, held, plan, told, j * n_groups + g, n_nodes, inside, outside, *scores)
+    for t in range(len(branches.theta)):
+        for c in range(branches.theta.shape[1]):
+            branches.theta[t, c] -= branches.rate * branches.gradient[t, c]
+    write_mixing(branches.theta, branches.task_mass, mixing)
+    write_shares(mixing, scored.task, scored.shares)
+    write_shares(mixing, held.scored.task, held.scored.shares)
+
+
+@lean
+def _multiply(values, others, out):  # type: ignore[no-untyped-def]
+    for i in range(len(values)):
+        out[i] = values[i] * others[i]
+
+
+@lean
+def _members(training, branches, g, rows, out_rows):  # type: ignore[no-untyped-def]
+    """The sample of a branch, without the rows of tasks that give it too little weight; returns how many are in."""
+    are_all = True
+    for t in range(len(branches.is_member)):
+        branches.is_member[t] = branches.least == 0.0 or branches.mixing[t, g] >= branches.least
+        are_all = are_all and branches.is_member[t]
+    if not are_all:
+        before = rows, training.row_start, out_rows, training.out_start, branches.is_member
+        return leave_tasks_out(*before, branches.rows, branches.row_start, branches.out_rows, branches.out_start)
+    for i in range(len(rows)):
+        branches.rows[i] = rows[i]
+    for i in range(len(out_rows)):
+        branches.out_rows[i] = out_rows[i]
+    return len(rows)
+
+
+@lean
+def _mean_loss(at, held, plan):  # type: ignore[no-untyped-def]
+    """Mean loss of the validation rows."""
+    _sum_up(held.scored)
+    run_at(at.values, (held.y, held.scored.total, plan.parameter, held.loss))
     return dot(held.loss, held.weight) / plan.held_weight
 
 
 @lean
-def _has_stopped(training, held, plan, best, loss, n_done):  # type: ignore[no-untyped-def]
+def _has_stopped(training, held, branches, plan, best, loss, n_done):  # type: ignore[no-untyped-def]
     """Whether losses have stopped falling; a round that is better than all before is remembered."""
     if plan.patience < 0:
         return False
     if loss < best.loss[0] - plan.tol:
         best.loss[0], best.round[0] = loss, n_done
-        best.score[:, :] = training.score
-        best.held_score[:, :] = held.score
+        if plan.block == PARTITION:
+            best.groups[:, :, :] = training.scored.groups
+            best.held_groups[:, :, :] = held.scored.groups
+            best.theta[:, :] = branches.theta
+        else:
+            best.fixed[:, :] = training.scored.fixed
+            best.held_fixed[:, :] = held.scored.fixed
         return False
     return n_done - best.round[0] >= plan.patience

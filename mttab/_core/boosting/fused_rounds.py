@@ -21,8 +21,8 @@ from numba import typeof, types
 from .addresses import address_of
 from .collecting import collect_nodes, new_room
 from .derivatives import Derivatives
-from .forest import SHARED, TASK, ForestBuilder, Nodes, Trees
-from .fused_kernel import STOPPED, Best, Growth, Held, Kernels, Plan, Told, Training, run_rounds
+from .forest import PARTITION, SHARED, TASK, ForestBuilder, Nodes, Trees
+from .fused_kernel import STOPPED, Best, Branches, Growth, Held, Kernels, Plan, Scored, Told, Training, run_rounds
 from .growing import Grower
 from .leaves import add_leaf_values
 from .local_bins import no_local_bins
@@ -34,6 +34,7 @@ from .sampling import draw_rows
 from .scoring import WALKED_ROWS, add_tree, walk_round
 from .symmetric import grow_symmetric_tree
 from .task_trees import grow_small_trees, grow_trees
+from .theta import as_columns
 from .tree import Table
 from .tree_arrays import only_tree
 
@@ -55,28 +56,33 @@ class BestRound:
     state: tuple[Scores, Scores | None, np.ndarray]
 
 
-def can_run(
-    block: int,
-    rows: TrainingRows,
-    derivatives: Derivatives,
-    grower: Grower,
-    scores: Scores,
-    validation_scores: Scores | None,
-) -> bool:
+def can_run(block: int, rows: TrainingRows, derivatives: Derivatives, grower: Grower, options: BoostingOptions) -> bool:
     """Whether `FusedRounds` know how: one score per row, without quantiles, one thread, no leaf by leaf shared trees.
 
-    No branches may have trees: neither in a partition block, nor before these rounds.
+    Nor the published algorithm's branches, nor trees of which a round's would need too much room.
     """
     is_plain = grower.n_threads == 1 and rows.peers is ALONE and not derivatives.renews and rows.n_rows > 0
-    has_groups = scores.has_groups or (validation_scores is not None and validation_scores.has_groups)
-    knows_trees = block == TASK or (block == SHARED and grower.is_symmetric)
+    knows_trees = block == TASK or (grower.is_symmetric and (block == SHARED or options.newton))
     n_nodes, n_words = grower.size_of_round(block == TASK)
     is_small = n_nodes <= MAX_NODES and n_words <= MAX_WORDS
-    return is_plain and knows_trees and is_small and derivatives.loss.n_outputs == 1 and not has_groups
+    return is_plain and knows_trees and is_small and derivatives.loss.n_outputs == 1
+
+
+@dataclass
+class ThetaState:
+    """θ (n_tasks,) or (n_tasks, n_groups), and what its steps need; see `rmtgb._Run.theta_units`."""
+
+    theta: np.ndarray
+    mixing: np.ndarray
+    task_mass: np.ndarray
+    units: tuple[np.ndarray, float, np.ndarray]
 
 
 class FusedRounds:
-    """Rounds of one block of one fit; parameters as of `rmtgb.boost`, if `can_run`."""
+    """Rounds of one block of one fit; parameters as of `rmtgb.boost`, if `can_run`.
+
+    theta : in the partition block θ after the rounds so far
+    """
 
     def __init__(
         self,
@@ -84,34 +90,38 @@ class FusedRounds:
         rows: TrainingRows,
         derivatives: Derivatives,
         grower: Grower,
+        options: BoostingOptions,
         scores: Scores,
         validation_scores: Scores | None,
         validation: ValidationRows | None,
         builder: ForestBuilder,
-        options: BoostingOptions,
         task_keys: np.ndarray,
         validation_weight: float,
+        theta: ThetaState,
     ):
         self.block, self.builder = block, builder
-        per_task = block == TASK
-        is_packed = (
-            not per_task and rows.n_rows >= MIN_PACKED_ROWS and grower.may_pack(derivatives.gradient, rows.weight)
-        )
+        per_task, n_rows = block == TASK, rows.n_rows
+        is_packed = block == SHARED and n_rows >= MIN_PACKED_ROWS and grower.may_pack(derivatives.gradient, rows.weight)
         self.growth = _growth(grower, derivatives, per_task, is_packed, task_keys)
-        self.training = _training(rows, options, scores)
-        self.held = _held(validation, validation_scores, rows.n_features)
+        self.training = _training(rows, options, _scored(scores, theta.mixing))
+        self.held = _held(validation, validation_scores, rows.n_features, theta.mixing)
+        self.branches = _branches(block, self.growth.table, rows, options, theta)
+        self._shape_of_theta = theta.theta.shape
         *kernels, parameter = derivatives.loss.serial_kernels()
         n_bins = self.growth.local.n_bins
         self.plan = Plan(
             float(parameter), float(options.subsample), float(options.blocks[block].learning_rate), rows.n_tasks,
             float(validation_weight), -1 if options.patience is None else options.patience, float(options.tol),
-            per_task, is_packed, not rows.is_unweighted, bool(n_bins.any()), not n_bins.all(),
+            block, per_task, is_packed, not rows.is_unweighted, bool(n_bins.any()), not n_bins.all(),
         )  # fmt: skip
-        n_nodes, n_words = grower.size_of_round(per_task)
-        most = MAX_ROUNDS, MAX_CELLS // (rows.n_rows * max(rows.n_features, 1)), MAX_NODES // n_nodes
+        # Branches have a place of their own in the room.
+        self.n_places = 1 if block != PARTITION else len(self.training.scored.groups)
+        n_nodes, n_words = (self.n_places * n for n in grower.size_of_round(per_task))
+        most = MAX_ROUNDS, MAX_CELLS // (n_rows * max(rows.n_features, 1)), MAX_NODES // n_nodes
         most_rounds = max(1, min(*most, MAX_WORDS // max(n_words, 1), options.blocks[block].max_iter))
-        room, trees = new_room(most_rounds, self.growth.trees), np.zeros((5, len(self.growth.trees.n_nodes)), np.int32)
-        self.told = Told(room, builder.n_levels, Trees(*trees), np.empty(most_rounds), np.empty(most_rounds))
+        room = new_room(most_rounds * self.n_places, self.growth.trees)
+        trees = Trees(*np.zeros((5, len(self.growth.trees.n_nodes)), dtype=np.int32))
+        self.told = Told(room, builder.n_levels, trees, np.empty(most_rounds), np.empty(most_rounds))
         self.kernels = self._kernels(*kernels)
 
     def run(self, first: int, last: int, rng: np.random.Generator, best: BestRound) -> tuple[int, bool]:
@@ -123,26 +133,36 @@ class FusedRounds:
         before = rng.bit_generator.state
         seeds = np.zeros((n_rounds, 2), dtype=np.uint64)
         seeds[:, 2 - n_seeds :] = rng.integers(2**63, size=(n_rounds, n_seeds))
-        scores, held_scores, _ = best.state
-        held_score = self.held.score if held_scores is None else held_scores.fixed
-        found = Best(np.array([best.loss]), np.array([best.round]), scores.fixed, held_score)
-        data = self.kernels, self.growth, self.training, self.held, self.plan, found, self.told, seeds, first
-        n_done, end = run_rounds(*data)
+        found = self._best(best)
+        data = self.training, self.held, self.branches, self.plan, found, self.told, seeds, first
+        n_done, end = run_rounds(self.kernels, self.growth, *data)
         best.loss, best.round = float(found.loss[0]), int(found.round[0])
         if n_done < n_rounds:  # the seeds of rounds that were not are drawn again, by whoever comes next
             rng.bit_generator.state = before
             rng.integers(2**63, size=(n_done, n_seeds))
         if n_done > 0:
-            self.builder.append_rounds(self.told.room, n_done, self.block, first)
+            self.builder.append_rounds(self.told.room, n_done, self.n_places, self.block, first)
         return n_done, end == STOPPED
+
+    @property
+    def theta(self) -> np.ndarray:
+        """θ after the rounds so far, in the shape in which it came."""
+        return self.branches.theta.reshape(self._shape_of_theta).copy()
+
+    def _best(self, best: BestRound) -> Best:
+        """The best round as the kernel knows it, which writes to its scores and its θ."""
+        scores, held_scores, theta = best.state
+        held = self.held.scored if held_scores is None else held_scores
+        number = np.array([best.loss]), np.array([best.round])
+        return Best(*number, scores.fixed, held.fixed, scores.groups, held.groups, as_columns(theta))
 
     def _kernels(self, derivatives: Any, values: Any) -> Kernels:
         """The kernels; to find the types of all arguments takes a millisecond, so they are remembered."""
         plan, n_held = self.plan, len(self.held.y)
-        given = self.growth.table, self.growth.layout, self.growth.local, self.training, self.held
+        given = self.growth.table, self.growth.layout, self.growth.local, *_parts(self.training), *_parts(self.held)
         kinds = tuple((array.dtype.char, array.flags.num) for arrays in given for array in arrays)
         needed = (
-            True, plan.share < 1.0, not plan.per_task and not plan.is_packed, plan.is_packed,
+            True, plan.share < 1.0, not (plan.per_task or plan.is_packed), plan.is_packed,
             plan.per_task and plan.has_small, plan.per_task and plan.has_large, True, True,
             n_held > 0 and (plan.per_task or n_held < WALKED_ROWS), n_held >= WALKED_ROWS and not plan.per_task,
             n_held > 0,
@@ -165,8 +185,8 @@ class FusedRounds:
         here = room.ints[0], room.floats[0], room.missing_left[0], room.value[0], room.words[0]
         (feature, left, right, start, n_levels), (threshold, gain, weight) = here[:2]
         nodes = Nodes(feature, threshold, here[2], left, right, start, n_levels, here[4], here[3], gain, weight)
-        walked = held.X, held.task, plan.n_tasks, nodes, told.trees
-        losses = training.y, training.score, training.weight, plan.parameter, table.gradient, table.hessian
+        walked = held.X, held.scored.task, plan.n_tasks, nodes, told.trees
+        losses = training.y, training.scored.total, training.weight, plan.parameter, table.gradient, table.hessian
         calls = (
             (derivatives, types.none, (*losses, training.loss)),
             (draw_rows, types.int64, (training.key, seed, plan.share, training.task_start, *sample)),
@@ -175,11 +195,11 @@ class FusedRounds:
             (grow_small_trees, types.none, (*of_tasks, plan.is_weighted, *how, growth.seeds, trees)),
             (grow_trees, types.none, (*of_tasks, *how, growth.scratch, growth.seeds, trees)),
             (add_leaf_values, types.none, (trees, sample[1], sample[0], sample[3], sample[2], plan.rate, zero, one,
-                                           training.score)),
+                                           training.scored.fixed)),
             (collect_nodes, types.int64, (trees, told.n_levels, plan.rate, *here)),
-            (walk_round, types.none, (*walked, plan.per_task, held.score)),
-            (add_tree, types.none, (*walked, held.score)),
-            (values, types.none, (held.y, held.score, plan.parameter, held.loss)),
+            (walk_round, types.none, (*walked, plan.per_task, held.scored.fixed)),
+            (add_tree, types.none, (*walked, held.scored.fixed)),
+            (values, types.none, (held.y, held.scored.total, plan.parameter, held.loss)),
         )  # fmt: skip
         return Kernels(
             *(
@@ -205,19 +225,53 @@ def _growth(grower: Grower, derivatives: Derivatives, per_task: bool, is_packed:
     return Growth(table, *options, scratch, np.int64(0), local, trees, only_tree(trees), task_keys, seeds)
 
 
-def _training(rows: TrainingRows, options: BoostingOptions, scores: Scores) -> Training:
+def _scored(scores: Scores, mixing: np.ndarray) -> Scored:
+    if not scores.has_groups:
+        n_rows = len(scores.task)
+        none = np.empty((0, n_rows, 1)), np.empty((0, n_rows))
+        return Scored(scores.task, scores.fixed, *none, scores.fixed)
+    return Scored(scores.task, scores.fixed, scores.groups, scores.shares(mixing).copy(), np.empty_like(scores.fixed))
+
+
+def _training(rows: TrainingRows, options: BoostingOptions, scored: Scored) -> Training:
     key = rows.content_key if options.subsample < 1.0 else np.empty(0, dtype=np.uint64)
     drawn, out = np.empty((2, rows.n_rows + 1), dtype=np.uint32)
     row_start, out_start = rows.task_start.copy(), np.zeros_like(rows.task_start)
     bounds, out_bounds = np.zeros((2, 2), dtype=np.int64)
     losses = np.empty(n_sums_of_losses(rows.n_rows))
-    given = rows.y, rows.weight, scores.fixed, key, rows.task_start
-    return Training(*given, losses, drawn, row_start, out, out_start, bounds, out_bounds)
+    sample = drawn, row_start, out, out_start
+    return Training(rows.y, rows.weight, scored, key, rows.task_start, losses, *sample, bounds, out_bounds)
 
 
-def _held(validation: ValidationRows | None, scores: Scores | None, n_features: int) -> Held:
+def _held(validation: ValidationRows | None, scores: Scores | None, n_features: int, mixing: np.ndarray) -> Held:
     if validation is None or scores is None:
-        nothing, no_task = np.empty(0), np.empty(0, dtype=np.int32)
-        return Held(np.empty((n_features, 0)), no_task, nothing, nothing, np.empty((0, 1)), nothing)
-    own = validation.X, validation.task, validation.y, validation.weight
-    return Held(*own, scores.fixed, np.empty(len(validation.y)))
+        nothing, no_score = np.empty(0), np.empty((0, 1))
+        scored = Scored(
+            np.empty(0, dtype=np.int32), no_score, np.empty((mixing.shape[1], 0, 1)), np.empty((mixing.shape[1], 0)),
+            no_score,
+        )  # fmt: skip
+        return Held(np.empty((n_features, 0)), nothing, nothing, nothing, scored)
+    own = validation.X, validation.y, validation.weight, np.empty(len(validation.y))
+    return Held(*own, _scored(scores, mixing))
+
+
+def _branches(block: int, table: Table, rows: TrainingRows, options: BoostingOptions, state: ThetaState) -> Branches:
+    """What rounds of the partition block work on; for other blocks there is nothing in it."""
+    theta, (unit, penalty, center) = as_columns(state.theta).copy(), state.units
+    n_rows, n_tasks, n_groups = (rows.n_rows, *state.mixing.shape) if block == PARTITION else (0, 1, 0)
+    own = table._replace(
+        gradient=np.empty_like(table.gradient), hessian=np.ones_like(table.hessian), weight=np.empty(n_rows)
+    )
+    drawn, out = np.empty((2, n_rows + 1), dtype=np.uint32)
+    row_start, out_start = np.empty((2, n_tasks), dtype=np.int64)
+    numbers = options.theta_learning_rate, penalty, options.least_share
+    return Branches(
+        theta, np.empty_like(theta), center, state.mixing.copy(), unit, state.task_mass,
+        np.empty((n_groups, n_tasks - 1)), np.empty(n_tasks - 1, dtype=np.bool_), own, drawn, row_start, out, out_start,
+        *map(float, numbers),
+    )  # fmt: skip
+
+
+def _parts(rows: Training | Held) -> list[tuple[np.ndarray, ...]]:
+    """The arrays of rows, and those of their scores."""
+    return [tuple(part for part in rows if isinstance(part, np.ndarray)), rows.scored]

@@ -19,14 +19,21 @@ from mttab._core.progress import Progress
 from .derivatives import Derivatives
 from .disagreement import disagreement
 from .forest import BLOCKS, PARTITION, SHARED, TASK, Forest, ForestBuilder, Nodes, Trees, add_round
-from .fused_rounds import BestRound, FusedRounds, can_run
+from .fused_rounds import BestRound, FusedRounds, ThetaState, can_run
 from .growing import Grower, GrownTrees
 from .line import Lines, add_lines, fit_lines, trees_of_lines
 from .losses import Loss
 from .options import BoostingOptions
 from .rows import RowSample, Scores, TrainingRows, ValidationRows
 from .sums import sum_of_products
-from .theta import inliers_first, mixing_weights, start_from_disagreement
+from .theta import (
+    as_columns,
+    inliers_first,
+    mixing_weights,
+    start_from_disagreement,
+    sum_slopes,
+    write_theta_gradient,
+)
 
 # Mean loss before the first and after each round, per block.
 Histories = tuple[list[float], list[float], list[float]]
@@ -246,20 +253,21 @@ class _Run:
 
     def theta_gradient(self, mixing: np.ndarray) -> np.ndarray:
         """∂L/∂θ, in the shape of θ, with the branches as they stand, penalty included."""
-        slope = [np.einsum("ki,ik->i", self.derivatives.gradient, branch) for branch in self.scores.groups]
-        if self.theta.ndim == 1:
-            step = self.rows.sum_by_task(slope[1] - slope[0]) * mixing[:-1, 0] * mixing[:-1, 1]
-        else:
-            by_group = np.column_stack([self.rows.sum_by_task(values) for values in slope])
-            mean = np.sum(mixing[:-1] * by_group, axis=1, keepdims=True)
-            step = mixing[:-1] * (by_group - mean)
-        if self.options.newton:
-            # DEVIATION(block 2): the mean over a task's rows instead of the sum, in units of the loss before the first
-            # tree: steps depend neither on the size of a task nor on the unit of y.
-            unit = np.maximum(self.task_weight * max(self.loss_unit(), 1e-300), 1e-300)
-            step /= unit if step.ndim == 1 else unit[:, None]
-            step += self.options.theta_penalty * (self.theta - self.options.theta_center)
-        return step
+        rows, columns = self.rows, as_columns(self.theta)
+        sums, out = np.empty((len(self.scores.groups), rows.n_tasks)), np.empty_like(columns)
+        sum_slopes(self.derivatives.gradient, self.scores.groups, rows.task, sums)
+        write_theta_gradient(columns, mixing, rows.peers.sum(sums), *self.theta_units(), out)
+        return out.reshape(self.theta.shape)
+
+    def theta_units(self) -> tuple[np.ndarray, float, np.ndarray]:
+        """Unit (n_tasks,) of a step of θ, strength of its penalty, and what that draws θ to, in columns."""
+        center = np.broadcast_to(as_columns(np.asarray(self.options.theta_center)), as_columns(self.theta).shape)
+        if not self.options.newton:
+            return np.ones(self.rows.n_tasks), 0.0, np.ascontiguousarray(center)
+        # DEVIATION(block 2): the mean over a task's rows instead of the sum, in units of the loss before the first
+        # tree: steps depend neither on the size of a task nor on the unit of y.
+        unit = np.maximum(self.task_weight * max(self.loss_unit(), 1e-300), 1e-300)
+        return unit, float(self.options.theta_penalty), np.ascontiguousarray(center)
 
     def loss_unit(self) -> float:
         """Mean loss of the base score."""
@@ -283,10 +291,10 @@ class _Run:
             self.record(block, losses)
         if last <= first:
             return
-        best = BestRound(losses[-1], first, self.snapshot())
         # The training loss after a round falls out of the next one's derivatives, unless somebody asks at once.
         is_asked = self.progress.wants_figures or (patience is not None and self.validation is None)
         fused = None if is_asked else self.fused_rounds(block)
+        best = BestRound(losses[-1], first, self.snapshot())
         self.progress.begin(BLOCKS[block], last)
         r, is_over = first, False
         while r < last and not is_over:
@@ -314,11 +322,16 @@ class _Run:
 
     def fused_rounds(self, block: int) -> FusedRounds | None:
         """What does many rounds of a block at once, where that can be."""
-        data = block, self.rows, self.derivatives, self.grower, self.scores, self.validation_scores
+        data = block, self.rows, self.derivatives, self.grower, self.options
         if not can_run(*data):
             return None
-        rest = self.validation, self.builder, self.options, self.task_keys(), self.validation_weight
-        return FusedRounds(*data, *rest)
+        if block == PARTITION:  # branches without trees yet
+            for scores in (self.scores, self.validation_scores):
+                if scores is not None:
+                    scores.part(PARTITION, 0)
+        theta = ThetaState(self.theta, self.mixing(), self.task_mass, self.theta_units())
+        rest = self.validation, self.builder, self.task_keys(), self.validation_weight, theta
+        return FusedRounds(*data, self.scores, self.validation_scores, *rest)
 
     def run_fused(self, fused: FusedRounds, r: int, is_first: bool, best: BestRound) -> tuple[int, bool]:
         """Rounds from ``r`` on: how many are done, and whether losses have stopped falling."""
@@ -328,6 +341,8 @@ class _Run:
         self.train_loss[block].extend(before_rounds.tolist())
         if self.validation is not None:
             self.validation_loss[block].extend(fused.told.validation[:n_done].tolist())
+        if block == PARTITION:
+            self.theta = fused.theta
         return n_done, is_over
 
     def figures_of_round(self, block: int, is_asked: bool, is_first: bool) -> dict[str, float]:

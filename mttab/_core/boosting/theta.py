@@ -7,7 +7,9 @@ al. 2025, arXiv 2507.11411).
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import expit, softmax
+
+from .jit import lean_jit
+from .sums import sum_of
 
 # Bounds of a start that is derived from data: s between 0.05 and 0.95, where θ can still move.
 START_LIMIT = 3.0
@@ -23,12 +25,86 @@ def mixing_weights(theta: np.ndarray, row_weight: np.ndarray) -> np.ndarray:
     theta : (n_tasks,) for an inlier and an outlier branch, or (n_tasks, n_groups), whose softmax the weights are
     row_weight : (n_tasks,), sum of the sample weights of each task's rows
     """
-    if theta.ndim == 2:
-        weights = softmax(theta, axis=1)
-        return np.vstack([weights, row_weight @ weights / row_weight.sum()])
-    s = expit(theta)
-    s = np.append(s, row_weight @ s / row_weight.sum() if len(s) else 0.0)
-    return np.column_stack([1.0 - s, s])
+    out = np.empty((len(theta) + 1, 2 if theta.ndim == 1 else theta.shape[1]))
+    write_mixing(as_columns(theta), np.ascontiguousarray(row_weight, dtype=np.float64), out)
+    return out
+
+
+def as_columns(theta: np.ndarray) -> np.ndarray:
+    """θ float64 (n_tasks, n_columns) as kernels take it: one column for two branches, else one for each."""
+    columns = np.ascontiguousarray(theta, dtype=np.float64)
+    return columns[:, None] if theta.ndim == 1 else columns
+
+
+@lean_jit
+def write_mixing(theta, row_weight, out_mixing):  # type: ignore[no-untyped-def]
+    """`mixing_weights` of θ in columns."""
+    n_tasks, n_groups = len(theta), out_mixing.shape[1]
+    for t in range(n_tasks):
+        own = out_mixing[t]
+        if theta.shape[1] == 1:
+            small = np.exp(-abs(theta[t, 0]))
+            large = 1.0 / (1.0 + small)
+            own[1] = large if theta[t, 0] >= 0.0 else small * large
+            own[0] = 1.0 - own[1]
+            continue
+        highest, total = theta[t, 0], 0.0
+        for g in range(1, n_groups):
+            highest = max(highest, theta[t, g])
+        for g in range(n_groups):
+            own[g] = np.exp(theta[t, g] - highest)
+            total += own[g]
+        for g in range(n_groups):
+            own[g] /= total
+    weight = sum_of(row_weight)
+    for g in range(n_groups):
+        mean = 0.0
+        for t in range(n_tasks):
+            mean += row_weight[t] * out_mixing[t, g]
+        out_mixing[n_tasks, g] = mean / weight if n_tasks > 0 else np.float64(g == 0)
+
+
+@lean_jit
+def write_shares(mixing, task, out_shares):  # type: ignore[no-untyped-def]
+    """Weight of every branch in the score of each row, (n_groups, n_rows); task : int32 (n_rows,)."""
+    for g in range(len(out_shares)):
+        own = out_shares[g]
+        for i in range(len(task)):
+            own[i] = mixing[task[i], g]
+
+
+@lean_jit
+def sum_slopes(gradient, groups, task, out_sums):  # type: ignore[no-untyped-def]
+    """Slope of the loss in the weight of each branch, (n_groups, n_tasks): gradient × branch, over a task's rows.
+
+    gradient : float64 (K, n_rows); groups : float64 (n_groups, n_rows, K)
+    """
+    out_sums[:, :] = 0.0
+    for g in range(len(groups)):
+        sums, branch = out_sums[g], groups[g]
+        for i in range(len(task)):
+            slope = 0.0
+            for k in range(len(gradient)):
+                slope += gradient[k, i] * branch[i, k]
+            sums[task[i]] += slope
+
+
+@lean_jit
+def write_theta_gradient(theta, mixing, sums, unit, penalty, center, out_gradient):  # type: ignore[no-untyped-def]
+    """∂L/∂θ, in columns, by the ``sums`` of `sum_slopes`, in units float64 (n_tasks,), with a penalty.
+
+    center : float64 (n_tasks, n_columns), what the penalty draws θ to
+    """
+    for t in range(len(theta)):
+        own, mean = mixing[t], 0.0
+        for g in range(mixing.shape[1]):
+            mean += own[g] * sums[g, t]
+        for c in range(theta.shape[1]):
+            if theta.shape[1] == 1:
+                slope = (sums[1, t] - sums[0, t]) * own[0] * own[1]
+            else:
+                slope = own[c] * (sums[c, t] - mean)
+            out_gradient[t, c] = slope / unit[t] + penalty * (theta[t, c] - center[t, c])
 
 
 def start_from_groups(group: np.ndarray, n_groups: int) -> np.ndarray:
