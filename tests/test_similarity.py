@@ -16,8 +16,8 @@ from mttab._core.boosting.similarity import (
     LEARNING_RATE,
     MAX_JUDGED_ROWS,
     N_ROUNDS,
-    _correlation,
     cluster_tasks,
+    correlate,
     task_agreement,
 )
 from mttab.datasets import make_task_groups
@@ -126,17 +126,22 @@ def test_agreement_is_the_correlation_of_the_model_of_one_task_with_the_labels_o
     assert np.ptp(other_tasks(expected)) > 0.1
 
 
-@given(st.integers(1, 8), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2**32 - 1))
-def test_correlation_is_that_of_its_twin_and_0_for_constants(n, n_outputs, n_models, seed):
-    rng = np.random.default_rng(seed)
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=4), st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_correlation_is_that_of_its_twin_and_0_for_constants_and_tasks_without_rows(sizes, n_outputs, seed):
+    rng, n, n_models = np.random.default_rng(seed), sum(sizes), len(sizes)
     predicted = rng.integers(-2, 3, (n_models, n, n_outputs)).astype(float)
-    truth, weight = rng.integers(-2, 3, (n, n_outputs)).astype(float), rng.uniform(0.5, 2.0, n)
+    truth, weight = rng.integers(-2, 3, (n_outputs, n)).astype(float), rng.uniform(0.5, 2.0, n)
     predicted[0] = 3.0
-    got = _correlation(predicted, truth, weight)
-    expected = [naive_correlation(p, truth, weight) for p in predicted]
-    is_constant = [np.ptp(p, axis=0).max() == 0 or np.ptp(truth, axis=0).max() == 0 for p in predicted]
-    assert (got[is_constant] == 0.0).all()
-    np.testing.assert_allclose(got, np.where(is_constant, 0.0, expected), atol=1e-9)
+    start, got = np.concatenate([[0], np.cumsum(sizes)]), np.full((len(sizes), n_models), np.nan)
+    correlate(predicted, truth, weight, start, got)
+    for t in range(len(sizes)):
+        own = slice(start[t], start[t + 1])
+        for j in range(n_models):
+            values, labels = predicted[j, own], truth[:, own].T
+            if sizes[t] == 0 or np.ptp(values, axis=0).max() == 0 or np.ptp(labels, axis=0).max() == 0:
+                assert got[t, j] == 0.0
+            else:
+                assert got[t, j] == pytest.approx(naive_correlation(values, labels, weight[own]), abs=1e-9)
     assert np.all(np.abs(got) <= 1.0 + 1e-9)
 
 

@@ -22,7 +22,8 @@ from .addresses import address_of
 from .collecting import collect_nodes, new_room
 from .derivatives import Derivatives
 from .forest import PARTITION, SHARED, TASK, ForestBuilder, Nodes, Trees
-from .fused_kernel import STOPPED, Best, Branches, Growth, Held, Kernels, Plan, Scored, Told, Training, run_rounds
+from .fused_kernel import STOPPED, run_rounds
+from .fused_state import Best, Branches, Growth, Held, Kernels, Plan, Scored, Told, Training
 from .growing import Grower
 from .leaves import add_leaf_values
 from .local_bins import no_local_bins

@@ -25,7 +25,7 @@ from sklearn.metrics import silhouette_score
 from .derivatives import Derivatives
 from .forest import TASK, Forest, ForestBuilder
 from .growing import Grower
-from .jit import serial_and_parallel
+from .jit import jit, lean, serial_and_parallel
 from .losses import Loss
 from .rows import Scores, TrainingRows
 from .scoring import ROW_BLOCK, leaves_of_rows
@@ -70,9 +70,7 @@ def task_agreement(
     start = np.searchsorted(rows.task[judged], np.arange(rows.n_tasks + 1))
     predicted = _predict_by_every_task(forest, np.ascontiguousarray(X[:, judged]), rows.n_tasks, grower.n_threads)
     out = np.zeros((rows.n_tasks, rows.n_tasks))
-    for i in range(rows.n_tasks):
-        of_task = slice(start[i], start[i + 1])
-        out[i] = _correlation(predicted[:, of_task], left_over[:, judged[of_task]].T, weight[of_task])
+    correlate(predicted, left_over[:, judged], weight, start, out)
     return out
 
 
@@ -86,20 +84,52 @@ def _level_of_each_task(rows: TrainingRows, loss: Loss, base: np.ndarray) -> np.
     return score
 
 
-def _correlation(predicted: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Weighted correlation (n_models,) of predictions (n_models, n, K) with the truth (n, K), centred per output."""
-    share = weight[:, None] / weight.sum()
-    truth, predicted = _centred(truth[None], share)[0], _centred(predicted, share)
-    product = np.einsum("jnk,nk->j", predicted, truth * share)
-    norm = np.sqrt(np.einsum("jnk,jnk->j", predicted, predicted * share) * np.sum(truth**2 * share))
-    return np.divide(product, norm, out=np.zeros(len(product)), where=norm > 1e-300)
+@jit
+def correlate(predicted, truth, weight, start, out):  # type: ignore[no-untyped-def]
+    """Weighted correlation out (n_tasks, n_models) of predictions with the truth on the rows of each task.
+
+    predicted : float64 (n_models, n_rows, K); truth : float64 (K, n_rows); weight : float64 (n_rows,)
+    start : int64 (n_tasks + 1,), where the rows of each task begin
+
+    Both are centred per output, and what is left of a constant is 0: rounding leaves some noise of it.
+    """
+    n_models, _, n_outputs = predicted.shape
+    largest = 0
+    for t in range(len(start) - 1):
+        largest = max(largest, start[t + 1] - start[t])
+    own, of_model, share = np.empty((n_outputs, largest)), np.empty(largest), np.empty(largest)
+    for t in range(len(start) - 1):
+        first, n = start[t], start[t + 1] - start[t]
+        total = weight[first : first + n].sum()
+        share[:n] = weight[first : first + n] / total
+        length = 0.0
+        for k in range(n_outputs):
+            length += _centre(truth[k, first : first + n], share[:n], own[k])
+        for j in range(n_models):
+            product, own_length = 0.0, 0.0
+            for k in range(n_outputs):
+                own_length += _centre(predicted[j, first : first + n, k], share[:n], of_model)
+                for i in range(n):
+                    product += share[i] * of_model[i] * own[k, i]
+            norm = np.sqrt(own_length * length)
+            out[t, j] = product / norm if norm > 1e-300 else 0.0
 
 
-def _centred(values: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Values (m, n, K) less their weighted means; exactly 0 for a constant, of which rounding leaves some noise."""
-    centred = values - (values * share).sum(axis=1, keepdims=True)
-    left = (centred**2 * share).sum(axis=1, keepdims=True)
-    return np.where(left > 1e-20 * (values**2 * share).sum(axis=1, keepdims=True), centred, 0.0)
+@lean
+def _centre(values, share, out):  # type: ignore[no-untyped-def]
+    """Values less their weighted mean, and the weighted sum of their squares; 0 for a constant."""
+    mean, before, after = 0.0, 0.0, 0.0
+    for i in range(len(values)):
+        mean += share[i] * values[i]
+        before += share[i] * values[i] * values[i]
+    for i in range(len(values)):
+        out[i] = values[i] - mean
+        after += share[i] * out[i] * out[i]
+    if after > 1e-20 * before:
+        return after
+    for i in range(len(values)):
+        out[i] = 0.0
+    return 0.0
 
 
 def _first_by_content(rows: TrainingRows, n_each: int) -> np.ndarray:
