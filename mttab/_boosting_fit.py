@@ -284,7 +284,8 @@ class FitSteps(SharingSteps):
             constraints[inputs.feature_positions], rows.n_tasks if task_is_category and rows.n_tasks > 1 else 0
         )
         n_tried = max(1, int(np.ceil(self.max_features * (len(layout.offset) - 1) - 1e-9)))
-        max_depth = 2**31 if self.max_depth is None else self.max_depth
+        # Plain numbers: numba compiles its kernels anew for those of another type, such as numpy's of 32 bits.
+        max_depth = 2**31 if self.max_depth is None else int(self.max_depth)
         is_paper = self.algorithm == "paper"
         shared_split = SplitOptions(
             min_samples_leaf=float(self.min_samples_leaf),
@@ -299,8 +300,8 @@ class FitSteps(SharingSteps):
         return Grower(
             rows,
             layout,
-            GrowthOptions(self.max_leaf_nodes, max_depth, n_tried),
-            GrowthOptions(leaves_task, max_depth, n_tried),
+            GrowthOptions(int(self.max_leaf_nodes), max_depth, n_tried),
+            GrowthOptions(int(leaves_task), max_depth, n_tried),
             shared_split,
             shared_split._replace(min_samples_leaf=float(min_task)),
             n_threads,
@@ -340,7 +341,7 @@ class FitSteps(SharingSteps):
             theta_penalty=self.theta_penalty,
             theta_center=self.theta_center,
             subsample=float(subsample),
-            patience=self.n_iter_no_change if stops_early else None,
+            patience=int(self.n_iter_no_change) if stops_early else None,
             tol=self.tol,
         )
 

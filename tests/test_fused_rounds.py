@@ -11,7 +11,7 @@ from mttab import RMTGBClassifier, RMTGBRegressor
 from mttab._core.boosting import fused_rounds, rmtgb
 from mttab._core.boosting.addresses import address_of, count_at, run_at
 from mttab._core.boosting.forest import BLOCKS
-from mttab._core.boosting.fused_kernel import NOT_PACKED
+from mttab._core.boosting.fused_kernel import NOT_PACKED, run_rounds
 from mttab._core.boosting.small_nodes import SMALL_NODE
 from mttab._core.boosting.splitting import bounded_value
 
@@ -149,6 +149,18 @@ def test_rounds_that_cannot_be_packed_are_left_to_others(count_rounds, monkeypat
     options = {"sharing": "pooled", "early_stopping": False, "subsample": SMALL_NODE / len(y)}
     fit_both_ways(count_rounds, RMTGBRegressor, X, y, ["shared", "task"], **options)
     assert any(n_done > 0 for n_done, end in ended if end == NOT_PACKED)
+
+
+def test_options_of_any_type_of_number_give_the_same_model():
+    X, y = make_rows(300)
+    options = {"max_leaf_nodes": 8, "max_leaf_nodes_task": 4, "max_depth": 3, "n_iter_no_change": 5, "max_bins": 32}
+    options |= {"min_samples_leaf": 3, "max_iter_shared": 20, "max_iter_task": 10}
+    small = {name: np.int32(value) for name, value in options.items()} | {"learning_rate": np.float32(0.125)}
+    model = RMTGBRegressor(task_column="task", random_state=0, n_jobs=1, **options, learning_rate=0.125).fit(X, y)
+    n_compiled = len(run_rounds.signatures)
+    other = RMTGBRegressor(task_column="task", random_state=0, n_jobs=1, **small).fit(X, y)
+    assert_same_model(model, other)
+    assert len(run_rounds.signatures) == n_compiled
 
 
 def test_a_model_that_is_continued_is_the_same(count_rounds):

@@ -6,8 +6,10 @@ good for the process that asked for it, and for children that it forks; it must 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from numba.core import cgutils, types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
@@ -35,6 +37,11 @@ def address_of(kernel: Any, arguments: tuple[types.Type, ...], result: types.Typ
     if not address:
         raise RuntimeError(f"The machine code of {kernel.py_func.__qualname__} is not there.")
     return int(address)
+
+
+def kinds_of(arrays: Iterable[np.ndarray]) -> tuple[tuple[str, int, int], ...]:
+    """What tells the types of arrays; numba's own answer takes fifty times as long."""
+    return tuple((array.dtype.char, array.ndim, array.flags.num) for array in arrays)
 
 
 def call_at_address(context: Any, builder: Any, signature: Any, address: Any, values: Any) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numba import typeof, types
 
-from .addresses import address_of
+from .addresses import address_of, kinds_of
 from .collecting import collect_nodes, new_room
 from .derivatives import Derivatives
 from .forest import PARTITION, SHARED, TASK, ForestBuilder, Nodes, Trees
@@ -40,7 +40,7 @@ from .tree import Table
 from .tree_arrays import only_tree
 
 # Rounds in one go, and (row, feature) cells: Ctrl-C is heard in between, after some 0.1 s at the latest.
-MAX_ROUNDS, MAX_CELLS = 32, 30_000_000
+MAX_ROUNDS, MAX_CELLS = 64, 30_000_000
 # Nodes that there is room for, and words of 32 bits for their sets of levels: 16 and 4 MB.
 MAX_NODES, MAX_WORDS = 2**18, 2**20
 
@@ -161,14 +161,14 @@ class FusedRounds:
         """The kernels; to find the types of all arguments takes a millisecond, so they are remembered."""
         plan, n_held = self.plan, len(self.held.y)
         given = self.growth.table, self.growth.layout, self.growth.local, *_parts(self.training), *_parts(self.held)
-        kinds = tuple((array.dtype.char, array.flags.num) for arrays in given for array in arrays)
         needed = (
             True, plan.share < 1.0, not (plan.per_task or plan.is_packed), plan.is_packed,
             plan.per_task and plan.has_small, plan.per_task and plan.has_large, True, True,
             n_held > 0 and (plan.per_task or n_held < WALKED_ROWS), n_held >= WALKED_ROWS and not plan.per_task,
             n_held > 0,
         )  # fmt: skip
-        key = derivatives, needed, kinds
+        scalars = tuple(map(type, (*self.growth.growth, *self.growth.split)))
+        key = derivatives, needed, scalars, *map(kinds_of, given)
         if key not in _known_kernels:
             _known_kernels[key] = self._addresses(derivatives, values, needed)
         return _known_kernels[key]

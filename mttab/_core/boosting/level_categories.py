@@ -6,14 +6,13 @@ for it, so the search of a level calls it by its address, see `addresses`.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numba import typeof, types
 from numba.extending import intrinsic
 
-from .addresses import address_of, call_at_address
+from .addresses import address_of, call_at_address, kinds_of
 from .binning import CATEGORY, BinLayout
 from .jit import inlined, lean, lean_jit
 from .level import lay_out_room, new_level
@@ -37,6 +36,7 @@ N_POWER_STEPS = 4
 FEW_LEVELS = 16
 
 _NOTHING = types.none  # what `best_subsets` returns
+_known_addresses: dict[tuple[Any, ...], np.int64] = {}  # of it in this process, by the types of its arguments
 
 
 def _argument_types(layout: types.Type, options: types.Type) -> tuple[types.Type, ...]:
@@ -51,12 +51,11 @@ def find_subset_search(layout: BinLayout, options: SplitOptions) -> np.int64:
     """Address of `best_subsets` in this process for `Level.subset_search`; 0 where the table has no categories."""
     if not layout.is_categorical.any():
         return np.int64(0)
-    return _address_for(typeof(layout), typeof(options))
-
-
-@lru_cache
-def _address_for(layout: types.Type, options: types.Type) -> np.int64:
-    return np.int64(address_of(best_subsets, _argument_types(layout, options), _NOTHING))
+    key = kinds_of(layout), tuple(map(type, options))
+    if key not in _known_addresses:
+        arguments = _argument_types(typeof(layout), typeof(options))
+        _known_addresses[key] = np.int64(address_of(best_subsets, arguments, _NOTHING))
+    return _known_addresses[key]
 
 
 @intrinsic
