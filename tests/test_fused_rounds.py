@@ -10,7 +10,7 @@ from equality import assert_same
 from mttab import RMTGBClassifier, RMTGBRegressor
 from mttab._core.boosting import fused_rounds, rmtgb
 from mttab._core.boosting.addresses import address_of, count_at, run_at
-from mttab._core.boosting.forest import BLOCKS
+from mttab._core.boosting.forest import BLOCKS, PARTITION
 from mttab._core.boosting.fused_kernel import NOT_PACKED, run_rounds
 from mttab._core.boosting.small_nodes import SMALL_NODE
 from mttab._core.boosting.splitting import bounded_value
@@ -161,6 +161,47 @@ def test_options_of_any_type_of_number_give_the_same_model():
     other = RMTGBRegressor(task_column="task", random_state=0, n_jobs=1, **small).fit(X, y)
     assert_same_model(model, other)
     assert len(run_rounds.signatures) == n_compiled
+
+
+@pytest.mark.parametrize("sharing", ["blocks", "separate"])
+def test_the_model_is_the_same_with_tasks_that_have_no_rows_in_a_fold(count_rounds, sharing):
+    X, y = make_rows(260, n_tasks=100)
+    model = fit_both_ways(count_rounds, RMTGBRegressor, X, y, SHARINGS[sharing], sharing=sharing)
+    assert np.isfinite(model._fitted.model.theta).all()
+
+
+def test_a_partition_block_that_helps_nobody_leaves_no_branches_behind(count_rounds, monkeypatch):
+    X, y = make_rows(400)
+    ended, block = [], rmtgb._Run.block
+
+    def watched(self, number, one_round):
+        block(self, number, one_round)
+        if number == PARTITION:
+            kinds = [each.has_groups for each in (self.scores, self.validation_scores) if each is not None]
+            ended.append((self.n_rounds[PARTITION] > 0, kinds))
+
+    monkeypatch.setattr(rmtgb._Run, "block", watched)
+    for tol in (1e9, 1e-7):
+        fit_both_ways(count_rounds, RMTGBRegressor, X, y, BLOCKS, sharing="blocks", tol=tol, n_iter_no_change=3)
+    assert {has_trees for has_trees, _ in ended} == {True, False}
+    assert all(kind == has_trees for has_trees, kinds in ended for kind in kinds)
+
+
+@pytest.mark.parametrize("is_read_only", [False, True])
+def test_the_model_is_the_same_with_validation_rows_of_unseen_tasks(count_rounds, is_read_only):
+    X, y = make_rows()
+    held = np.arange(len(y)) % 5 == 0
+    new = X[held].assign(task=np.where(np.arange(held.sum()) % 7 == 0, 99, X["task"][held]))
+    weight = np.linspace(0.5, 2.0, held.sum())
+    given = {"X_val": new, "y_val": y[held].copy(), "sample_weight_val": weight}
+    for array in (given["y_val"], weight):
+        array.flags.writeable = not is_read_only
+    models = []
+    for is_allowed in (True, False):
+        count_rounds(is_allowed)
+        model = RMTGBRegressor(task_column="task", sharing="blocks", **QUICK)
+        models.append(model.fit(X[~held], y[~held], **given))
+    assert_same_model(*models)
 
 
 def test_a_model_that_is_continued_is_the_same(count_rounds):

@@ -33,6 +33,15 @@ def start(task_loss, saved, standard_error, center=CENTER):  # type: ignore[no-u
     return start_from_disagreement(*arrays, center)
 
 
+def test_a_task_of_which_nothing_is_known_starts_at_the_center_and_leaves_the_others_alone():
+    task_loss, saved, error = np.array([[1.0, 1.1, 0.9, 6.0], [0.0, 0.1, 0.0, 5.0], [0.1, 0.1, 0.1, 0.2]])
+    nothing = np.nan
+    got = start([*task_loss, nothing], [*saved, nothing], [*error, nothing])
+    np.testing.assert_array_equal(got[:-1], start(task_loss, saved, error))
+    assert got[-1] == CENTER and got[3] > CENTER
+    np.testing.assert_array_equal(start([nothing], [nothing], [nothing]), [CENTER])
+
+
 # --- mixing -----------------------------------------------------------------------------------------------------------
 
 

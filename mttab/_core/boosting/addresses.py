@@ -15,7 +15,8 @@ from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 # Types of arguments that some kernel's address has been asked for with. A caller that passes others would read memory
-# at random, so it is not compiled.
+# at random, so it is not compiled. Of one that is on disk already nothing is known: it must be given the address that
+# goes with the types it is called with.
 _asked_for: set[tuple[types.Type, ...]] = set()
 
 

@@ -25,10 +25,13 @@ def disagreement(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean loss (n_tasks,) under the shared block, what each task would save alone, and the error of that.
 
+    They are NaN for a task without rows, or without weight.
+
     base : float64 (K,); reach : rounds of the shared block × its learning rate
     """
     rows, n_rounds = derivatives.rows, max(math.ceil(reach / LEARNING_RATE), MIN_ROUNDS)
     half, task_weight = rows.content_halves(), rows.sum_by_task(rows.weight)
+    task_weight = np.where(task_weight > 0.0, task_weight, np.nan)
 
     def task_mean(values: np.ndarray) -> np.ndarray:
         return rows.sum_by_task(values * rows.weight) / task_weight

@@ -80,9 +80,15 @@ class ThetaState:
 
 
 class FusedRounds:
-    """Rounds of one block of one fit; parameters as of `rmtgb.boost`, if `can_run`.
+    """Rounds of one block of one fit, if `can_run`.
 
-    theta : in the partition block θ after the rounds so far
+    block : see `forest.BLOCKS`
+    derivatives : of ``rows``, which ``grower`` grows trees on
+    scores, validation_scores : of both kinds of rows, added to
+    builder : is given the trees
+    task_keys : uint64 (n_tasks,), random bits of each task
+    validation_weight : of all validation rows, what their losses are divided by
+    state : θ before these rounds
     """
 
     def __init__(
@@ -98,16 +104,19 @@ class FusedRounds:
         builder: ForestBuilder,
         task_keys: np.ndarray,
         validation_weight: float,
-        theta: ThetaState,
+        state: ThetaState,
     ):
         self.block, self.builder = block, builder
         per_task, n_rows = block == TASK, rows.n_rows
         is_packed = block == SHARED and n_rows >= MIN_PACKED_ROWS and grower.may_pack(derivatives.gradient, rows.weight)
         self.growth = _growth(grower, derivatives, per_task, is_packed, task_keys)
-        self.training = _training(rows, options, _scored(scores, theta.mixing))
-        self.held = _held(validation, validation_scores, rows.n_features, theta.mixing)
-        self.branches = _branches(block, self.growth.table, rows, options, theta)
-        self._shape_of_theta = theta.theta.shape
+        for each in (scores, validation_scores):
+            if each is not None and block == PARTITION:
+                each.part(PARTITION, 0)  # branches without trees yet
+        self.training = _training(rows, options, _scored(scores, state.mixing))
+        self.held = _held(validation, validation_scores, rows.n_features, state.mixing)
+        self.branches = _branches(block, self.growth.table, rows, options, state)
+        self._shape_of_theta = state.theta.shape
         *kernels, parameter = derivatives.loss.serial_kernels()
         n_bins = self.growth.local.n_bins
         self.plan = Plan(
@@ -137,6 +146,10 @@ class FusedRounds:
         found = self._best(best)
         data = self.training, self.held, self.branches, self.plan, found, self.told, seeds, first
         n_done, end = run_rounds(self.kernels, self.growth, *data)
+        if found.round[0] != best.round and self.block == PARTITION:
+            for scores, groups in zip(best.state[:2], (found.groups, found.held_groups), strict=True):
+                if scores is not None:
+                    scores.has_groups, scores.groups = True, groups
         best.loss, best.round = float(found.loss[0]), int(found.round[0])
         if n_done < n_rounds:  # the seeds of rounds that were not are drawn again, by whoever comes next
             rng.bit_generator.state = before
@@ -154,8 +167,12 @@ class FusedRounds:
         """The best round as the kernel knows it, which writes to its scores and its θ."""
         scores, held_scores, theta = best.state
         held = self.held.scored if held_scores is None else held_scores
+        groups, held_groups = scores.groups, held.groups
+        if self.block == PARTITION and not scores.has_groups:  # its branches are one empty array for all copies
+            groups = np.empty_like(self.training.scored.groups)
+            held_groups = np.empty_like(self.held.scored.groups)
         number = np.array([best.loss]), np.array([best.round])
-        return Best(*number, scores.fixed, held.fixed, scores.groups, held.groups, as_columns(theta))
+        return Best(*number, scores.fixed, held.fixed, groups, held_groups, as_columns(theta))
 
     def _kernels(self, derivatives: Any, values: Any) -> Kernels:
         """The kernels; to find the types of all arguments takes a millisecond, so they are remembered."""

@@ -17,7 +17,7 @@ from .tree_arrays import TreeArrays
 class Kernels(NamedTuple):
     """Addresses int64 of the kernels of a round, 0 of those that the fit at hand has no use for.
 
-    Of the five that grow trees a fit has one, or both of those for tasks; of the two that follow validation rows
+    Of the four that grow trees a fit has one, or both of those for tasks; of the two that follow validation rows
     through them one.
     """
 

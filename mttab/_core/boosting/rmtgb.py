@@ -261,13 +261,14 @@ class _Run:
 
     def theta_units(self) -> tuple[np.ndarray, float, np.ndarray]:
         """Unit (n_tasks,) of a step of θ, strength of its penalty, and what that draws θ to, in columns."""
-        center = np.broadcast_to(as_columns(np.asarray(self.options.theta_center)), as_columns(self.theta).shape)
+        center = np.empty_like(as_columns(self.theta))
+        center[:] = as_columns(np.asarray(self.options.theta_center))
         if not self.options.newton:
-            return np.ones(self.rows.n_tasks), 0.0, np.ascontiguousarray(center)
+            return np.ones(self.rows.n_tasks), 0.0, center
         # DEVIATION(block 2): the mean over a task's rows instead of the sum, in units of the loss before the first
         # tree: steps depend neither on the size of a task nor on the unit of y.
         unit = np.maximum(self.task_weight * max(self.loss_unit(), 1e-300), 1e-300)
-        return unit, float(self.options.theta_penalty), np.ascontiguousarray(center)
+        return unit, float(self.options.theta_penalty), center
 
     def loss_unit(self) -> float:
         """Mean loss of the base score."""
@@ -293,8 +294,8 @@ class _Run:
             return
         # The training loss after a round falls out of the next one's derivatives, unless somebody asks at once.
         is_asked = self.progress.wants_figures or (patience is not None and self.validation is None)
-        fused = None if is_asked else self.fused_rounds(block)
         best = BestRound(losses[-1], first, self.snapshot())
+        fused = None if is_asked else self.fused_rounds(block)
         self.progress.begin(BLOCKS[block], last)
         r, is_over = first, False
         while r < last and not is_over:
@@ -325,10 +326,6 @@ class _Run:
         data = block, self.rows, self.derivatives, self.grower, self.options
         if not can_run(*data):
             return None
-        if block == PARTITION:  # branches without trees yet
-            for scores in (self.scores, self.validation_scores):
-                if scores is not None:
-                    scores.part(PARTITION, 0)
         theta = ThetaState(self.theta, self.mixing(), self.task_mass, self.theta_units())
         rest = self.validation, self.builder, self.task_keys(), self.validation_weight, theta
         return FusedRounds(*data, self.scores, self.validation_scores, *rest)

@@ -104,7 +104,9 @@ def write_theta_gradient(theta, mixing, sums, unit, penalty, center, out_gradien
                 slope = (sums[1, t] - sums[0, t]) * own[0] * own[1]
             else:
                 slope = own[c] * (sums[c, t] - mean)
-            out_gradient[t, c] = slope / unit[t] + penalty * (theta[t, c] - center[t, c])
+            out_gradient[t, c] = slope / unit[t]
+            if penalty > 0.0:
+                out_gradient[t, c] += penalty * (theta[t, c] - center[t, c])
 
 
 def start_from_groups(group: np.ndarray, n_groups: int) -> np.ndarray:
@@ -137,7 +139,7 @@ def start_from_disagreement(
     Parameters
     ----------
     task_loss : (n_tasks,)
-        Mean loss per row under the shared block, on rows that it has not seen.
+        Mean loss per row under the shared block, on rows that it has not seen; NaN for a task without rows.
     saved, standard_error : (n_tasks,)
         How much of that a model of the task alone saves, on rows that it has not seen; negative where the task is
         better off in company. And the standard error of that mean.
@@ -151,6 +153,13 @@ def start_from_disagreement(
     subtracted. A noisy task has much loss but saves nothing; where no task agrees with the others all of them save, the
     median with them, and nobody stands out.
     """
+    is_judged = np.isfinite(task_loss) & np.isfinite(saved) & np.isfinite(standard_error)
+    if not is_judged.all():  # there is nothing to say of a task without rows, and its numbers are none
+        theta = np.full(len(task_loss), center)
+        if is_judged.any():
+            judged = task_loss[is_judged], saved[is_judged], standard_error[is_judged]
+            theta[is_judged] = start_from_disagreement(*judged, center)
+        return theta
     typical_loss = max(float(np.median(task_loss)), 1e-12 * float(np.max(task_loss, initial=0.0)), 1e-300)
     chance = np.where(task_loss > 2.0 * typical_loss, 0.0, standard_error)
     excess = (saved - chance - max(float(np.median(saved)), 0.0)) / typical_loss
