@@ -85,32 +85,36 @@ class SharingSteps:
                 "start θ from the groups that they find; leave theta_init='data', or n_task_groups='auto' with "
                 "sharing='blocks'."
             )
-        agreement = group = None
-        if rows.n_tasks <= MAX_TASKS:
-            grower = race.make_grower(rows, False)
-            agreement = task_agreement(rows, race.X, race.loss, grower, race.make_builder(), race.base)
+
+        def compare() -> tuple[np.ndarray, np.ndarray | None]:
+            agreement = _agreement(race)
             group = cluster_tasks(agreement, n_groups)
-            if group is None and name == "groups":
-                group = cluster_tasks(agreement, 2)
-        elif name != "auto":
+            return agreement, cluster_tasks(agreement, 2) if group is None and name == "groups" else group
+
+        is_comparable = rows.n_tasks <= MAX_TASKS
+        if name == "auto":
+            sharing = choose_sharing(race, compare if is_comparable else None, may_separate)
+            # Groups that were not asked for and do not help are not reported.
+            return sharing if sharing.name == "groups" or n_groups is not None else replace(sharing, group=None)
+        if not is_comparable:
             raise ValueError(
                 f"sharing={self.sharing!r} with n_task_groups={self.n_task_groups!r} compares every task with every "
                 f"other, which is done for at most {MAX_TASKS} tasks, but there are {rows.n_tasks}; use "
                 "sharing='category' or n_task_groups='auto'."
             )
-        if name != "auto":
-            return Sharing(name, group, agreement=agreement)
-        sharing = replace(choose_sharing(race, agreement, group, may_separate), agreement=agreement)
-        # Groups that were not asked for and do not help are not reported.
-        return sharing if sharing.name == "groups" or n_groups is not None else replace(sharing, group=None)
+        agreement, group = compare()
+        return Sharing(name, group, agreement=agreement)
+
+
+def _agreement(race: Race) -> np.ndarray:
+    grower = race.make_grower(race.rows, False)
+    return task_agreement(race.rows, race.X, race.loss, grower, race.make_builder(), race.base)
 
 
 def _on_all_tasks(sharing: Sharing, race: Race) -> Sharing:
     """What was found on other rows; tasks are compared anew where whole ones had been held out there."""
-    rows = race.rows
-    if sharing.agreement is None or len(sharing.agreement) >= rows.n_tasks:
+    if sharing.agreement is None or len(sharing.agreement) >= race.rows.n_tasks:
         return sharing
-    grower = race.make_grower(rows, False)
-    agreement = task_agreement(rows, race.X, race.loss, grower, race.make_builder(), race.base)
+    agreement = _agreement(race)
     group = None if sharing.group is None else cluster_tasks(agreement, sharing.n_groups)
     return replace(sharing, group=group, agreement=agreement)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from boosting_inputs import make_grower, split_options, training_rows
 from mttab._core.boosting.binning import BinMapper
@@ -18,6 +18,7 @@ from mttab._core.boosting.similarity import (
     N_ROUNDS,
     cluster_tasks,
     correlate,
+    mean_silhouette,
     task_agreement,
 )
 from mttab.datasets import make_task_groups
@@ -245,6 +246,17 @@ def test_blocks_of_agreement_are_groups_in_any_order_of_the_tasks(sizes, seed):
     # Numbered from the largest group, those of one size by their first task.
     keys = [(-np.sum(found == g), np.flatnonzero(found == g)[0]) for g in range(len(sizes))]
     assert keys == sorted(keys)
+
+
+@given(n=st.integers(3, 30), k=st.integers(2, 6), has_ties=st.booleans(), seed=st.integers(0, 2**31))
+@settings(max_examples=50, deadline=None)
+def test_the_mean_silhouette_is_that_of_scikit_learn(n, k, has_ties, seed):
+    rng = np.random.default_rng(seed)
+    group = np.unique(np.concatenate([[0, 1, 1], rng.integers(k, size=n - 3)]), return_inverse=True)[1]
+    distance = rng.integers(3, size=(n, n)).astype(float) if has_ties else rng.random((n, n))
+    distance = np.triu(distance, 1) + np.triu(distance, 1).T
+    expected = silhouette_score(distance, group, metric="precomputed")
+    assert mean_silhouette(distance, group) == pytest.approx(expected, abs=1e-12)
 
 
 def test_small_differences_between_tasks_that_are_alike_make_no_groups():

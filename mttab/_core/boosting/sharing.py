@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,10 @@ MARGIN = {"category": 0.0, "pooled": 1.64, "groups": 1.0, "separate": 1.0, "task
 CLEAR, LEAST_CLEAR_ROWS = 2.0, 20
 # Mean agreement of different tasks (see `similarity`) from which on keeping them apart is not tried.
 MAX_AGREEMENT = 0.1
+
+Fold = tuple[TrainingRows, ValidationRows]
+# Of the rows of a fold that are judged, with trees of single tasks and without.
+Losses = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -148,24 +153,22 @@ class Race:
     seed: int
     n_models: int = 1
     n_at_once: int = 1
-    _folds: list[tuple[TrainingRows, ValidationRows]] | None = field(default=None, init=False, repr=False)
+    _folds: list[Fold] | None = field(default=None, init=False, repr=False)
     _n_in_first_fold: float = field(default=0.0, init=False, repr=False)  # different ones, fewer if weights are uneven
-    _losses: dict[tuple[str, bool], list[tuple[np.ndarray, np.ndarray]]] = field(
-        default_factory=dict, init=False, repr=False
-    )
+    _losses: dict[tuple[str, bool], list[Losses]] = field(default_factory=dict, init=False, repr=False)
 
     def grower(self, rows: TrainingRows, sharing: Sharing) -> Grower:
         """What grows trees on some of the rows for this way to share."""
         return self.make_grower(rows, sharing.is_category(self.named_as_category))
 
     @property
-    def folds(self) -> list[tuple[TrainingRows, ValidationRows]]:
+    def folds(self) -> list[Fold]:
         """Rows to train on and rows to judge by; none where there are too few different rows."""
         if self._folds is None:
             self._folds = self._make_folds()
         return self._folds
 
-    def _make_folds(self) -> list[tuple[TrainingRows, ValidationRows]]:
+    def _make_folds(self) -> list[Fold]:
         rows, X = self.rows, self.X
         n_rows = rows.n_different()
         if n_rows > MAX_ROWS:
@@ -189,32 +192,48 @@ class Race:
 
     def losses(self, sharing: Sharing) -> tuple[np.ndarray, np.ndarray]:
         """Losses of a way to share with trees of single tasks, and those without them, on the folds it has run on."""
-        with_tasks, without = zip(*self._losses[sharing.name, sharing.has_line], strict=True)
+        with_tasks, without = zip(*self._judged(sharing), strict=True)
         return np.concatenate(with_tasks), np.concatenate(without)
 
-    def run(self, sharings: Sequence[Sharing], n_folds: int | None = None) -> None:
-        """Fit and judge several ways to share on the first folds, or all; what has been judged is not judged again."""
-        known = [self._losses.setdefault((sharing.name, sharing.has_line), []) for sharing in sharings]
+    def run(
+        self,
+        sharings: Sequence[Sharing],
+        n_folds: int | None = None,
+        find_more: Callable[[], Sequence[Sharing]] | None = None,
+    ) -> list[Sharing]:
+        """Fit and judge several ways to share on the first folds, or all; what has been judged is not judged again.
+
+        ``find_more`` looks for others meanwhile, which are then judged, too, and returned.
+        """
+        progress, folds, more = UntilOver(), self.folds[:n_folds], list[Sharing]()
+
+        def judge_each(sharing: Sharing, folds: Sequence[Fold]) -> list[tuple[Sharing, Losses]]:
+            return [(sharing, self._judge(sharing, fold, progress)) for fold in folds]
+
+        def judge_more(find: Callable[[], Sequence[Sharing]]) -> list[tuple[Sharing, Losses]]:
+            more.extend(find())
+            return [judged for sharing in more for judged in judge_each(sharing, folds)]
+
         jobs = [
-            (sharing, fold, judged)
-            for sharing, judged in zip(sharings, known, strict=True)
-            for fold in self.folds[:n_folds][len(judged) :]
+            partial(judge_each, sharing, [fold]) for sharing in sharings for fold in folds[len(self._judged(sharing)) :]
         ]
-        progress = UntilOver()
-        results = map_in_threads(
-            lambda job: self._judge(job[0], job[1], progress), jobs, self.n_at_once, progress.give_up
-        )
-        for (_, _, judged), result in zip(jobs, results, strict=True):
-            judged.append(result)
+        if find_more is not None:
+            jobs.insert(0, partial(judge_more, find_more))  # it takes longest
+        for results in map_in_threads(lambda job: job(), jobs, self.n_at_once, progress.give_up):
+            for sharing, losses in results:
+                self._judged(sharing).append(losses)
+        return more
+
+    def _judged(self, sharing: Sharing) -> list[Losses]:
+        """What has been judged of a way to share, fold by fold."""
+        return self._losses.setdefault((sharing.name, sharing.has_line), [])
 
     def is_clear(self, gain: np.ndarray) -> bool:
         """Whether losses of the first fold are less by `CLEAR`, whatever unit weights have; ``gain`` (n_rows,)."""
         n_rows = self._n_in_first_fold
         return n_rows >= LEAST_CLEAR_ROWS and is_gain(gain, self.weight, CLEAR, n_rows)
 
-    def _judge(
-        self, sharing: Sharing, fold: tuple[TrainingRows, ValidationRows], progress: Progress
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _judge(self, sharing: Sharing, fold: Fold, progress: Progress) -> Losses:
         """Losses of the judged rows of a fold, and those without trees of single tasks."""
         training, judged = fold
         sharing = replace(sharing, has_task_block=True)
@@ -224,36 +243,45 @@ class Race:
         return judge(training, judged, self.loss, grower, builder, short, self.base, rng, progress=progress)
 
 
-def choose_sharing(race: Race, agreement: np.ndarray | None, group: np.ndarray | None, may_separate: bool) -> Sharing:
+def choose_sharing(
+    race: Race, compare: Callable[[], tuple[np.ndarray, np.ndarray | None]] | None, may_separate: bool
+) -> Sharing:
     """Let the ways to share race.
 
-    agreement : (n_tasks, n_tasks) or None where there are too many tasks; group : (n_tasks,) or None, from that
+    compare : gives the agreement of tasks (n_tasks, n_tasks) and their groups (n_tasks,), if there are any; None where
+        there are too many tasks. The ways that do not depend on it race meanwhile
     may_separate : False where the validation rows are of other tasks, so that they cannot tell how many rounds to take
     """
-    out = {"groups"} if group is None else set()
-    if not may_separate or agreement is None or np.mean(agreement[~np.eye(len(agreement), dtype=bool)]) > MAX_AGREEMENT:
-        out.add("separate")
+    agreement = group = None
+
+    def compared() -> list[Sharing]:
+        """The ways that tasks look like, so far as they can be compared."""
+        nonlocal agreement, group
+        if compare is None:
+            return []
+        agreement, group = compare()
+        found = [] if group is None else [Sharing("groups", group)]
+        between = agreement[~np.eye(len(agreement), dtype=bool)]
+        return [*found, Sharing("separate")] if may_separate and np.mean(between) <= MAX_AGREEMENT else found
+
     if not race.folds:
-        return Sharing("category", group)
-    ways = [Sharing(name, group) for name in STRUCTURES if name not in out]
-    losses, without = {}, {}
+        compared()
+        return Sharing("category", group, agreement=agreement)
+    ways = [Sharing("pooled"), Sharing("category")]
+    ways += race.run(ways, 1, compared)
+    first = {way.name: race.losses(way)[0] for way in ways}
+    best = min(first.values(), key=lambda values: np.average(values, weights=race.weight[: len(values)]))
+    race.run([way for way in ways if not race.is_clear(first[way.name] - best)])
+    losses, without = ({way.name: race.losses(way)[which] for way in ways} for which in (0, 1))
 
-    def run(ways: list[Sharing], n_folds: int | None = None) -> None:
-        race.run(ways, n_folds)
-        for each in ways:
-            losses[each.name], without[each.name] = race.losses(each)
-
-    run(ways, 1)
-    best = min(losses.values(), key=lambda values: np.average(values, weights=race.weight[: len(values)]))
-    run([each for each in ways if not race.is_clear(losses[each.name] - best)])
-
-    def way(name: str) -> Sharing:
+    def decided(name: str) -> Sharing:
         gain = without[name] - losses[name]
-        return Sharing(name, group, name == "separate" or is_gain(gain, race.weight, MARGIN["task trees"]))
+        has_task_block = name == "separate" or is_gain(gain, race.weight, MARGIN["task trees"])
+        return Sharing(name, group, has_task_block, agreement)
 
-    winner = way(pick(losses, race.weight))
+    winner = decided(pick(losses, race.weight))
     if race.n_models > 1 and is_open(winner, losses, race.weight):
-        return replace(way("pooled"), other=replace(way("category"), group=None))
+        return replace(decided("pooled"), other=replace(decided("category"), group=None))
     return winner
 
 

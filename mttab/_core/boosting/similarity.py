@@ -20,7 +20,6 @@ import numpy as np
 from numba import prange
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
-from sklearn.metrics import silhouette_score
 
 from .derivatives import Derivatives
 from .forest import TASK, Forest, ForestBuilder
@@ -194,10 +193,26 @@ def cluster_tasks(agreement: np.ndarray, n_groups: int | None = None) -> np.ndar
         group = fcluster(tree, k, "maxclust")
         if len(np.unique(group)) != k:
             continue  # ties in the distances
-        silhouette = silhouette_score(distance, group, metric="precomputed")
+        silhouette = mean_silhouette(distance, group - 1)
         if silhouette > best and _are_apart(agreement, group):
             best, found = silhouette, group
     return None if found is None else _by_size(found)
+
+
+def mean_silhouette(distance: np.ndarray, group: np.ndarray) -> float:
+    """Mean silhouette of two groups or more, numbered from 0, as `sklearn.metrics.silhouette_score` has it.
+
+    Nine of them are needed per fit, and its checks take ten times as long as the sums.
+    """
+    everyone, n_members = np.arange(len(group)), np.bincount(group)
+    from_group = np.stack([distance[:, group == k].sum(axis=1) for k in range(len(n_members))], axis=1)
+    within = from_group[everyone, group] / np.maximum(n_members[group] - 1, 1)
+    to_others = from_group / n_members
+    to_others[everyone, group] = np.inf
+    nearest = to_others.min(axis=1)
+    widest = np.maximum(within, nearest)
+    is_counted = (n_members[group] > 1) & (widest > 0)
+    return float(np.mean(np.divide(nearest - within, widest, out=np.zeros(len(group)), where=is_counted)))
 
 
 def _are_apart(agreement: np.ndarray, group: np.ndarray) -> bool:
