@@ -10,6 +10,9 @@ import numba
 import numpy as np
 import pytest
 
+from mttab._core.boosting import task_trees
+from mttab._core.boosting.views import flat
+
 # Kernels inside others are in no cache, and have a signature for every kind of work, None where one has no use for an
 # argument.
 SCRIPT = """
@@ -133,6 +136,52 @@ def test_a_kernel_that_counts_no_references_keeps_none_either():
     for seed in range(100):
         draw_rows(key, np.uint64(seed), 0.5, task_start, rows, row_start, left, left_start)
     assert [sys.getrefcount(array) for array in arrays] == before
+
+
+def called_by(kernel):
+    """All kernels that this one calls, and those that they call."""
+    found, left = {}, [kernel]
+    while left:
+        function = left.pop().py_func
+        for name in function.__code__.co_names:
+            callee = function.__globals__.get(name)
+            if hasattr(callee, "py_func") and callee.py_func.__qualname__ not in found:
+                found[callee.py_func.__qualname__] = callee
+                left.append(callee)
+    return found
+
+
+def test_nobody_counts_references_while_trees_of_small_tasks_grow():
+    # Every array of every tuple that a step is given would be counted up and down: a third of the time of such a tree.
+    linking = pytest.importorskip("mttab._core.boosting.linking")
+    callees = called_by(task_trees._grow_small_trees_of)
+    assert {"_search", "scan_sets", "set_values_of"} <= {kernel.py_func.__name__ for kernel in callees.values()}
+    compilers = {
+        name: getattr(kernel, "linked", kernel)._compiler.pipeline_class.__name__ for name, kernel in callees.items()
+    }
+    assert set(compilers.values()) == {linking._LentCompiler.__name__}, compilers
+
+
+@pytest.mark.parametrize("shape", [(0,), (7,), (3, 4), (2, 3, 4), (0, 3)])
+def test_a_flat_view_is_the_array_itself_as_one_line(shape):
+    @numba.njit
+    def double(array):
+        line = flat(array)
+        for k in range(len(line)):
+            line[k] *= 2.0
+        return line
+
+    array = np.arange(np.prod(shape), dtype=np.float64).reshape(shape)
+    expected = 2.0 * array.ravel()
+    count = sys.getrefcount(array)
+    line = double(array)
+    np.testing.assert_array_equal(line, expected)
+    np.testing.assert_array_equal(array.ravel(), expected)
+    del line
+    assert sys.getrefcount(array) == count
+    if array.ndim > 1 and array.size:
+        with pytest.raises(numba.TypingError, match="no flat view"):
+            double(array.T)
 
 
 def test_what_numba_is_asked_while_kernels_are_compiled_is_answered_as_ever():

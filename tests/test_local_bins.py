@@ -12,7 +12,6 @@ from mttab._core.boosting.binning import CATEGORY
 from mttab._core.boosting.local_bins import (
     FEW_ROWS,
     LANE_STEP,
-    LINE_STEP,
     MAX_BINS,
     MAX_BINS_OF_MANY,
     MAX_ROWS,
@@ -50,12 +49,11 @@ def test_every_row_of_a_small_task_stands_in_its_own_bins_and_large_tasks_are_le
     for t, size in enumerate(sizes):
         own = slice(rows.task_start[t], rows.task_start[t + 1])
         if size == 0 or size > MAX_ROWS:
-            assert local.n_bins[t] == (LINE_STEP if size == 0 else 0), "a task without rows is a small one"
+            assert local.n_bins[t] == (1 if size == 0 else 0), "a task without rows is a small one"
             continue
         features = [(codes[f, own], rows.weight[own], N_BINS[f], most_bins(size)) for f in local.feature]
         bins = np.array([naive.local_bins(*feature) for feature in features])
         n_lines = max(1, bins.max() + 1)
-        n_lines += -n_lines % LINE_STEP
         assert local.n_bins[t] == n_lines
         bins[bins < 0] = n_lines
         np.testing.assert_array_equal(local.cell[own], bins.T * N_LANES + np.arange(N_LANES))

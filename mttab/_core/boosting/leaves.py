@@ -35,8 +35,8 @@ def sum_rows(rows, start, stop, gradient, hessian, weight, constant_hessian, out
 
 
 @lean
-def _set_values_of(tree, n_nodes, rows, gradient, hessian, weight, options, first, end, sums):  # type: ignore[no-untyped-def]
-    """The values of the leaves whose rows begin at places ``first:end``; sums float64 (n_channels,) is scratch."""
+def set_values_of(tree, n_nodes, rows, gradient, hessian, weight, options, first, end, sums):  # type: ignore[no-untyped-def]
+    """Write −G / (H + λ) into leaves whose rows begin at places ``first:end``; sums float64 (n_channels,), scratch."""
     n_outputs = gradient.shape[0]
     for node in range(n_nodes):
         start = tree.start[node]
@@ -62,7 +62,7 @@ def _set_values(tree, n_nodes, rows, gradient, hessian, weight, options, n_threa
         first, last = len(rows) * thread // n_threads, len(rows) * (thread + 1) // n_threads
         end = last + 1 if thread == n_threads - 1 else last  # where leaves without rows may begin
         sums = np.empty(1 + n_outputs if options.constant_hessian else 1 + 2 * n_outputs)
-        _set_values_of(tree, n_nodes, rows, gradient, hessian, weight, options, first, end, sums)
+        set_values_of(tree, n_nodes, rows, gradient, hessian, weight, options, first, end, sums)
 
 
 set_values, set_values_parallel = serial_and_parallel(_set_values)

@@ -28,6 +28,7 @@ from .splitting import (
     sort_levels,
 )
 from .sums import dot
+from .views import flat
 
 # Steps from one node's view of the levels to the view that tells most about all nodes.
 N_POWER_STEPS = 4
@@ -114,7 +115,7 @@ def _best_subset(f, layout, options, level, room, bar):  # type: ignore[no-untyp
     for j in range(n_open):
         node = level.nodes[j]
         part = level.pool[level.slot[node], a : a + n_levels]
-        _add(part.reshape(part.size), together.reshape(together.size))
+        _add(flat(part), flat(together))
     min_rows = options.categorical_min_rows if layout.is_categorical[f] == CATEGORY else 0.0
     n_used, has_rest = levels_in_use(together, min_rows, room.levels[0])
     if n_used + has_rest < 2:

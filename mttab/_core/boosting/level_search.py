@@ -17,6 +17,7 @@ from .level_categories import call_best_subsets
 from .node_search import first_feature
 from .packed_histogram import fill_packed, subtract_exactly
 from .splitting import TIE, count_outputs, pair_score
+from .views import flat
 
 # Of a weight, what rounding may leave of it.
 NOTHING = 1e-12
@@ -252,7 +253,7 @@ def _score_cuts(part, n_cuts, with_missing, sums, options, own, out_gain):  # ty
     part : float64 (n_bins + 1, 2 or 3), sums up to each bin, and those of missing values; sums : float64, of the node
     with_missing : bool, missing values are left of the cut
     """
-    cells, n_bins = part.reshape(part.size), len(part) - 1
+    cells, n_bins = flat(part), len(part) - 1
     if options.constant_hessian:
         w_more = part[n_bins, 0] if with_missing else 0.0
         g_more = part[n_bins, 1] if with_missing else 0.0

@@ -29,8 +29,8 @@ MAX_BINS = 16
 # bins the test loss was larger on some tables, of 64 on none.
 FEW_ROWS, MAX_BINS_OF_MANY = 255, 64
 MISSING = 2**16 - 1  # until it is known how many bins come before it
-# Lines and lanes of a histogram are multiples of these: two lines are searched at once, lanes by vector instructions.
-LINE_STEP, LANE_STEP = 2, 4
+# Lanes of a histogram are a multiple of this: so many are spelled out where rows are added up.
+LANE_STEP = 4
 
 
 class LocalBins(NamedTuple):
@@ -120,7 +120,6 @@ def _find_local_bins(words, weight, task_start, offset, max_rows, local):  # typ
             local_bin[n_bins] = MISSING
             for i in range(first, last):
                 cell[i, lane] = local_bin[(words[f >> 2, i] >> shift) & mask]
-        most = (most + LINE_STEP - 1) // LINE_STEP * LINE_STEP
         n_local[t] = most
         for i in range(first, last):
             for lane in range(n_lanes):

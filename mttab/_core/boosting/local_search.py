@@ -23,15 +23,15 @@ from __future__ import annotations
 import numpy as np
 
 from .jit import inlined, inner
-from .local_bins import FEW_ROWS, MAX_ROWS
+from .local_bins import FEW_ROWS, LANE_STEP, MAX_ROWS
 
 # Bits of the largest gradient, and of the largest hessian or weight, of few rows; and of all three of more. Sums of few
 # gradients fit 24 bits, the others 31.
 GRADIENT_BITS, OTHER_BITS, BITS_OF_MANY = 15, 22, 21
 COUNT_BITS, COUNT_MASK = np.int32(8), np.int32(255)
 NEAR = 1e-5
-_BETTER = np.float32(1.0 + NEAR)
-_NONE = np.float32(0.0)
+_NONE, NO_KEY = np.float32(0.0), np.int32(2**31 - 1)
+_ONE, _TWO, _THREE = np.uint64(1), np.uint64(2), np.uint64(3)
 
 
 # --- what rows add, and what they add up to ---------------------------------------------------------------------------
@@ -133,25 +133,35 @@ def sum_packed(packed, weight, are_apart, rows, start, stop, first_row, unit_h, 
 
 
 @inlined
-def add_rows(cell, packed, rows, start, stop, first_row, n_bins, slot, out_counts):  # type: ignore[no-untyped-def]
+def add_rows(cells, packed, rows, start, stop, first_row, n_bins, slot, out_counts):  # type: ignore[no-untyped-def]
     """Histogram of the rows of a node, ``out_counts[slot]``, int32 (n_planes, >= n_cells).
 
-    cell : as in `local_bins.LocalBins`; packed, rows, first_row : as above
+    cells : ``cell`` as in `local_bins.LocalBins`; packed, rows, first_row : as above
     """
-    n_lanes = cell.shape[1]
+    n_lanes = cells.shape[1]
     for plane in range(len(packed)):
         histogram, values = out_counts[slot, plane], packed[plane]
-        for c in range((n_bins + 1) * n_lanes):
-            histogram[c] = 0
+        for place in range((n_bins + 1) * n_lanes):
+            histogram[place] = 0
         for j in range(start, stop):
             row = np.uint64(rows[j])  # unsigned: numba then leaves out its test for a negative index
-            value, own = values[row - np.uint64(first_row)], cell[row]
-            for lane in range(len(own)):
-                histogram[np.uint64(own[np.uint64(lane)])] += value
-        for b in range(1, n_bins):
-            line, before = histogram[b * n_lanes : (b + 1) * n_lanes], histogram[(b - 1) * n_lanes : b * n_lanes]
-            for lane in range(len(line)):
-                line[lane] += before[lane]
+            value, own = values[row - np.uint64(first_row)], cells[row]
+            for block in range(len(own) // LANE_STEP):  # spelled out: no loop over lanes that are left
+                lane = np.uint64(LANE_STEP * block)
+                histogram[np.uint64(own[lane])] += value
+                histogram[np.uint64(own[lane + _ONE])] += value
+                histogram[np.uint64(own[lane + _TWO])] += value
+                histogram[np.uint64(own[lane + _THREE])] += value
+        # Sums up to each bin, of four lanes at a time, which stay in registers.
+        for block in range(n_lanes // LANE_STEP):
+            zero, cell = np.int32(0), np.uint64(LANE_STEP * block)
+            a, b, c, d = zero, zero, zero, zero
+            for _ in range(n_bins):
+                a, b = np.int32(a + histogram[cell]), np.int32(b + histogram[cell + _ONE])
+                c, d = np.int32(c + histogram[cell + _TWO]), np.int32(d + histogram[cell + _THREE])
+                histogram[cell], histogram[cell + _ONE] = a, b
+                histogram[cell + _TWO], histogram[cell + _THREE] = c, d
+                cell += np.uint64(n_lanes)
 
 
 @inlined
@@ -179,79 +189,87 @@ def move_missing(counts, slot, n_bins, n_lanes, sign):  # type: ignore[no-untype
 
 
 @inlined
-def scan(counts, slot, n_bins, n_lanes, first_place, sums, node, options, out_bar, out_bin):  # type: ignore[no-untyped-def]
-    """Best cut of every lane where rows count once, in their hessian, too, if it beats what has been found before.
+def _clear(gain):  # type: ignore[no-untyped-def]
+    for c in range(len(gain)):
+        gain[c] = _NONE
 
-    counts : int32 (n_leaves, 1, n_cells), histograms; n_bins : int64, even
+
+@inlined
+def gains_of_cuts(counts, slot, n_cells, sums, node, options, out_gain):  # type: ignore[no-untyped-def]
+    """Gain d² / q (see `splitting._scan_one_output`) of a cut after each cell; 0 where it is not allowed.
+
+    For rows that count once, in their hessian, too.
+
+    counts : int32 (n_leaves, 1, >= n_cells), histograms; n_cells : int64, without the line of missing values
     sums : float64 (max_nodes, 3), of the nodes, as `sum_packed` writes them
-    out_bar : float32 (n_lanes,), what a better cut has to gain: d² / q as in `splitting._scan_one_output`, and `NEAR`
-        of it; 0 at first
-    out_bin : int32 (n_lanes,), last bin left of the cut, the first of them counted as ``first_place``
-
-    Two lines at once, the better one of which is compared with the best so far: a third of the work less.
+    out_gain : float32 (>= n_cells,)
     """
     both, l2 = sums[node, 0] + 2.0 * options.l2, np.float32(options.l2)
     fewest = max(np.ceil(options.min_samples_leaf * (1.0 - 1e-9)), np.ceil(options.min_hessian), 1.0)
+    histogram, gain = counts[slot, 0, :n_cells], out_gain[:n_cells]
     if 2.0 * fewest > sums[node, 0]:
+        _clear(gain)
         return
     slope, both = np.float32(sums[node, 1] / both), np.float32(both)
     least, spare = np.int32(fewest), np.uint32(sums[node, 0] - 2.0 * fewest)
-    histogram, width = counts[slot, 0], np.uint64(n_lanes)
-    for b in range(0, n_bins, 2):
-        place, line = np.int32(b + first_place), np.uint64(b) * width
-        for k in range(n_lanes):
-            lane = np.uint64(k)
-            gain = _gain(histogram[line + lane], slope, l2, both, least, spare)
-            gain_two = _gain(histogram[line + width + lane], slope, l2, both, least, spare)
-            is_two = gain_two > gain * _BETTER
-            gain = gain_two if is_two else gain
-            at = np.int32(place + np.int32(1)) if is_two else place
-            is_better = gain > out_bar[lane]
-            out_bar[lane] = gain * _BETTER if is_better else out_bar[lane]
-            out_bin[lane] = at if is_better else out_bin[lane]
+    for c in range(len(gain)):
+        total = histogram[c]
+        n = total & COUNT_MASK
+        below = np.float32(n) + l2
+        d = np.float32(total >> COUNT_BITS) - slope * below
+        # One comparison for two: as an unsigned number, n − least is larger than anything where it is negative.
+        gain[c] = d * d / (below * (both - below)) if np.uint32(n - least) <= spare else _NONE
 
 
 @inlined
-def _gain(total, slope, l2, both, least, spare):  # type: ignore[no-untyped-def]
-    """d² / q of a cut, by the packed sum of the rows left of it; 0 where either side has fewer than ``least`` rows."""
-    n = total & COUNT_MASK
-    below = np.float32(n) + l2
-    d = np.float32(total >> COUNT_BITS) - slope * below
-    # One comparison for two: as an unsigned number, n − least is larger than anything where it is negative.
-    return d * d / (below * (both - below)) if np.uint32(n - least) <= spare else _NONE
-
-
-@inlined
-def scan_planes(  # type: ignore[no-untyped-def]
-    counts, slot, n_bins, n_lanes, first_place, sums, node, are_apart, units, options, out_bar, out_bin
-):
-    """The same for rows with a hessian or a weight of their own, ``counts`` (n_leaves, 2 or 3, n_cells)."""
+def gains_of_cuts_by_planes(counts, slot, n_cells, sums, node, are_apart, units, options, out_gain):  # type: ignore[no-untyped-def]
+    """The same for rows with a hessian or a weight of their own, ``counts`` (n_leaves, 2 or 3, >= n_cells)."""
     both, l2 = sums[node, 2] + 2.0 * options.l2, np.float32(options.l2)
     unit_h, unit_w = np.float32(units[1]), np.float32(units[2])
+    gain = out_gain[:n_cells]
+    if both <= 0.0:
+        _clear(gain)
+        return
     # What rounding may have taken from a side does not count against it; one without any weight is none.
     least = options.min_samples_leaf * (1.0 - 1e-6) - units[3]
     least, flattest = max(least, 0.5 * units[2]), options.min_hessian * (1.0 - 1e-6)
-    if both <= 0.0:
-        return
     low_w, high_w = np.float32(least), np.float32(sums[node, 0] - least)
     low_h, high_h = np.float32(flattest), np.float32(sums[node, 2] - flattest)
     slope, both = np.float32(sums[node, 1] / both), np.float32(both)
     # Without weights the number of rows, the lowest byte of the first plane, stands for them.
     w_plane = counts.shape[1] - 1 if are_apart else 0
     w_mask, shift = (np.int32(-1), np.int32(0)) if are_apart else (COUNT_MASK, COUNT_BITS)
-    gradient, hessian, weight, width = counts[slot, 0], counts[slot, 1], counts[slot, w_plane], np.uint64(n_lanes)
-    for b in range(n_bins):
-        place, line = np.int32(b + first_place), np.uint64(b) * width
-        for k in range(n_lanes):
-            lane = np.uint64(k)
-            w, h = np.float32(weight[line + lane] & w_mask) * unit_w, np.float32(hessian[line + lane]) * unit_h
-            below = h + l2
-            d = np.float32(gradient[line + lane] >> shift) - slope * below
-            is_allowed = (w >= low_w) & (w <= high_w) & (h >= low_h) & (h <= high_h)
-            gain = d * d / (below * (both - below)) if is_allowed else _NONE
-            is_better = gain > out_bar[lane]
-            out_bar[lane] = gain * _BETTER if is_better else out_bar[lane]
-            out_bin[lane] = place if is_better else out_bin[lane]
+    gradient, hessian, weight = counts[slot, 0, :n_cells], counts[slot, 1, :n_cells], counts[slot, w_plane, :n_cells]
+    for c in range(len(gain)):
+        w, h = np.float32(weight[c] & w_mask) * unit_w, np.float32(hessian[c]) * unit_h
+        below = h + l2
+        d = np.float32(gradient[c] >> shift) - slope * below
+        is_allowed = (w >= low_w) & (w <= high_w) & (h >= low_h) & (h <= high_h)
+        gain[c] = d * d / (below * (both - below)) if is_allowed else _NONE
+
+
+@inlined
+def largest(gain):  # type: ignore[no-untyped-def]
+    """The largest of numbers that are not negative, as a whole number of the same bits: these are in the same order."""
+    bits, found = gain.view(np.int32), np.int32(0)
+    for c in range(len(bits)):
+        found = max(found, bits[c])
+    return found
+
+
+@inlined
+def number_of(bits):  # type: ignore[no-untyped-def]
+    """What `largest` has found, float32."""
+    return np.int32(bits).view(np.float32)
+
+
+@inlined
+def first_key(gain, bar, key):  # type: ignore[no-untyped-def]
+    """The smallest of the keys, int32, of gains of at least ``bar``; `NO_KEY` where there are none."""
+    least = NO_KEY
+    for c in range(len(gain)):
+        least = min(least, key[c] if gain[c] >= bar else NO_KEY)
+    return least
 
 
 @inlined

@@ -26,6 +26,7 @@ from numba import prange
 
 from .binning import TASK_ID
 from .jit import inlined, inner, jit, lean, lean_jit, serial_and_parallel
+from .views import flat
 
 # Rows per chunk: with a constant hessian two fields share 64 bits, else three do and have to be emptied more often. A
 # longer chunk is emptied less often, a shorter one leaves finer units: the first with units fine enough is taken.
@@ -332,6 +333,6 @@ def fill_packed(words, task, layout, rows, start, stop, packed, packing, first, 
 @lean_jit
 def subtract_exactly(parent, child, out_sibling):  # type: ignore[no-untyped-def]
     """Sibling = parent − child of packed sums, which leave no rounding behind; ``out_sibling`` may be ``parent``."""
-    minuend, subtrahend, out = parent.reshape(parent.size), child.reshape(child.size), out_sibling.reshape(child.size)
+    minuend, subtrahend, out = flat(parent), flat(child), flat(out_sibling)
     for cell in range(len(out)):
         out[cell] = minuend[cell] - subtrahend[cell]

@@ -12,24 +12,28 @@ import numpy as np
 
 from .binning import CATEGORY, byte_of, cut_between
 from .jit import inlined, inner, lean
-from .leaves import set_values
-from .local_bins import MAX_ROWS
+from .leaves import set_values_of
+from .local_bins import MAX_BINS_OF_MANY, MAX_ROWS
 from .local_search import (
     COUNT_BITS,
     COUNT_MASK,
     NEAR,
+    NO_KEY,
     add_rows,
+    first_key,
+    gains_of_cuts,
+    gains_of_cuts_by_planes,
     has_missing,
+    largest,
     move_missing,
+    number_of,
     pack_task,
-    scan,
-    scan_planes,
     subtract,
     sum_packed,
     sums_left_of,
 )
 from .partition import mark_left, partition_rows
-from .splitting import TIE, scan_categorical
+from .splitting import TIE, may_sets_gain, scan_sets
 from .tree import draw_among
 from .tree_arrays import best_open_leaf, close_leaves, open_node
 
@@ -40,10 +44,12 @@ class SmallScratch(NamedTuple):
     depth, slot : int64 (max_nodes,), of a node, and the place of its histogram
     sums : float64 (max_nodes, 3), rows, gradient in units, and hessian of a node
     packed : int32 (n_planes, MAX_ROWS + 1), counts : int32 (n_leaves, n_planes, n_cells), see `local_search`
-    bar : float32 (n_lanes,), bin : int32 (n_lanes,), of a search
+    gain : float32 (2, n_cells), of a cut after each cell, with missing values on the right, and on the left
+    key : int32 (n_cells,), see `_key`
     state : uint64 (1,), of the random numbers; is_tried : bool (n_features,)
     is_left : uint8 (256,), buffer : uint32 (MAX_ROWS + 1,), of a split
     level_units : int32 (2, 256), levels : float64 (256, n_channels), of a category, see `_sum_levels`
+    level_places : int64 (3, 256), level_keys : float64 (2, 256), pair : float64 (2, n_channels), for `scan_sets`
     """
 
     depth: np.ndarray
@@ -51,14 +57,26 @@ class SmallScratch(NamedTuple):
     sums: np.ndarray
     packed: np.ndarray
     counts: np.ndarray
-    bar: np.ndarray
-    bin: np.ndarray
+    gain: np.ndarray
+    key: np.ndarray
     state: np.ndarray
     is_tried: np.ndarray
     is_left: np.ndarray
     buffer: np.ndarray
     level_units: np.ndarray
     levels: np.ndarray
+    level_places: np.ndarray
+    level_keys: np.ndarray
+    pair: np.ndarray
+
+
+@inlined
+def _key(lane, b):  # type: ignore[no-untyped-def]
+    """Number of a cut: equal ones count in the order of features, then with missing values on the right, then of bins.
+
+    A cut with missing values on the left has `MAX_BINS_OF_MANY` more.
+    """
+    return np.int32(2 * MAX_BINS_OF_MANY * lane + b)
 
 
 @inner
@@ -66,20 +84,27 @@ def new_small_scratch(max_leaf_nodes, n_features, n_lanes, n_lines, n_channels, 
     max_nodes, is_tried = 2 * max_leaf_nodes, np.empty(n_features, dtype=np.bool_)
     for f in range(n_features):
         is_tried[f] = True
+    key = np.empty(n_lines * n_lanes, dtype=np.int32)
+    for b in range(n_lines):
+        for lane in range(n_lanes):
+            key[b * n_lanes + lane] = _key(lane, b)
     return SmallScratch(
         np.empty(max_nodes, dtype=np.int64),
         np.empty(max_nodes, dtype=np.int64),
         np.empty((max_nodes, 3)),
         np.empty((n_planes, MAX_ROWS + 1), dtype=np.int32),
         np.empty((max_leaf_nodes, n_planes, n_lines * n_lanes), dtype=np.int32),
-        np.empty(n_lanes, dtype=np.float32),
-        np.empty(n_lanes, dtype=np.int32),
+        np.empty((2, n_lines * n_lanes), dtype=np.float32),
+        key,
         np.empty(1, dtype=np.uint64),
         is_tried,
         np.empty(256, dtype=np.uint8),
         np.empty(MAX_ROWS + 1, dtype=np.uint32),
         np.empty((2, 256), dtype=np.int32),
         np.empty((256, n_channels)),
+        np.empty((3, 256), dtype=np.int64),
+        np.empty((2, 256)),
+        np.empty((2, n_channels)),
     )
 
 
@@ -104,7 +129,7 @@ def grow_small_tree(
     tree.weight[0] = own.sums[0, 0]
     n_nodes, n_leaves = np.int64(1), np.int64(1)
     # The nodes that wait to be searched: one whose rows are to be added up, and its sibling.
-    small, large = root, np.int64(-1)
+    small, large, may_miss = root, np.int64(-1), False
     while n_leaves < max_leaves:
         widest = max(own.sums[small, 0], own.sums[large, 0] if large >= 0 else 0.0)
         if widest >= least and own.depth[small] < growth.max_depth:
@@ -112,11 +137,13 @@ def grow_small_tree(
             add_rows(local.cell, own.packed, rows, start, stop, first_row, n_bins, own.slot[small], own.counts)
             if large >= 0:
                 subtract(own.counts, own.slot[large], own.slot[small], n_cells)
+            else:
+                may_miss = has_missing(own.counts, root, n_bins, local.cell.shape[1], are_apart)
             for child in (small, large):
                 if child >= 0 and own.sums[child, 0] >= least:
                     _search(
-                        table, layout, local, n_bins, rows, first_row, are_apart, units, growth, options, own, tree,
-                        child,
+                        table, layout, local, n_bins, rows, first_row, may_miss, are_apart, units, growth, options, own,
+                        tree, child,
                     )  # fmt: skip
         node = best_open_leaf(tree.left, tree.gain, n_nodes)
         if node < 0:
@@ -124,7 +151,7 @@ def grow_small_tree(
         left, right = n_nodes, n_nodes + 1
         n_nodes += 2
         n_leaves += 1
-        _split(table, layout, local, n_bins, rows, out_rows, own, tree, node, left, right)
+        _split(table, layout, local, n_bins, rows, out_rows, are_apart, own, tree, node, left, right)
         is_left_small = tree.stop[left] - tree.start[left] <= tree.stop[right] - tree.start[right]
         small, large = (left, right) if is_left_small else (right, left)
         own.slot[small], own.slot[large] = n_leaves - 1, own.slot[node]
@@ -134,7 +161,8 @@ def grow_small_tree(
             own.sums[large, c] = own.sums[node, c] - own.sums[small, c]
         tree.weight[left], tree.weight[right] = own.sums[left, 0], own.sums[right, 0]
     close_leaves(tree, n_nodes)
-    set_values(tree, n_nodes, rows, table.gradient, table.hessian, table.weight, options, np.int64(1))
+    derivatives, scratch = (table.gradient, table.hessian, table.weight), own.sums[0]
+    set_values_of(tree, n_nodes, rows, *derivatives, options, np.int64(0), np.int64(len(rows) + 1), scratch)
     return n_nodes
 
 
@@ -143,9 +171,11 @@ def grow_small_tree(
 
 @inlined
 def _search(  # type: ignore[no-untyped-def]
-    table, layout, local, n_bins, rows, first_row, are_apart, units, growth, options, own, tree, node
+    table, layout, local, n_bins, rows, first_row, may_miss, are_apart, units, growth, options, own, tree, node
 ):
     """Write the best split of a node, whose histogram is filled, into it.
+
+    may_miss : bool, whether a row of the tree has no value of some feature
 
     Until it is made, ``left_bin`` is the last local bin left and ``right_bin`` the feature's lane. Scores are in the
     unit of packed gradients.
@@ -156,11 +186,10 @@ def _search(  # type: ignore[no-untyped-def]
         draw_among(own.is_tried, growth.n_features_tried, own.state)
     parent = total * total / (hessian + options.l2) if hessian + options.l2 > 0.0 else 0.0
     best, feature, bin_, at, missing_left = parent, np.int64(-1), np.int64(0), np.int64(0), False
-    lane = _search_lanes(local, n_bins, are_apart, units, options, own, node)
+    lane, cut = _search_lanes(local, n_bins, may_miss, are_apart, units, growth, options, own, node)
     if lane >= 0:
-        cut = np.int64(own.bin[lane])
         w, g, h, is_missing = sums_left_of(
-            own.counts, own.slot[node], n_bins, len(own.bar), lane, cut, are_apart, units
+            own.counts, own.slot[node], n_bins, local.cell.shape[1], lane, cut, are_apart, units
         )
         g_right, h_right = total - g, hessian - h
         score = g * g / (h + options.l2) + g_right * g_right / (h_right + options.l2)
@@ -186,39 +215,58 @@ def _search(  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _search_lanes(local, n_bins, are_apart, units, options, own, node):  # type: ignore[no-untyped-def]
-    """Lane of the best cut of a numeric feature, −1 where there is none; where it is stands in ``own.bin``."""
-    n_lanes, slot = len(own.bar), own.slot[node]
-    for lane in range(n_lanes):
-        own.bar[lane], own.bin[lane] = 0.0, -1
-    is_any_missing = has_missing(own.counts, slot, n_bins, n_lanes, are_apart)
-    for side in range(2 if is_any_missing else 1):
+def _search_lanes(local, n_bins, may_miss, are_apart, units, growth, options, own, node):  # type: ignore[no-untyped-def]
+    """Lane and place of the best cut of a numeric feature, −1 where there is none."""
+    n_lanes, slot, found = local.cell.shape[1], own.slot[node], np.int32(0)
+    n_cells, is_any_missing = n_bins * n_lanes, may_miss and has_missing(own.counts, slot, n_bins, n_lanes, are_apart)
+    n_sides = 2 if is_any_missing else 1
+    for side in range(n_sides):
+        gain = own.gain[side, :n_cells]
         if side == 1:
             move_missing(own.counts, slot, n_bins, n_lanes, np.int32(1))
-        node_and_place = own.counts, slot, n_bins, n_lanes, side * n_bins, own.sums, node
         if own.counts.shape[1] == 1:
-            scan(*node_and_place, options, own.bar, own.bin)
+            gains_of_cuts(own.counts, slot, n_cells, own.sums, node, options, gain)
         else:
-            scan_planes(*node_and_place, are_apart, units, options, own.bar, own.bin)
+            gains_of_cuts_by_planes(own.counts, slot, n_cells, own.sums, node, are_apart, units, options, gain)
+        if growth.n_features_tried < len(own.is_tried):
+            _leave_lanes_out(local.feature, own.is_tried, n_lanes, gain)
+        found = max(found, largest(gain))
     if is_any_missing:
         move_missing(own.counts, slot, n_bins, n_lanes, np.int32(-1))
-    best_lane, best = np.int64(-1), 0.0
-    for lane in range(len(local.feature)):
-        if own.bar[lane] > best and own.is_tried[local.feature[lane]]:
-            best_lane, best = np.int64(lane), own.bar[lane] * (1.0 + NEAR)
-    return best_lane
+    if found == 0:
+        return np.int64(-1), np.int64(0)
+    bar, key = np.float32(number_of(found) * (1.0 - NEAR)), own.key[:n_cells]
+    first = first_key(own.gain[0, :n_cells], bar, key)
+    if is_any_missing:
+        first_with_missing = first_key(own.gain[1, :n_cells], bar, key)
+        if first_with_missing < NO_KEY:
+            first = min(first, first_with_missing + MAX_BINS_OF_MANY)
+    lane, place = np.int64(first) // (2 * MAX_BINS_OF_MANY), np.int64(first) % (2 * MAX_BINS_OF_MANY)
+    return lane, place if place < MAX_BINS_OF_MANY else place - MAX_BINS_OF_MANY + n_bins
 
 
-@inner
+@lean
+def _leave_lanes_out(feature, is_tried, n_lanes, gain):  # type: ignore[no-untyped-def]
+    """No gain for cuts of features that are not tried."""
+    for lane in range(len(feature)):
+        if not is_tried[feature[lane]]:
+            for c in range(lane, len(gain), n_lanes):
+                gain[c] = 0.0
+
+
+@lean
 def _search_levels(  # type: ignore[no-untyped-def]
     table, layout, rows, first_row, are_apart, unit_h, f, options, own, tree, node, best
 ):
     """`splitting.scan_categorical` of a node, from its rows."""
-    part, sums = own.levels[: layout.offset[f + 1] - layout.offset[f]], own.sums[node]
+    part, out_set = own.levels[: layout.offset[f + 1] - layout.offset[f]], tree.category_set[node]
+    sums = own.sums[node, : part.shape[1]]
     _sum_levels(table, rows[tree.start[node] : tree.stop[node]], first_row, are_apart, unit_h, f, own, part)
+    if not may_sets_gain(part, sums, options, best):
+        return best, False
     min_rows = options.categorical_min_rows if layout.is_categorical[f] == CATEGORY else 0.0
-    out_set = tree.category_set[node]
-    return scan_categorical(part, sums[: part.shape[1]], options, min_rows, -np.inf, np.inf, best, out_set)
+    scratch = own.level_places, own.level_keys, own.pair
+    return scan_sets(part, sums, options, min_rows, -np.inf, np.inf, best, *scratch, out_set)
 
 
 @lean
@@ -252,7 +300,7 @@ def _sum_levels(table, members, first_row, are_apart, unit_h, f, own, out_levels
 
 
 @inlined
-def _split(table, layout, local, n_bins, rows, out_rows, own, tree, node, left, right):  # type: ignore[no-untyped-def]
+def _split(table, layout, local, n_bins, rows, out_rows, are_apart, own, tree, node, left, right):  # type: ignore[no-untyped-def]
     """Send the rows of a node to two children, which are opened."""
     start, stop, out_start, out_stop = tree.start[node], tree.stop[node], tree.out_start[node], tree.out_stop[node]
     f, is_by_cell = np.int64(tree.feature[node]), False
@@ -260,9 +308,14 @@ def _split(table, layout, local, n_bins, rows, out_rows, own, tree, node, left, 
     column, middle, out_middle = table.words[f >> 2], start, out_start
     if not layout.is_categorical[f]:
         missing = np.int64(layout.offset[f + 1] - layout.offset[f] - 1)
-        middle, is_by_cell, left_bin, right_bin, last_bin = _deal_rows(
-            column, shift, mask, missing, local.cell, len(own.bar), n_bins, rows, own.buffer, tree, node, table.weight
-        )
+        lane, n_lanes = np.int64(tree.right_bin[node]), local.cell.shape[1]
+        cut, missing_cell = tree.left_bin[node] * n_lanes + lane, n_bins * n_lanes + lane
+        n_left = _deal_rows(local.cell, lane, cut, missing_cell, tree.missing_left[node], rows[start:stop], own.buffer)
+        middle = start + n_left
+        beside = column, shift, mask, missing, table.weight, are_apart
+        _, left_bin, is_left_whole = _range_of_bins(rows[start:middle], *beside)
+        right_bin, last_bin, is_right_whole = _range_of_bins(rows[middle:stop], *beside)
+        is_by_cell = is_left_whole and is_right_whole and left_bin >= 0
         if left_bin < 0:
             # Missing values alone go left, against all others: the same split, written with them on the right.
             left_bin, right_bin, tree.missing_left[node] = last_bin, missing, False
@@ -281,28 +334,41 @@ def _split(table, layout, local, n_bins, rows, out_rows, own, tree, node, left, 
 
 
 @inlined
-def _deal_rows(column, shift, mask, missing, cell, n_lanes, n_bins, rows, buffer, tree, node, weight):  # type: ignore[no-untyped-def]
-    """Sort the rows of a node in two by the local bins of a cut, as `partition.partition_rows` would.
+def _deal_rows(cell, lane, cut, missing_cell, missing_left, part, buffer):  # type: ignore[no-untyped-def]
+    """Sort the rows ``part`` in two by their cells, as `partition.partition_rows` would; return how many go left.
 
-    Returns the place where those begin that go right, whether it is right, and of the node's rows with weight the last
-    bin left of the cut, −1 if there is none, the first one right of it, and the last of all. It may be wrong for rows
-    without weight, whose values had no say in where the threshold stands.
+    cut, missing_cell : int64, the last cell that goes left, and that of missing values, the last of all
+
+    Where missing values go left they come first: cells are counted from theirs on, and wrap around.
     """
-    start, stop, lane = tree.start[node], tree.stop[node], np.int64(tree.right_bin[node])
-    last_cell, missing_cell = tree.left_bin[node] * n_lanes + lane, n_bins * n_lanes + lane
-    left_bin, right_bin, last_bin = np.int64(-1), missing, np.int64(-1)
-    part, n_left, missing_left, all_count = rows[start:stop], np.uint64(0), tree.missing_left[node], True
+    begin = np.uint32(missing_cell if missing_left else 0)
+    last, n_left = np.uint32(np.uint32(cut) - begin), np.uint64(0)
     for j in range(len(part)):
         i = part[j]
-        code, own = np.int64((column[i] >> shift) & mask), np.int64(cell[i, lane])
-        is_below, is_missing, counts = own <= last_cell, own == missing_cell, weight[i] > 0.0
-        all_count &= counts
         buffer[np.uint64(j) - n_left] = i
         part[n_left] = i
-        n_left += np.uint64(is_below | (is_missing & missing_left))
-        left_bin = max(left_bin, code if is_below & counts else np.int64(-1))
-        right_bin = min(right_bin, code if counts & (not is_below) else missing)
-        last_bin = max(last_bin, code if counts & (not is_missing) else np.int64(-1))
+        n_left += np.uint64(np.uint32(np.uint32(cell[i, lane]) - begin) <= last)
     for j in range(len(part) - np.int64(n_left)):
         part[n_left + np.uint64(j)] = buffer[j]
-    return start + np.int64(n_left), all_count and left_bin >= 0, left_bin, right_bin, last_bin
+    return np.int64(n_left)
+
+
+@inlined
+def _range_of_bins(part, column, shift, mask, missing, weight, are_apart):  # type: ignore[no-untyped-def]
+    """First and last bin of rows with weight but the *missing* one, which comes after all others, and whether all have.
+
+    They are ``missing`` and −1 where there is no such row. Rows without weight, of which there are none unless rows are
+    weighed apart, had no say in where the threshold stands.
+    """
+    none, first, last, all_count = np.int32(-1), np.int32(missing), np.int32(-1), True
+    if are_apart:
+        for j in range(len(part)):
+            code, counts = np.int32((column[part[j]] >> shift) & mask), weight[part[j]] > 0.0
+            all_count &= counts
+            first = min(first, code if counts else np.int32(missing))
+            last = max(last, code if counts & (code < missing) else none)
+        return np.int64(first), np.int64(last), all_count
+    for j in range(len(part)):
+        code = np.int32((column[part[j]] >> shift) & mask)
+        first, last = min(first, code), max(last, code if code < missing else none)
+    return np.int64(first), np.int64(last), all_count

@@ -205,20 +205,41 @@ def scan_categorical(histogram, sums, options, min_rows, low, high, best, out_se
 
     Returns (score, missing goes left); ``out_set`` is written only where the score beats ``best``.
     """
-    n_levels, n_channels = histogram.shape
-    n_outputs = n_channels - 1 if options.constant_hessian else (n_channels - 1) // 2
-    l2 = options.l2 + options.categorical_prior * mean_hessian(sums, n_outputs, options)
-    if most_of_levels(histogram, n_outputs, options, l2) <= best:
+    if not may_sets_gain(histogram, sums, options, best):
         return best, False
-    room, keys = np.empty((3, n_levels), dtype=np.int64), np.empty((2, n_levels))
+    n_levels, n_channels = histogram.shape
+    room, keys, pair = np.empty((3, n_levels), dtype=np.int64), np.empty((2, n_levels)), np.empty((2, n_channels))
+    return scan_sets(histogram, sums, options, min_rows, low, high, best, room, keys, pair, out_set)
+
+
+@lean
+def _l2_of_sets(histogram, sums, options):  # type: ignore[no-untyped-def]
+    n_outputs = count_outputs(histogram.shape[1], options)
+    return options.l2 + options.categorical_prior * mean_hessian(sums, n_outputs, options)
+
+
+@lean
+def may_sets_gain(histogram, sums, options, best):  # type: ignore[no-untyped-def]
+    """Whether a set of levels may score more than ``best``, which takes less time to say than to look for it."""
+    n_outputs = count_outputs(histogram.shape[1], options)
+    return not most_of_levels(histogram, n_outputs, options, _l2_of_sets(histogram, sums, options)) <= best
+
+
+@lean
+def scan_sets(histogram, sums, options, min_rows, low, high, best, room, keys, pair, out_set):  # type: ignore[no-untyped-def]
+    """`scan_categorical` in memory of the caller's.
+
+    room : int64 (3, >= n_levels); keys : float64 (2, >= n_levels); pair : float64 (2, n_channels)
+    """
+    n_levels, n_channels = histogram.shape
+    n_outputs, l2 = count_outputs(n_channels, options), _l2_of_sets(histogram, sums, options)
     n_used, has_rest = levels_in_use(histogram, min_rows, room[0])
     if n_used + has_rest < 2:
         return best, False
     levels = room[0, :n_used]
     level_keys(histogram, levels, sums, n_outputs, options, keys[0], keys[1])
     sort_levels(levels, keys[0], room[1], room[2])
-    left = np.empty(n_channels)
-    right = np.empty(n_channels)
+    left, right = pair[0], pair[1]
     found, n_left, is_reversed, is_left_heavier = best, 0, False, False
     for direction in range(2 if has_rest else 1):
         left[:] = 0.0
@@ -237,16 +258,16 @@ def scan_categorical(histogram, sums, options, min_rows, low, high, best, out_se
                 )
     if n_left == 0:
         return best, False
-    goes_left = np.empty(n_levels, dtype=np.bool_)
+    goes_left = room[1]
     for b in range(n_levels):
         goes_left[b] = is_left_heavier and histogram[b, 0] <= 0.0
     for j in range(n_left):
-        goes_left[levels[n_used - 1 - j] if is_reversed else levels[j]] = True
+        goes_left[levels[n_used - 1 - j] if is_reversed else levels[j]] = 1
     out_set[:] = 0
     for b in range(n_levels - 1):
         if goes_left[b]:
             out_set[b >> 5] |= np.uint32(1) << np.uint32(b & 31)
-    return found, goes_left[n_levels - 1]
+    return found, goes_left[n_levels - 1] != 0
 
 
 @lean_jit

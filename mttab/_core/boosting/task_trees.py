@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from .jit import inlined, serial_and_parallel
+from .jit import inlined, lean, serial_and_parallel
 from .local_bins import FEW_ROWS, MAX_ROWS
 from .local_search import n_planes_for
 from .node_search import allocate_candidates
 from .small_nodes import SMALL_NODE
 from .small_trees import grow_small_tree, new_small_scratch
 from .tree import grow_tree, scratch_of_rows
-from .tree_arrays import tree_at
+from .tree_arrays import lent_tree_at, tree_at
 
 # Small tasks that a thread takes at a time, and lays out memory for; fewer where that leaves less than so many turns.
 TASKS_AT_ONCE, MIN_TURNS = 32, 16
@@ -59,7 +59,7 @@ def _grow_small_trees(  # type: ignore[no-untyped-def]
     table, layout, rows, row_start, out_rows, out_start, local, is_weighted, growth, options, seeds, trees
 ):
     """The same for every task that has local bins; is_weighted : bool, rows have weights other than 1."""
-    n_nodes, n_features, n_trees = trees.n_nodes, len(layout.offset) - 1, len(seeds)
+    n_features, n_trees = len(layout.offset) - 1, len(seeds)
     n_channels = 2 if options.constant_hessian else 3
     at_once = max(1, min(TASKS_AT_ONCE, n_trees // MIN_TURNS))
     for job in prange((n_trees + at_once - 1) // at_once):
@@ -77,17 +77,28 @@ def _grow_small_trees(  # type: ignore[no-untyped-def]
         size = n_features, local.cell.shape[1], most + 1, n_channels
         counted = new_small_scratch(n_leaves_counted, *size, n_planes_for(options.constant_hessian, False))
         apart = new_small_scratch(n_leaves_apart, *size, n_planes_for(options.constant_hessian, True))
-        for t in range(first, last):  # type: ignore[call-overload]
-            if local.n_bins[t] > 0:
-                own_rows = rows[row_start[t] : row_start[t + 1]]
-                own_out_rows = out_rows[out_start[t] : out_start[t + 1]]
-                # What is in and what is left out are a task's rows, one after the other.
-                first_row = np.uint32(row_start[t] + out_start[t])
-                are_apart = _are_apart(t, row_start, out_start, is_weighted)
-                n_nodes[t] = grow_small_tree(
-                    table, layout, local, local.n_bins[t], own_rows, own_out_rows, first_row, are_apart, growth,
-                    options, apart if are_apart else counted, seeds[t], tree_at(trees, t),
-                )  # fmt: skip
+        sample = rows, row_start, out_rows, out_start
+        _grow_small_trees_of(
+            table, layout, *sample, local, is_weighted, growth, options, seeds, counted, apart, first, last, trees
+        )
+
+
+@lean
+def _grow_small_trees_of(  # type: ignore[no-untyped-def]
+    table, layout, rows, row_start, out_rows, out_start, local, is_weighted, growth, options, seeds, counted, apart,
+    first, last, trees,
+):  # fmt: skip
+    """The trees of tasks ``first:last``; a function of its own, so that nobody counts, task by task, who has arrays."""
+    for t in range(first, last):
+        if local.n_bins[t] > 0:
+            own_rows, own_out_rows = rows[row_start[t] : row_start[t + 1]], out_rows[out_start[t] : out_start[t + 1]]
+            # What is in and what is left out are a task's rows, one after the other.
+            first_row = np.uint32(row_start[t] + out_start[t])
+            are_apart = _are_apart(t, row_start, out_start, is_weighted)
+            trees.n_nodes[t] = grow_small_tree(
+                table, layout, local, local.n_bins[t], own_rows, own_out_rows, first_row, are_apart, growth, options,
+                apart if are_apart else counted, seeds[t], lent_tree_at(trees, t),
+            )  # fmt: skip
 
 
 @inlined

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .jit import inner, lean_jit
+from .jit import inlined, inner, lean_jit
 
 
 class TreeArrays(NamedTuple):
@@ -75,8 +75,7 @@ def only_tree(trees: TreeArrays) -> TreeArrays:
     return TreeArrays._make([*(array[0] for array in trees[:-1]), trees.n_nodes])
 
 
-@inner
-def tree_at(trees, t):  # type: ignore[no-untyped-def]
+def _tree_at(trees, t):  # type: ignore[no-untyped-def]
     """Views on tree ``t`` of a stack of trees."""
     return TreeArrays(
         trees.feature[t],
@@ -98,6 +97,10 @@ def tree_at(trees, t):  # type: ignore[no-untyped-def]
         trees.high[t],
         trees.n_nodes[t : t + 1],
     )
+
+
+# The other one is for callers that count no references, see `linking.lent`.
+tree_at, lent_tree_at = inner(_tree_at), inlined(_tree_at)
 
 
 @lean_jit
