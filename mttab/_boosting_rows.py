@@ -8,9 +8,9 @@ import numpy as np
 
 from mttab._core.boosting.binning import BinMapper
 from mttab._core.boosting.rows import TrainingRows, ValidationRows
-from mttab._core.boosting.scoring import order_of_tasks
 from mttab._core.features import LargeTable
 from mttab._core.long_table import LongTable, TargetScaling
+from mttab._core.sorting import order_of_groups
 from mttab._core.tasks import TaskLabels
 
 
@@ -31,7 +31,7 @@ def training_rows(
         # To a kernel an array that is read-only, or strided, is another type.
         y, weight = (np.require(column, np.float64, ["C", "W"]) for column in (long.y, long.weight))
     else:
-        position = order_of_tasks(task, labels.n_tasks)
+        position = order_of_groups(task)
         order, task, y, weight = long.row_idx[position], task[position], long.y[position], long.weight[position]
     if np.array_equal(order, position):
         position = order

@@ -15,7 +15,7 @@ from mttab._core.boosting import rmtgb
 from mttab._core.boosting.binning import BinMapper
 from mttab._core.boosting.forest import PARTITION, SHARED, TASK, Forest, ForestBuilder, add_round
 from mttab._core.boosting.losses import CLASSIFICATION_LOSSES, REGRESSION_LOSSES
-from mttab._core.boosting.scoring import ROW_BLOCK, WALKED_ROWS, order_of_tasks
+from mttab._core.boosting.scoring import ROW_BLOCK, WALKED_ROWS
 from mttab._core.boosting.tree_arrays import allocate_trees
 
 N_TASKS = 4
@@ -286,13 +286,6 @@ def test_truncating_forgets_the_later_rounds_of_one_block(block, expected):
     short = constant_forest(builder, expected).block_scores(*ROWS)
     wanted = constant_forest(builder_of_constants(expected), expected).block_scores(*ROWS)
     np.testing.assert_array_equal(short, wanted)
-
-
-@pytest.mark.parametrize("n_tasks", [1, 255, 256, 65535, 65536])
-def test_rows_in_task_order_are_those_of_a_stable_sort_whatever_type_numbers_of_tasks_fit(n_tasks):
-    task = np.random.default_rng(0).integers(0, n_tasks + 1, 300).astype(np.int32)
-    task[::7] = n_tasks  # of no known task
-    np.testing.assert_array_equal(order_of_tasks(task, n_tasks), np.argsort(task, kind="stable"))
 
 
 def test_truncating_keeps_the_forest_that_was_started_from():

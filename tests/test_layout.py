@@ -62,7 +62,7 @@ LAZY = {"persistence": ESTIMATORS}
 # Inside `_core`, and inside a package of it, a module may import those that stand before it. The files of `_core`
 # itself lie below its packages.
 PLAIN = (
-    *("scalars", "archive", "records", "lightgbm_text", "progress", "frames", "tasks", "task_clusters"),
+    *("sorting", "scalars", "archive", "records", "lightgbm_text", "progress", "frames", "tasks", "task_clusters"),
     *("validation", "other_tasks", "targets", "features", "holdout", "long_table", "target_table", "sources"),
 )
 ORDER = {

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .sorting import order_within_groups
+
 # Below this many labelled rows early_stopping="auto" keeps them all for training.
 AUTO_EARLY_STOPPING_ROWS = 200
 
@@ -32,8 +34,10 @@ def stratified_holdout(strata: np.ndarray, fraction: float, rng: np.random.Gener
         together; a stratum of one row gives none.
     """
     u = rng.random(len(strata))
-    order = np.lexsort((u, strata))
-    _, start, counts = np.unique(strata[order], return_index=True, return_counts=True)
+    order = order_within_groups(u, strata)
+    stratum = strata[order]
+    start = np.append(0, np.flatnonzero(stratum[1:] != stratum[:-1]) + 1) if len(u) else np.empty(0, dtype=np.int64)
+    counts = np.diff(np.append(start, len(u)))
     # Systematic sampling: walk through each stratum in steps of `fraction` from an offset of its own.
     offset = np.repeat(np.modf(np.add.reduceat(u[order], start))[0], counts) if len(u) else u
     place = np.arange(len(u)) - np.repeat(start, counts)

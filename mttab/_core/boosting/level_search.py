@@ -15,7 +15,7 @@ from .jit import inlined, lean, lean_jit, serial_and_parallel
 from .level import new_room
 from .level_categories import call_best_subsets
 from .node_search import first_feature
-from .packed_histogram import fill_packed, subtract_exactly
+from .packed_histogram import fill_packed, new_cells, subtract_exactly
 from .splitting import TIE, count_outputs, pair_score
 from .views import flat
 
@@ -36,9 +36,8 @@ def _search_level(  # type: ignore[no-untyped-def]
         thread = np.int64(job)  # a parallel loop counts in uint64
         first = first_feature(thread, n_threads, n_features)
         last = first_feature(thread + 1, n_threads, n_features)
-        fill_histograms(
-            words, task, layout, rows, packing, scratch, scratch.sums[thread], starts, stops, level, first, last
-        )
+        own = scratch.sums[thread], *new_cells()
+        fill_histograms(words, task, layout, rows, packing, scratch, own, starts, stops, level, first, last)
         room = new_room(layout, options, level)
         _search_features(layout, options, level, room, first, last)
 
@@ -47,14 +46,17 @@ search_level, search_level_parallel = serial_and_parallel(_search_level)
 
 
 @lean
-def fill_histograms(words, task, layout, rows, packing, scratch, sums, starts, stops, level, first, last):  # type: ignore[no-untyped-def]
-    """Histograms of the level's nodes over the features ``first:last``; sums is the thread's of ``scratch.sums``."""
+def fill_histograms(words, task, layout, rows, packing, scratch, own, starts, stops, level, first, last):  # type: ignore[no-untyped-def]
+    """Histograms of the level's nodes over the features ``first:last``.
+
+    own : scratch of the thread, its ``scratch.sums`` and `packed_histogram.new_cells`
+    """
     pool, slot, smalls, larges = level.pool, level.slot, level.small, level.large
     for p in range(level.counts[1]):
         start, stop, histogram = starts[smalls[p]], stops[smalls[p]], pool[slot[smalls[p]]]
         if packing is not None:
             fill_packed(
-                words, task, layout, rows, start, stop, scratch.gathered[start:stop], packing, first, last, sums,
+                words, task, layout, rows, start, stop, scratch.gathered[start:stop], packing, first, last, *own,
                 histogram,
             )  # fmt: skip
         else:

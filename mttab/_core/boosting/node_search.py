@@ -13,7 +13,7 @@ from numba import prange
 
 from .histogram import fill_floats, subtract_histogram
 from .jit import inner, serial_and_parallel
-from .packed_histogram import fill_packed, subtract_exactly
+from .packed_histogram import fill_packed, new_cells, subtract_exactly
 from .splitting import TIE, find_feature_split, sums_score
 
 
@@ -65,7 +65,7 @@ def _fill(words, task, layout, rows, start, stop, packing, scratch, thread, firs
     if packing is not None:  # known where this is compiled, so that only one of the two is
         fill_packed(
             words, task, layout, rows, start, stop, scratch.gathered, packing, first, last, scratch.sums[thread],
-            out_histogram,
+            *new_cells(), out_histogram,
         )  # fmt: skip
     else:
         fill_floats(words, task, layout, rows, start, stop, scratch.statistics, first, last, out_histogram)

@@ -155,7 +155,7 @@ def unpack(fields, packing):  # type: ignore[no-untyped-def]
 
 
 @lean
-def _gather_part(rows, start, stop, packed, packing, out_packed, out_sums):  # type: ignore[no-untyped-def]
+def gather_and_sum(rows, start, stop, packed, packing, out_packed, out_sums):  # type: ignore[no-untyped-def]
     """Copy the packed rows of ``rows[start:stop]`` to ``out_packed`` and sum their fields as floats."""
     out_sums[:] = 0.0
     first, n_rows = np.int64(0), stop - start
@@ -182,7 +182,7 @@ def _gather_packed(rows, start, stop, packed, packing, n_threads, out_packed, ou
     for job in prange(n_threads):
         p = np.int64(job)  # a parallel loop counts in uint64
         first, last = (stop - start) * p // n_threads, (stop - start) * (p + 1) // n_threads
-        _gather_part(rows, start + first, start + last, packed, packing, out_packed[first:last], sums[p])
+        gather_and_sum(rows, start + first, start + last, packed, packing, out_packed[first:last], sums[p])
     out_sums[:] = 0.0
     for part in range(n_threads):  # a sum by numpy would be a parallel loop of its own
         for c in range(len(out_sums)):
@@ -291,14 +291,22 @@ def _add_task_levels(task, rows, start, stop, packed, packing, out_histogram):  
 
 
 @inner
-def fill_packed(words, task, layout, rows, start, stop, packed, packing, first, last, sums, out_histogram):  # type: ignore[no-untyped-def]
+def new_cells():  # type: ignore[no-untyped-def]
+    """Scratch for `fill_packed`: bins of four features, which are 0 between two nodes, and words of rows."""
+    return np.zeros((4, 256), dtype=np.int64), np.empty(WORDS_AT_ONCE, dtype=np.uint32)
+
+
+@lean
+def fill_packed(  # type: ignore[no-untyped-def]
+    words, task, layout, rows, start, stop, packed, packing, first, last, sums, cells, own_words, out_histogram
+):
     """`histogram.fill_floats` from packed rows; ``first`` is even, ``last`` even or the number of features.
 
     words : uint32 (n_blocks, n_rows), four bins each; packed : int64, of the node's rows from place 0 on
-    sums : int64 (3, 1024), scratch; out_histogram : float64 (n_bins_total, 2 or 3)
+    sums : int64 (3, 1024), scratch; cells, own_words : from `new_cells`
+    out_histogram : float64 (n_bins_total, 2 or 3)
     """
     offset = layout.offset
-    cells, own_words = np.zeros((4, 256), dtype=np.int64), np.empty(WORDS_AT_ONCE, dtype=np.uint32)
     in_one_go = stop - start <= packing.chunk
     n_in_words = last
     if last > first and layout.is_categorical[last - 1] == TASK_ID:
@@ -327,7 +335,9 @@ def fill_packed(words, task, layout, rows, start, stop, packed, packing, first, 
                 _write_cells(cells[own - f], packing, out)
             else:
                 _write_sums(sums[:, 256 * (own - f) :], packing, out)
-        f += n_here  # what a feature of another thread, or none, has left in the cells is not read any more
+        for k in range(n_in_words - f, n_here):  # what a feature of another thread, or none, has left
+            cells[k, :] = 0
+        f += n_here
 
 
 @lean_jit

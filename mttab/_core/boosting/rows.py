@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mttab._core.sorting import order_within_groups
+
 from .forest import PARTITION
 from .sampling import draw_rows, leave_tasks_out, uniform_of_keys
 
@@ -207,7 +209,7 @@ class TrainingRows:
 
 def _different(values: np.ndarray, task: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where the different values of each task stand, in order, and which of them each value (n,) is."""
-    order = np.lexsort((values, task))
+    order = order_within_groups(values, task)
     is_new = np.ones(len(order), dtype=bool)
     is_new[1:] = (np.diff(values[order]) != 0) | (np.diff(task[order]) != 0)
     which = np.empty(len(order), dtype=np.int64)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
+from mttab._core.sorting import order_of_groups
+
 from .jit import lean, lean_jit, serial_and_parallel
 from .leaf_masks import allocate_masks, find_leaves, is_left, make_masks, masks_of
 
@@ -81,15 +83,9 @@ def _add_trees(X, task, nodes, trees, masks, mixing, begin, end, task_begin, tas
 add_trees, add_trees_parallel = serial_and_parallel(_add_trees)
 
 
-def order_of_tasks(task: np.ndarray, n_tasks: int) -> np.ndarray:
-    """Places int (n_rows,) of rows in task order, those of one task as they come; ``n_tasks`` may be a task, too."""
-    # In the smallest type that will do: numpy sorts numbers of 16 bits by their digits, in a fifth of the time.
-    return np.argsort(task.astype(np.min_scalar_type(n_tasks)), kind="stable")
-
-
 def blocks_of_tasks(task: np.ndarray, n_tasks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows of known tasks in task order, in blocks of rows of one task: the order, and task and start of each block."""
-    order = order_of_tasks(task, n_tasks)
+    order = order_of_groups(task)
     counts = np.bincount(task, minlength=n_tasks)[:n_tasks]
     n_blocks = -(-counts // ROW_BLOCK)
     block_task = np.repeat(np.arange(n_tasks), n_blocks)

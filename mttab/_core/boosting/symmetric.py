@@ -20,7 +20,7 @@ from .histogram import gather_statistics
 from .jit import jit, lean, lean_jit
 from .level import allocate_level
 from .level_search import best_feature, search_level, search_level_parallel
-from .packed_histogram import gather_packed
+from .packed_histogram import gather_and_sum
 from .splitting import TIE, count_outputs, pair_score, sums_score
 from .tree import EMPTY_NODE, begin_tree, bound_children, draw_among, split_node, value_leaves
 from .tree_arrays import close_leaves, open_node
@@ -101,7 +101,7 @@ def draw_level(level, growth, options, n_outputs, state):  # type: ignore[no-unt
 def _gather_node(table, rows, start, stop, options, packing, scratch, out_sums):  # type: ignore[no-untyped-def]
     """Bring a node's derivatives into the order of its rows, at the places of its rows, and sum them."""
     if packing is not None:
-        gather_packed(rows, start, stop, scratch.packed, packing, np.int64(1), scratch.gathered[start:stop], out_sums)
+        gather_and_sum(rows, start, stop, scratch.packed, packing, scratch.gathered[start:stop], out_sums)
     else:
         gather_statistics(
             rows, start, stop, table.gradient, table.hessian, table.weight, options.constant_hessian,
