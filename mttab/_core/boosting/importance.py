@@ -56,9 +56,9 @@ def _by_tree(forest: Forest, n_features: int, kind: str) -> np.ndarray:
     # Nodes lie tree after tree, but trees are sorted by block: a tree's nodes end where the next root stands.
     by_root = np.argsort(forest.trees.root, kind="stable")
     tree = np.repeat(by_root, np.diff(forest.trees.root[by_root], append=len(nodes.feature)))
-    is_split = nodes.feature >= 0
-    cell = tree[is_split] * (n_features + 1) + nodes.feature[is_split]
-    value = nodes.gain[is_split] if kind == "gain" else np.ones(len(cell))
+    # Leaves, of feature −1, count as 0 of the feature before, or of the first.
+    cell = np.maximum(tree * (n_features + 1) + nodes.feature, 0)
+    value = np.where(nodes.feature >= 0, nodes.gain, 0.0) if kind == "gain" else nodes.feature >= 0
     sums = np.bincount(cell, value, n_trees * (n_features + 1))
     return sums.reshape(n_trees, n_features + 1).astype(np.float64)  # of no split, numpy counts in int64
 
