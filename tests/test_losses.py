@@ -1,6 +1,7 @@
 """Losses: derivatives are those of the values, constants of least loss, links. Every row of the tables is tested."""
 
 import time
+from itertools import pairwise
 
 import numba
 import numpy as np
@@ -181,6 +182,17 @@ def test_weight_two_is_the_row_twice_in_the_base_score(name):
     np.testing.assert_allclose(
         loss.base_score(y, repeats.astype(float)), loss.base_score(repeated, np.ones(len(repeated))), rtol=1e-12
     )
+
+
+@each_loss
+def test_base_scores_of_runs_of_rows_are_those_of_the_rows_alone_and_0_without_rows(name):
+    loss, y = LOSSES[name], targets(name, 60, seed=6)
+    weight, start = np.random.default_rng(7).uniform(0.5, 2.0, 60), np.array([0, 0, 7, 8, 60, 60])
+    own = [slice(*ends) for ends in pairwise(start)]
+    expected = [loss.base_score(y[rows], weight[rows]) if y[rows].size else np.zeros(loss.n_outputs) for rows in own]
+    found = loss.base_scores(y, weight, start)
+    assert found.shape == (5, loss.n_outputs)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["regression-absolute_error", "regression-quantile", "regression-squared_error"])

@@ -1,6 +1,7 @@
 """How much tasks share: what each way stands for, which one is found, and the fit on all rows that follows."""
 
 import pickle
+from threading import Event
 from types import SimpleNamespace
 
 import numba
@@ -203,6 +204,49 @@ def test_where_the_category_is_clearly_behind_on_the_first_fold_the_best_of_the_
     race, group = PlannedRace({"pooled": (-9.0,) * 3, "groups": (-8.9,) * 3}), np.array([0, 0, 1])
     assert choose_sharing(race, lambda: (np.ones((3, 3)), group), may_separate=True).name == "pooled"
     assert (race.folds_tried("category"), race.folds_tried("groups")) == ([0], [0, 1, 2])
+
+
+class WatchedRace(PlannedRace):
+    """... that knows how many fits have begun when the tasks are compared, and waits for them with two threads."""
+
+    def __init__(self, n_at_once):
+        super().__init__({"pooled": (0.1,) * 3, "groups": (-3.0,) * 3, "separate": (3.0,) * 3})
+        self.n_at_once, self.has_begun, self.n_begun = n_at_once, Event(), None
+
+    def _judge(self, sharing, fold, progress):
+        losses = super()._judge(sharing, fold, progress)
+        self.has_begun.set()
+        return losses
+
+    def compare(self):
+        if self.n_at_once > 1:
+            assert self.has_begun.wait(timeout=60), "nothing is judged while tasks are compared"
+        self.n_begun = len(self.tried)
+        return np.eye(3), np.array([0, 0, 1])
+
+
+def test_tasks_are_compared_while_the_ways_that_do_not_depend_on_it_race_and_the_result_is_the_same():
+    found = []
+    for n_at_once in (1, 2):
+        race = WatchedRace(n_at_once)
+        found.append(choose_sharing(race, race.compare, may_separate=True))
+        assert (race.n_begun == 0) == (n_at_once == 1)
+        assert race.folds_tried("separate") == [0] and race.folds_tried("groups") == [0, 1, 2]
+    assert found[0].name == found[1].name == "groups"
+    for name in ("group", "agreement"):
+        np.testing.assert_array_equal(getattr(found[0], name), getattr(found[1], name))
+
+
+@pytest.mark.parametrize("n_at_once", [1, 2])
+def test_what_goes_wrong_while_tasks_are_compared_is_said(n_at_once):
+    race = PlannedRace({"pooled": (0.1,) * 3})
+    race.n_at_once = n_at_once
+
+    def compare():
+        raise MemoryError("too many tasks")
+
+    with pytest.raises(MemoryError, match="too many tasks"):
+        choose_sharing(race, compare, may_separate=True)
 
 
 @pytest.mark.parametrize(

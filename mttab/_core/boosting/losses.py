@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -90,6 +91,14 @@ class Loss:
         """Constant score (K,) of least loss."""
         raise NotImplementedError
 
+    def base_scores(self, y: np.ndarray, weight: np.ndarray, start: np.ndarray) -> np.ndarray:
+        """The same (n_runs, K) of each of the runs of rows ``start[k]:start[k + 1]``, 0 where there are none."""
+        out = np.zeros((len(start) - 1, self.n_outputs))
+        for k, (first, last) in enumerate(pairwise(start)):
+            if last > first:
+                out[k] = self.base_score(y[first:last], weight[first:last])
+        return out
+
     def link_inverse(self, score: np.ndarray) -> np.ndarray:
         """Prediction from score: the identity, unless the loss has a link."""
         return score
@@ -123,6 +132,11 @@ class SquaredError(Loss):
 
     def base_score(self, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
         return np.array([np.average(y, weights=weight)])
+
+    def base_scores(self, y: np.ndarray, weight: np.ndarray, start: np.ndarray) -> np.ndarray:
+        run, n_runs = np.repeat(np.arange(len(start) - 1), np.diff(start)), len(start) - 1
+        mass, total = np.bincount(run, weight, n_runs), np.bincount(run, weight * y, n_runs)
+        return np.divide(total, mass, out=np.zeros(n_runs), where=mass > 0)[:, None]
 
 
 def _quantile_derivatives(y, score, weight, quantile, out_gradient, out_hessian, out_loss):  # type: ignore[no-untyped-def]

@@ -75,12 +75,9 @@ def task_agreement(
 
 def _level_of_each_task(rows: TrainingRows, loss: Loss, base: np.ndarray) -> np.ndarray:
     """Score (n_rows, n_outputs) to start from: the best constant of each task where labels may differ in level."""
-    score = Scores.zeros(base, rows.task).fixed
     if loss.is_location:
-        for first, last in zip(rows.task_start[:-1], rows.task_start[1:], strict=True):
-            if last > first:
-                score[first:last] = loss.base_score(rows.y[first:last], rows.weight[first:last])
-    return score
+        return loss.base_scores(rows.y, rows.weight, rows.task_start)[rows.task]
+    return Scores.zeros(base, rows.task).fixed
 
 
 @jit
