@@ -155,7 +155,7 @@ def test_nobody_counts_references_while_trees_of_small_tasks_grow():
     # Every array of every tuple that a step is given would be counted up and down: a third of the time of such a tree.
     linking = pytest.importorskip("mttab._core.boosting.linking")
     callees = called_by(task_trees._grow_small_trees_of)
-    assert {"_search", "scan_sets", "set_values_of"} <= {kernel.py_func.__name__ for kernel in callees.values()}
+    assert {"_search", "scan_categorical", "set_values_of"} <= {kernel.py_func.__name__ for kernel in callees.values()}
     compilers = {
         name: getattr(kernel, "linked", kernel)._compiler.pipeline_class.__name__ for name, kernel in callees.items()
     }

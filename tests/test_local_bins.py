@@ -232,3 +232,16 @@ def test_rows_of_classes_without_weight_steer_no_split_of_a_small_task():
         model = RMTGBClassifier(**options).fit(values, labels)
         predictions.append(model.predict_proba(X[labels < 2]))
     np.testing.assert_array_equal(*predictions)
+
+
+@pytest.mark.parametrize("unit", [1e6, 1e7, 1e9, 1e12])
+def test_trees_of_small_tasks_are_the_same_whatever_the_unit_of_weights_is(unit):
+    # Beside large sums of weights 24 bits do not see the rows that a cut leaves on its right: there may be none.
+    X, y = make_task_groups(60, group_sizes=(4,), random_state=0)
+
+    def fit(unit):
+        options = {"min_samples_leaf": int(5 * unit), "max_iter_task": 5, "l2_regularization": 0.0}
+        model = RMTGBRegressor(task_column="task", sharing="separate", early_stopping=False, random_state=0, **options)
+        return model.fit(X, y, sample_weight=np.full(len(y), unit)).predict(X)
+
+    np.testing.assert_allclose(fit(unit), fit(1e3), rtol=1e-9)

@@ -32,10 +32,10 @@ def test_rows_of_a_group_are_in_the_order_of_their_values(groups, seed, has_ties
         np.testing.assert_array_equal(order, expected)
 
 
-@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32, np.uint64])
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32, np.uint64, np.float64])
 def test_any_whole_numbers_are_groups(dtype):
-    groups = np.array([2, 0, 70_000, 2, 1], dtype=dtype)
-    assert order_of_groups(groups).tolist() == [1, 4, 0, 3, 2]
+    groups = np.array([2, 0, 70_000, 2, 1, 2049, 2048, 2049], dtype=dtype)
+    assert order_of_groups(groups).tolist() == [1, 4, 0, 3, 6, 5, 7, 2]
 
 
 @pytest.mark.parametrize("n_tasks", [1, 255, 256, 65535, 65536])

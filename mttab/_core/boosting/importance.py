@@ -60,7 +60,7 @@ def _by_tree(forest: Forest, n_features: int, kind: str) -> np.ndarray:
     cell = np.maximum(tree * (n_features + 1) + nodes.feature, 0)
     value = np.where(nodes.feature >= 0, nodes.gain, 0.0) if kind == "gain" else nodes.feature >= 0
     sums = np.bincount(cell, value, n_trees * (n_features + 1))
-    return sums.reshape(n_trees, n_features + 1).astype(np.float64)  # of no split, numpy counts in int64
+    return sums.reshape(n_trees, n_features + 1).astype(np.float64)  # of no node, numpy counts in int64
 
 
 def normalised(gain: np.ndarray) -> np.ndarray:

@@ -239,7 +239,8 @@ def linked(function: Callable[..., Any], **options: Any) -> Any:
 def lent(function: Callable[..., Any], **options: Any) -> Any:
     """The same for a ``function`` that makes no arrays, is given none by what it calls, and returns none.
 
-    Views are allowed. Its caller keeps the arrays that it works on, so that it need not count who refers to them:
-    numba would raise and lower the count of every array in every tuple that is passed on, a thousand times per tree.
+    Views are allowed, also as what is returned to a caller that is lent itself. Its caller keeps the arrays that it
+    works on, so that it need not count who refers to them: numba would raise and lower the count of every array in
+    every tuple that is passed on, a thousand times per tree.
     """
     return numba.njit(pipeline_class=_LentCompiler, no_cpython_wrapper=True, **options)(function)

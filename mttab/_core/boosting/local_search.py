@@ -15,7 +15,7 @@ A bin holds the sums of all rows up to its end, what is left of a cut there, so 
 Units are powers of two, of few rows a 2⁻¹⁵th of the task's largest gradient, weighed apart or not, that a weight of 2
 may be a row twice, and a 2⁻²²nd of the largest hessian and weight; of more rows 2⁻²¹sts: the sum over n rows is off by
 at most ``n × unit / 2``. Only the choice of cuts sees that, leaf values do not. Cuts are compared in float32, and of
-those whose gains differ by less than `NEAR` the first counts.
+those whose gains are within `NEAR` of the largest the first counts.
 """
 
 from __future__ import annotations
@@ -243,9 +243,10 @@ def gains_of_cuts_by_planes(counts, slot, n_cells, sums, node, are_apart, units,
     for c in range(len(gain)):
         w, h = np.float32(weight[c] & w_mask) * unit_w, np.float32(hessian[c]) * unit_h
         below = h + l2
-        d = np.float32(gradient[c] >> shift) - slope * below
-        is_allowed = (w >= low_w) & (w <= high_w) & (h >= low_h) & (h <= high_h)
-        gain[c] = d * d / (below * (both - below)) if is_allowed else _NONE
+        d, q = np.float32(gradient[c] >> shift) - slope * below, below * (both - below)
+        # Of large sums nothing may be left on the right, as far as 24 bits can tell.
+        is_allowed = (w >= low_w) & (w <= high_w) & (h >= low_h) & (h <= high_h) & (q > _NONE)
+        gain[c] = d * d / q if is_allowed else _NONE
 
 
 @inlined

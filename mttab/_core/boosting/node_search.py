@@ -12,9 +12,9 @@ import numpy as np
 from numba import prange
 
 from .histogram import fill_floats, subtract_histogram
-from .jit import inner, serial_and_parallel
+from .jit import inner, lean, serial_and_parallel
 from .packed_histogram import fill_packed, new_cells, subtract_exactly
-from .splitting import TIE, find_feature_split, sums_score
+from .splitting import TIE, count_outputs, find_feature_split, new_split_room, sums_score
 
 
 class Candidates(NamedTuple):
@@ -103,47 +103,56 @@ def _search_nodes(  # type: ignore[no-untyped-def]
     rest : the parent's histogram, which becomes the sibling's; empty where there is none
     candidates : Candidates, in: what to look for, of the node (0) and of its sibling (1); out: what was found
     """
-    offset, n_features = layout.offset, len(layout.offset) - 1
-    # numba loses what a parallel loop writes to a field of a named tuple: arrays are named before the loop.
-    is_tried, score, left_bin = candidates.is_tried, candidates.score, candidates.left_bin
-    next_bin, missing_left, sums = candidates.next_bin, candidates.missing_left, candidates.sums
-    low, high = candidates.low, candidates.high
-    n_words = (most_bins(offset) + 31) // 32
+    n_features, most = len(layout.offset) - 1, most_bins(layout.offset)
     for job in prange(n_threads):
         thread = np.int64(job)
         first = first_feature(thread, n_threads, n_features)
         last = first_feature(thread + 1, n_threads, n_features)
-        _fill(words, task, layout, rows, start, stop, packing, scratch, thread, first, last, histogram)
-        levels = np.empty(n_words, dtype=np.uint32)
-        for f in range(first, last):
-            a, b = offset[f], offset[f + 1]
-            if len(rest) > 0:
-                if packing is not None:
-                    subtract_exactly(rest[a:b], histogram[a:b], rest[a:b])
-                else:
-                    subtract_histogram(rest[a:b], histogram[a:b], rest[a:b])
-            for k in range(2):
-                if is_tried[k, f]:
-                    part = histogram[a:b] if k == 0 else rest[a:b]
-                    own = sums_score(sums[k], _n_outputs(part, options), options, options.l2, low[k], high[k])
-                    score[k, f], left_bin[k, f], next_bin[k, f], missing_left[k, f] = find_feature_split(
-                        f, part, layout, sums[k], options, low[k], high[k], own, levels
-                    )
+        # What is made is made here: the rest is passed on to a function that need not count who refers to it.
+        own, room = (scratch.sums[thread], *new_cells()), new_split_room(most, histogram.shape[1])
+        out_set = np.empty((most + 31) // 32, dtype=np.uint32)
+        node = words, task, layout, rows, start, stop, packing, scratch, own
+        _search_features(*node, options, histogram, rest, candidates, room, out_set, first, last)
+
+
+@lean
+def _search_features(  # type: ignore[no-untyped-def]
+    words, task, layout, rows, start, stop, packing, scratch, own, options, histogram, rest, candidates, room, out_set,
+    first, last,
+):  # fmt: skip
+    """The same for the features ``first:last``; own, room, out_set : scratch of the thread."""
+    if packing is not None:
+        node = words, task, layout, rows, start, stop, scratch.gathered, packing
+        fill_packed(*node, first, last, *own, histogram)
+    else:
+        fill_floats(words, task, layout, rows, start, stop, scratch.statistics, first, last, histogram)
+    sums, low, high = candidates.sums, candidates.low, candidates.high
+    n_outputs = count_outputs(histogram.shape[1], options)
+    for f in range(first, last):
+        a, b = layout.offset[f], layout.offset[f + 1]
+        if len(rest) > 0:
+            if packing is not None:
+                subtract_exactly(rest[a:b], histogram[a:b], rest[a:b])
+            else:
+                subtract_histogram(rest[a:b], histogram[a:b], rest[a:b])
+        for k in range(2):
+            if candidates.is_tried[k, f]:
+                part = histogram[a:b] if k == 0 else rest[a:b]
+                score = sums_score(sums[k], n_outputs, options, options.l2, low[k], high[k])
+                of_node = layout, sums[k], options, low[k], high[k], score, room, out_set
+                found = find_feature_split(f, part, *of_node)
+                candidates.score[k, f], candidates.left_bin[k, f], candidates.next_bin[k, f] = found[:3]
+                candidates.missing_left[k, f] = found[3]
 
 
 search_nodes, search_nodes_parallel = serial_and_parallel(_search_nodes)
 
 
 @inner
-def _n_outputs(histogram, options):  # type: ignore[no-untyped-def]
-    return histogram.shape[1] - 1 if options.constant_hessian else (histogram.shape[1] - 1) // 2
-
-
-@inner
 def best_candidate(candidates, k, histogram, layout, options, out_set):  # type: ignore[no-untyped-def]
     """What `splitting.find_node_split` returns, of node ``k`` of the candidates, whose histogram this is."""
     sums, low, high = candidates.sums[k], candidates.low[k], candidates.high[k]
-    own = sums_score(sums, _n_outputs(histogram, options), options, options.l2, low, high)
+    own = sums_score(sums, count_outputs(histogram.shape[1], options), options, options.l2, low, high)
     best, feature = own, np.int64(-1)
     for f in range(candidates.score.shape[1]):
         if candidates.is_tried[k, f] and candidates.score[k, f] > best + TIE * abs(best):
@@ -152,7 +161,8 @@ def best_candidate(candidates, k, histogram, layout, options, out_set):  # type:
         return 0.0, feature, np.int64(0), np.int64(0), False
     if layout.is_categorical[feature]:  # the levels were not kept for every feature
         part = histogram[layout.offset[feature] : layout.offset[feature + 1]]
-        find_feature_split(feature, part, layout, sums, options, low, high, own, out_set)
+        room = new_split_room(len(part), part.shape[1])
+        find_feature_split(feature, part, layout, sums, options, low, high, own, room, out_set)
     return (
         best - own,
         feature,

@@ -159,8 +159,9 @@ class TrainingRows:
         slot = np.full((2, longest), -1.0)  # no task has this number
         slot[:, : len(y)] = y, task
         y_of_all, task_of_all = np.moveaxis(peers.gather(slot.ravel()).reshape(-1, 2, longest), 1, 0)
-        order, place = _different(y_of_all.ravel(), task_of_all.ravel())
-        return _place_in_run(task_of_all.ravel()[order])[place[peers.rank * longest :][which]]
+        y, task = y_of_all.ravel(), task_of_all.ravel().astype(np.int64)
+        order, place = _different(y, task)
+        return _place_in_run(task[order])[place[peers.rank * longest :][which]]
 
     def n_different(self) -> int:
         """Number of different rows: the same whatever the weights, and however often a row is there."""

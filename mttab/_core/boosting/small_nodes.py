@@ -13,14 +13,15 @@ import numpy as np
 from numba.cpython.unsafe.numbers import trailing_zeros
 
 from .binning import CATEGORY, TASK_ID, byte_of
-from .jit import jit
-from .splitting import scan_categorical, scan_numeric, sums_score
+from .histogram import set_zero
+from .jit import jit, lean
+from .splitting import count_outputs, new_split_room, scan_categorical, scan_numeric, sums_score
 
 # Largest number of rows of such a node: with more, most bins are in use.
 SMALL_NODE = 256
 
 
-@jit
+@lean
 def compact_bins(words, shift, mask, rows, statistics, missing_code, cells, used, out_histogram):  # type: ignore[no-untyped-def]
     """Sum the rows into the bins they use, in ascending order, and *missing* last; return the number of value bins.
 
@@ -70,16 +71,45 @@ def compact_bins(words, shift, mask, rows, statistics, missing_code, cells, used
 @jit
 def find_split_from_rows(words, task, layout, rows, statistics, sums, options, low, high, features, out_set):  # type: ignore[no-untyped-def]
     """`splitting.find_node_split` for the rows ``rows`` uint32 (n,) of one node, with their ``statistics``."""
-    n_channels = statistics.shape[1]
-    n_outputs = n_channels - 1 if options.constant_hessian else (n_channels - 1) // 2
-    own = sums_score(sums, n_outputs, options, options.l2, low, high)
-    best, feature, left_bin, next_bin, missing_left = own, -1, 0, 0, False
+    n_channels, most = statistics.shape[1], np.int64(0)
+    for f in features:
+        if layout.is_categorical[f]:
+            most = max(most, layout.offset[f + 1] - layout.offset[f])
     cells, used = np.zeros((256, n_channels)), np.empty(256, dtype=np.int64)
-    compact = np.empty((min(len(rows), 256) + 1, n_channels))
+    compact, levels = np.empty((min(len(rows), 256) + 1, n_channels)), np.empty((most, n_channels))
+    scratch = cells, used, compact, levels, new_split_room(most, n_channels)
+    node = words, task, layout, rows, statistics, sums, options, low, high
+    return _find_split(*node, features, *scratch, out_set)
+
+
+@lean
+def _find_split(  # type: ignore[no-untyped-def]
+    words,
+    task,
+    layout,
+    rows,
+    statistics,
+    sums,
+    options,
+    low,
+    high,
+    features,
+    cells,
+    used,
+    compact,
+    levels,
+    room,
+    out_set,
+):
+    """The same in memory of the caller's; levels : float64 (>= n_levels, n_channels); others as for `compact_bins`."""
+    n_channels = statistics.shape[1]
+    own = sums_score(sums, count_outputs(n_channels, options), options, options.l2, low, high)
+    best, feature, left_bin, next_bin, missing_left = own, -1, 0, 0, False
     for f in features:
         n_bins = layout.offset[f + 1] - layout.offset[f]
         if layout.is_categorical[f]:
-            part, is_task = np.zeros((n_bins, n_channels)), layout.is_categorical[f] == TASK_ID
+            part, is_task = levels[:n_bins], layout.is_categorical[f] == TASK_ID
+            set_zero(part)
             shift, mask = byte_of(f)
             for j in range(len(rows)):
                 i = rows[j]
@@ -87,13 +117,13 @@ def find_split_from_rows(words, task, layout, rows, statistics, sums, options, l
                 for c in range(n_channels):
                     part[level, c] += statistics[j, c]
             min_rows = options.categorical_min_rows if layout.is_categorical[f] == CATEGORY else 0.0
-            score, is_left = scan_categorical(part, sums, options, min_rows, low, high, best, out_set)
+            score, is_left = scan_categorical(part, sums, options, min_rows, low, high, best, room, out_set)
             b, following = 0, 0
         else:
             shift, mask = byte_of(f)
             n_used = compact_bins(words[f >> 2], shift, mask, rows, statistics, n_bins - 1, cells, used, compact)
             part = compact[: n_used + 1]
-            score, b, following, is_left = scan_numeric(part, sums, options, layout.monotonic[f], low, high, best)
+            score, b, following, is_left = scan_numeric(part, sums, options, layout.monotonic[f], low, high, best, room)
             if score > best:
                 b, following = used[b], used[following] if following < n_used else n_bins - 1
         if score > best:

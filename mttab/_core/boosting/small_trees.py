@@ -33,7 +33,7 @@ from .local_search import (
     sums_left_of,
 )
 from .partition import mark_left, partition_rows
-from .splitting import TIE, may_sets_gain, scan_sets
+from .splitting import TIE, SplitRoom, new_split_room, scan_categorical
 from .tree import draw_among
 from .tree_arrays import best_open_leaf, close_leaves, open_node
 
@@ -49,7 +49,7 @@ class SmallScratch(NamedTuple):
     state : uint64 (1,), of the random numbers; is_tried : bool (n_features,)
     is_left : uint8 (256,), buffer : uint32 (MAX_ROWS + 1,), of a split
     level_units : int32 (2, 256), levels : float64 (256, n_channels), of a category, see `_sum_levels`
-    level_places : int64 (3, 256), level_keys : float64 (2, 256), pair : float64 (2, n_channels), for `scan_sets`
+    room : for the search of sets of levels
     """
 
     depth: np.ndarray
@@ -65,9 +65,7 @@ class SmallScratch(NamedTuple):
     buffer: np.ndarray
     level_units: np.ndarray
     levels: np.ndarray
-    level_places: np.ndarray
-    level_keys: np.ndarray
-    pair: np.ndarray
+    room: SplitRoom
 
 
 @inlined
@@ -80,14 +78,14 @@ def _key(lane, b):  # type: ignore[no-untyped-def]
 
 
 @inner
-def new_small_scratch(max_leaf_nodes, n_features, n_lanes, n_lines, n_channels, n_planes):  # type: ignore[no-untyped-def]
+def new_small_scratch(max_leaf_nodes, n_features, n_numeric, n_lanes, n_lines, n_channels, n_planes):  # type: ignore[no-untyped-def]
     max_nodes, is_tried = 2 * max_leaf_nodes, np.empty(n_features, dtype=np.bool_)
     for f in range(n_features):
         is_tried[f] = True
     key = np.empty(n_lines * n_lanes, dtype=np.int32)
     for b in range(n_lines):
         for lane in range(n_lanes):
-            key[b * n_lanes + lane] = _key(lane, b)
+            key[b * n_lanes + lane] = _key(lane, b) if lane < n_numeric else NO_KEY  # lanes that only fill up
     return SmallScratch(
         np.empty(max_nodes, dtype=np.int64),
         np.empty(max_nodes, dtype=np.int64),
@@ -102,9 +100,7 @@ def new_small_scratch(max_leaf_nodes, n_features, n_lanes, n_lines, n_channels, 
         np.empty(MAX_ROWS + 1, dtype=np.uint32),
         np.empty((2, 256), dtype=np.int32),
         np.empty((256, n_channels)),
-        np.empty((3, 256), dtype=np.int64),
-        np.empty((2, 256)),
-        np.empty((2, n_channels)),
+        new_split_room(256, n_channels),
     )
 
 
@@ -241,6 +237,8 @@ def _search_lanes(local, n_bins, may_miss, are_apart, units, growth, options, ow
         first_with_missing = first_key(own.gain[1, :n_cells], bar, key)
         if first_with_missing < NO_KEY:
             first = min(first, first_with_missing + MAX_BINS_OF_MANY)
+    if first == NO_KEY:
+        return np.int64(-1), np.int64(0)
     lane, place = np.int64(first) // (2 * MAX_BINS_OF_MANY), np.int64(first) % (2 * MAX_BINS_OF_MANY)
     return lane, place if place < MAX_BINS_OF_MANY else place - MAX_BINS_OF_MANY + n_bins
 
@@ -262,11 +260,8 @@ def _search_levels(  # type: ignore[no-untyped-def]
     part, out_set = own.levels[: layout.offset[f + 1] - layout.offset[f]], tree.category_set[node]
     sums = own.sums[node, : part.shape[1]]
     _sum_levels(table, rows[tree.start[node] : tree.stop[node]], first_row, are_apart, unit_h, f, own, part)
-    if not may_sets_gain(part, sums, options, best):
-        return best, False
     min_rows = options.categorical_min_rows if layout.is_categorical[f] == CATEGORY else 0.0
-    scratch = own.level_places, own.level_keys, own.pair
-    return scan_sets(part, sums, options, min_rows, -np.inf, np.inf, best, *scratch, out_set)
+    return scan_categorical(part, sums, options, min_rows, -np.inf, np.inf, best, own.room, out_set)
 
 
 @lean

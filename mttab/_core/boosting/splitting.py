@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .binning import CATEGORY
-from .jit import jit, lean, lean_jit
+from .jit import inner, jit, lean, lean_jit
 
 TIE = 1e-10
 # Smallest hessian sum of a leaf, as in LightGBM: keeps −G / H finite where a probability has saturated.
@@ -36,6 +36,23 @@ class SplitOptions(NamedTuple):
     categorical_prior: float
     categorical_min_rows: float
     constant_hessian: bool
+
+
+class SplitRoom(NamedTuple):
+    """Scratch memory for the search of a split.
+
+    places : int64 (3, >= n_levels), keys : float64 (2, >= n_levels), of the levels of a category
+    pair : float64 (2, n_channels), sums of two children
+    """
+
+    places: np.ndarray
+    keys: np.ndarray
+    pair: np.ndarray
+
+
+@inner
+def new_split_room(n_levels, n_channels):  # type: ignore[no-untyped-def]
+    return SplitRoom(np.empty((3, n_levels), dtype=np.int64), np.empty((2, n_levels)), np.empty((2, n_channels)))
 
 
 @lean_jit
@@ -89,12 +106,12 @@ def pair_score(left, right, n_outputs, options, l2, monotonic, low, high):  # ty
     return sums_score(left, n_outputs, options, l2, low, high) + sums_score(right, n_outputs, options, l2, low, high)
 
 
-@jit
-def scan_numeric(histogram, sums, options, monotonic, low, high, best):  # type: ignore[no-untyped-def]
+@lean
+def scan_numeric(histogram, sums, options, monotonic, low, high, best, room):  # type: ignore[no-untyped-def]
     """Best threshold of a numeric feature and the side of its missing values.
 
     histogram : float64 (n_bins + 1, n_channels) of this feature, the last bin is *missing*
-    sums : float64 (n_channels,) of the node; best : score of the two children that has to be beaten
+    sums : float64 (n_channels,) of the node; best : score of the two children that has to be beaten; room : SplitRoom
 
     Returns (score, bin, next used bin, missing goes left); score is ``best`` or less where nothing beats it.
     """
@@ -104,8 +121,7 @@ def scan_numeric(histogram, sums, options, monotonic, low, high, best):  # type:
     if n_outputs == 1 and monotonic == 0 and low == -np.inf and high == np.inf:
         return _scan_one_output(histogram, sums, options, best)
     has_missing = histogram[n_bins, 0] > 0.0
-    left = np.empty(n_channels)
-    right = np.empty(n_channels)
+    left, right = room.pair[0], room.pair[1]
     best_bin, best_next, best_missing_left, found = -1, -1, False, best
     for missing_left in range(2 if has_missing else 1):
         for c in range(n_channels):
@@ -193,53 +209,31 @@ def _scan_one_output(histogram, sums, options, best):  # type: ignore[no-untyped
     return found, best_bin, best_next, best_missing_left
 
 
-@jit
-def scan_categorical(histogram, sums, options, min_rows, low, high, best, out_set):  # type: ignore[no-untyped-def]
+@lean
+def scan_categorical(histogram, sums, options, min_rows, low, high, best, room, out_set):  # type: ignore[no-untyped-def]
     """Best subset of levels to send left, among the prefixes of the levels sorted by mean gradient (Fisher 1958).
 
     An order that is taken from the gradients fits noise that thresholds cannot, hence three precautions. Levels with
     less than ``min_rows`` in the node are not sorted but stay right together, so both ends of the order are tried as
     left. The order is by G / (H + prior), which moves small levels to the middle. Subsets are scored with the prior
     added to λ. *Missing* is one level like the others. Bits of ``out_set`` uint32 (n_words,) are the levels that go
-    left; a level without rows in this node follows the heavier child.
+    left; a level without rows in this node follows the heavier child. room : SplitRoom
 
     Returns (score, missing goes left); ``out_set`` is written only where the score beats ``best``.
     """
-    if not may_sets_gain(histogram, sums, options, best):
+    n_levels, n_channels = histogram.shape
+    n_outputs = count_outputs(n_channels, options)
+    l2 = options.l2 + options.categorical_prior * mean_hessian(sums, n_outputs, options)
+    if most_of_levels(histogram, n_outputs, options, l2) <= best:
         return best, False
-    n_levels, n_channels = histogram.shape
-    room, keys, pair = np.empty((3, n_levels), dtype=np.int64), np.empty((2, n_levels)), np.empty((2, n_channels))
-    return scan_sets(histogram, sums, options, min_rows, low, high, best, room, keys, pair, out_set)
-
-
-@lean
-def _l2_of_sets(histogram, sums, options):  # type: ignore[no-untyped-def]
-    n_outputs = count_outputs(histogram.shape[1], options)
-    return options.l2 + options.categorical_prior * mean_hessian(sums, n_outputs, options)
-
-
-@lean
-def may_sets_gain(histogram, sums, options, best):  # type: ignore[no-untyped-def]
-    """Whether a set of levels may score more than ``best``, which takes less time to say than to look for it."""
-    n_outputs = count_outputs(histogram.shape[1], options)
-    return not most_of_levels(histogram, n_outputs, options, _l2_of_sets(histogram, sums, options)) <= best
-
-
-@lean
-def scan_sets(histogram, sums, options, min_rows, low, high, best, room, keys, pair, out_set):  # type: ignore[no-untyped-def]
-    """`scan_categorical` in memory of the caller's.
-
-    room : int64 (3, >= n_levels); keys : float64 (2, >= n_levels); pair : float64 (2, n_channels)
-    """
-    n_levels, n_channels = histogram.shape
-    n_outputs, l2 = count_outputs(n_channels, options), _l2_of_sets(histogram, sums, options)
-    n_used, has_rest = levels_in_use(histogram, min_rows, room[0])
+    places, keys = room.places, room.keys
+    n_used, has_rest = levels_in_use(histogram, min_rows, places[0])
     if n_used + has_rest < 2:
         return best, False
-    levels = room[0, :n_used]
+    levels = places[0, :n_used]
     level_keys(histogram, levels, sums, n_outputs, options, keys[0], keys[1])
-    sort_levels(levels, keys[0], room[1], room[2])
-    left, right = pair[0], pair[1]
+    sort_levels(levels, keys[0], places[1], places[2])
+    left, right = room.pair[0], room.pair[1]
     found, n_left, is_reversed, is_left_heavier = best, 0, False, False
     for direction in range(2 if has_rest else 1):
         left[:] = 0.0
@@ -258,7 +252,7 @@ def scan_sets(histogram, sums, options, min_rows, low, high, best, room, keys, p
                 )
     if n_left == 0:
         return best, False
-    goes_left = room[1]
+    goes_left = places[1]
     for b in range(n_levels):
         goes_left[b] = is_left_heavier and histogram[b, 0] <= 0.0
     for j in range(n_left):
@@ -393,19 +387,19 @@ def level_keys(histogram, levels, sums, n_outputs, options, out_keys, candidate)
                 out_keys[j] = candidate[j]
 
 
-@jit
-def find_feature_split(f, histogram, layout, sums, options, low, high, best, out_set):  # type: ignore[no-untyped-def]
+@lean
+def find_feature_split(f, histogram, layout, sums, options, low, high, best, room, out_set):  # type: ignore[no-untyped-def]
     """Best split of a node by feature ``f``, whose part of the histogram this is, if it beats the score ``best``.
 
-    out_set : uint32 (>= n_words,), levels that go left where the feature is a category
+    room : SplitRoom; out_set : uint32 (>= n_words,), levels that go left where the feature is a category
 
     Returns (score, bin, next used bin, missing goes left); the score is ``best`` where nothing beats it.
     """
     if layout.is_categorical[f]:
         min_rows = options.categorical_min_rows if layout.is_categorical[f] == CATEGORY else 0.0
-        score, missing_left = scan_categorical(histogram, sums, options, min_rows, low, high, best, out_set)
+        score, missing_left = scan_categorical(histogram, sums, options, min_rows, low, high, best, room, out_set)
         return score, np.int64(0), np.int64(0), missing_left
-    return scan_numeric(histogram, sums, options, layout.monotonic[f], low, high, best)
+    return scan_numeric(histogram, sums, options, layout.monotonic[f], low, high, best, room)
 
 
 @jit
@@ -421,9 +415,12 @@ def find_node_split(histogram, layout, sums, options, low, high, features, out_s
     n_outputs = n_channels - 1 if options.constant_hessian else (n_channels - 1) // 2
     own = sums_score(sums, n_outputs, options, options.l2, low, high)
     best, feature, left_bin, next_bin, missing_left = own, -1, 0, 0, False
+    room = new_split_room(len(histogram), n_channels)
     for f in features:
         part = histogram[layout.offset[f] : layout.offset[f + 1]]
-        score, b, following, is_left = find_feature_split(f, part, layout, sums, options, low, high, best, out_set)
+        score, b, following, is_left = find_feature_split(
+            f, part, layout, sums, options, low, high, best, room, out_set
+        )
         if score > best:
             best, feature, left_bin, next_bin, missing_left = score, f, b, following, is_left
     return best - own, feature, left_bin, next_bin, missing_left

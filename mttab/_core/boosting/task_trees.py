@@ -74,7 +74,7 @@ def _grow_small_trees(  # type: ignore[no-untyped-def]
                 n_leaves_apart = n_leaves
             elif local.n_bins[t] > 0:
                 n_leaves_counted = n_leaves
-        size = n_features, local.cell.shape[1], most + 1, n_channels
+        size = n_features, len(local.feature), local.cell.shape[1], most + 1, n_channels
         counted = new_small_scratch(n_leaves_counted, *size, n_planes_for(options.constant_hessian, False))
         apart = new_small_scratch(n_leaves_apart, *size, n_planes_for(options.constant_hessian, True))
         sample = rows, row_start, out_rows, out_start
