@@ -37,8 +37,9 @@ def find_split(  # type: ignore[no-untyped-def]
     words = np.zeros((int(np.diff(layout.offset).max()) + 31) // 32, dtype=np.uint32)
     features = np.arange(n_layout) if features is None else np.asarray(features, dtype=np.int64)
     if from_rows:
+        of_node = layout, node, statistics, sums, options, low, high, np.isin(np.arange(n_layout), features), words
         gain, f, left_bin, right_bin, missing_left = find_split_from_rows(
-            rows.words, rows.task.view(np.uint32), layout, node, statistics, sums, options, low, high, features, words
+            rows.words, rows.task.view(np.uint32), *of_node
         )
     else:
         histogram = float_histogram(rows, layout, node, 0, len(node), statistics)

@@ -224,7 +224,8 @@ class SymmetricGrowth(LeafwiseGrowth):
         level = self.begin()
         tree.weight[0] = level.sums[0, 0]
         table = Table(self.words, self.task, self.gradient, self.hessian, self.weight)
-        growing = Growing(self.depth, level.slot, level.sums, level.pool, self.is_left, self.state)
+        is_tried = np.empty((2, self.n_features), dtype=np.bool_)
+        growing = Growing(self.depth, level.slot, level.sums, level.pool, self.is_left, self.state, is_tried)
         parted = table, self.layout, self.rows, self.out_rows, self.options, self.scratch, self.team, growing, tree
         n_levels = 0
         while level.counts[0] > 0 and may_go_deeper(n_levels, self.growth):

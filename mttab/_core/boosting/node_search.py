@@ -148,7 +148,7 @@ def _search_features(  # type: ignore[no-untyped-def]
 search_nodes, search_nodes_parallel = serial_and_parallel(_search_nodes)
 
 
-@inner
+@lean
 def best_candidate(candidates, k, histogram, layout, options, out_set):  # type: ignore[no-untyped-def]
     """What `splitting.find_node_split` returns, of node ``k`` of the candidates, whose histogram this is."""
     sums, low, high = candidates.sums[k], candidates.low[k], candidates.high[k]
@@ -161,8 +161,7 @@ def best_candidate(candidates, k, histogram, layout, options, out_set):  # type:
         return 0.0, feature, np.int64(0), np.int64(0), False
     if layout.is_categorical[feature]:  # the levels were not kept for every feature
         part = histogram[layout.offset[feature] : layout.offset[feature + 1]]
-        room = new_split_room(len(part), part.shape[1])
-        find_feature_split(feature, part, layout, sums, options, low, high, own, room, out_set)
+        _write_levels(feature, part, layout, sums, options, low, high, own, out_set)
     return (
         best - own,
         feature,
@@ -170,3 +169,10 @@ def best_candidate(candidates, k, histogram, layout, options, out_set):  # type:
         candidates.next_bin[k, feature],
         candidates.missing_left[k, feature],
     )
+
+
+@inner
+def _write_levels(f, histogram, layout, sums, options, low, high, best, out_set):  # type: ignore[no-untyped-def]
+    """Write the set of levels that the best split of a node by a category sends left."""
+    room = new_split_room(len(histogram), histogram.shape[1])
+    find_feature_split(f, histogram, layout, sums, options, low, high, best, room, out_set)

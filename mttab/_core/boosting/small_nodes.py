@@ -69,17 +69,20 @@ def compact_bins(words, shift, mask, rows, statistics, missing_code, cells, used
 
 
 @jit
-def find_split_from_rows(words, task, layout, rows, statistics, sums, options, low, high, features, out_set):  # type: ignore[no-untyped-def]
-    """`splitting.find_node_split` for the rows ``rows`` uint32 (n,) of one node, with their ``statistics``."""
+def find_split_from_rows(words, task, layout, rows, statistics, sums, options, low, high, is_tried, out_set):  # type: ignore[no-untyped-def]
+    """`splitting.find_node_split` for the rows ``rows`` uint32 (n,) of one node, with their ``statistics``.
+
+    is_tried : bool (n_features,)
+    """
     n_channels, most = statistics.shape[1], np.int64(0)
-    for f in features:
+    for f in range(len(is_tried)):
         if layout.is_categorical[f]:
             most = max(most, layout.offset[f + 1] - layout.offset[f])
     cells, used = np.zeros((256, n_channels)), np.empty(256, dtype=np.int64)
     compact, levels = np.empty((min(len(rows), 256) + 1, n_channels)), np.empty((most, n_channels))
     scratch = cells, used, compact, levels, new_split_room(most, n_channels)
     node = words, task, layout, rows, statistics, sums, options, low, high
-    return _find_split(*node, features, *scratch, out_set)
+    return _find_split(*node, is_tried, *scratch, out_set)
 
 
 @lean
@@ -93,7 +96,7 @@ def _find_split(  # type: ignore[no-untyped-def]
     options,
     low,
     high,
-    features,
+    is_tried,
     cells,
     used,
     compact,
@@ -105,7 +108,9 @@ def _find_split(  # type: ignore[no-untyped-def]
     n_channels = statistics.shape[1]
     own = sums_score(sums, count_outputs(n_channels, options), options, options.l2, low, high)
     best, feature, left_bin, next_bin, missing_left = own, -1, 0, 0, False
-    for f in features:
+    for f in range(len(is_tried)):
+        if not is_tried[f]:
+            continue
         n_bins = layout.offset[f + 1] - layout.offset[f]
         if layout.is_categorical[f]:
             part, is_task = levels[:n_bins], layout.is_categorical[f] == TASK_ID

@@ -16,7 +16,7 @@ from .histogram import gather_statistics
 from .jit import inner, jit, lean, lean_jit
 from .leaves import set_values, set_values_parallel
 from .node_search import best_candidate, most_bins, search_nodes, search_nodes_parallel
-from .packed_histogram import gather_packed, gather_packed_parallel
+from .packed_histogram import gather_and_sum, gather_packed_parallel
 from .partition import CELLS_PER_ROW, mark_left, split_range
 from .small_nodes import SMALL_NODE, find_split_from_rows
 from .splitting import bounded_value
@@ -123,7 +123,7 @@ class Growing(NamedTuple):
 
     depth : int64; slot : int64, place of the node's histogram in the pool; sums : float64 (…, n_channels)
     pool : float64 (n_slots, n_bins_total, n_channels); is_left : uint8 (most bins of a feature,), scratch
-    state : uint64 (1,), of the random numbers
+    state : uint64 (1,), of the random numbers; is_tried : bool (2, n_features), features drawn for two siblings
     """
 
     depth: np.ndarray
@@ -132,6 +132,7 @@ class Growing(NamedTuple):
     pool: np.ndarray
     is_left: np.ndarray
     state: np.ndarray
+    is_tried: np.ndarray
 
 
 @jit
@@ -151,8 +152,18 @@ def grow_tree(  # type: ignore[no-untyped-def]
 
     Returns the number of nodes.
     """
+    # What is made is made here: the rest is passed on to functions that need not count who refers to it.
     max_leaves = min(growth.max_leaf_nodes, max(len(rows), 1))
     own = begin_tree(table, layout, rows, options, scratch, seed, max_leaves)
+    return _grow(
+        table, layout, rows, out_rows, growth, options, packing, candidates, scratch, team, own, max_leaves, tree
+    )
+
+
+@lean
+def _grow(  # type: ignore[no-untyped-def]
+    table, layout, rows, out_rows, growth, options, packing, candidates, scratch, team, own, max_leaves, tree
+):
     # numba compiles a callee once more for each literal that it is given, so none of these is one.
     root, one, yes, no = np.int64(0), np.int64(1), np.bool_(True), np.bool_(False)
     open_node(tree, root, root, len(rows), root, len(out_rows), -np.inf, np.inf)
@@ -212,6 +223,7 @@ def begin_tree(table, layout, rows, options, scratch, seed, max_leaves):  # type
         pool,
         np.empty(most_bins(layout.offset), dtype=np.uint8),
         state,
+        np.empty((2, n_features), dtype=np.bool_),
     )
 
 
@@ -270,19 +282,18 @@ def bound_children(lows, highs, node, left, right, monotonic, left_sums, right_s
         lows[left] = highs[right] = middle
 
 
-@inner
+@lean
 def _gather(table, rows, start, stop, options, packing, scratch, team, out_sums):  # type: ignore[no-untyped-def]
     """Bring a node's derivatives into the order of its rows and sum them, packed or as floats."""
     if packing is not None:
-        one = np.int64(1)
         if team is None:
-            gather_packed(rows, start, stop, scratch.packed, packing, one, scratch.gathered, out_sums)
+            gather_and_sum(rows, start, stop, scratch.packed, packing, scratch.gathered, out_sums)
         elif (stop - start) * CELLS_PER_ROW >= team.min_cells:
             gather_packed_parallel(
                 rows, start, stop, scratch.packed, packing, team.n_threads, scratch.gathered, out_sums
             )
         else:
-            gather_packed(rows, start, stop, scratch.packed, packing, one, scratch.gathered, out_sums)
+            gather_and_sum(rows, start, stop, scratch.packed, packing, scratch.gathered, out_sums)
     else:
         gather_statistics(
             rows, start, stop, table.gradient, table.hessian, table.weight, options.constant_hessian,
@@ -290,7 +301,7 @@ def _gather(table, rows, start, stop, options, packing, scratch, team, out_sums)
         )  # fmt: skip
 
 
-@inner
+@lean
 def _search(  # type: ignore[no-untyped-def]
     table, layout, rows, growth, options, packing, candidates, scratch, team, own, tree, small, large,
     is_small_open, is_large_open,
@@ -308,15 +319,16 @@ def _search(  # type: ignore[no-untyped-def]
             return
     for child, is_open in ((small, is_small_open), (large, is_large_open)):
         if is_open:
-            features = draw_features(len(layout.offset) - 1, growth.n_features_tried, own.state)
-            _search_rows(table, layout, rows, features, options, packing, scratch, own, tree, child, child == small)
+            is_tried = own.is_tried[0]
+            draw_among(is_tried, growth.n_features_tried, own.state)
+            _search_rows(table, layout, rows, is_tried, options, packing, scratch, own, tree, child, child == small)
 
 
-@inner
-def _search_rows(table, layout, rows, features, options, packing, scratch, own, tree, node, is_gathered):  # type: ignore[no-untyped-def]
+@lean
+def _search_rows(table, layout, rows, is_tried, options, packing, scratch, own, tree, node, is_gathered):  # type: ignore[no-untyped-def]
     """Write the best split of a node of few rows into it; it becomes one when the node is chosen.
 
-    features : int64, ascending, those to try; is_gathered : whether the node's rows are those gathered last
+    is_tried : bool (n_features,); is_gathered : whether the node's rows are those gathered last
     """
     start, stop = tree.start[node], tree.stop[node]
     if packing is not None or not is_gathered:
@@ -326,13 +338,13 @@ def _search_rows(table, layout, rows, features, options, packing, scratch, own, 
         )  # fmt: skip
     sums, low, high, out_set = own.sums[node], tree.low[node], tree.high[node], tree.category_set[node]
     found = find_split_from_rows(
-        table.words, table.task, layout, rows[start:stop], scratch.statistics, sums, options, low, high, features,
+        table.words, table.task, layout, rows[start:stop], scratch.statistics, sums, options, low, high, is_tried,
         out_set,
     )  # fmt: skip
     propose(tree, node, found)
 
 
-@inner
+@lean
 def _search_histograms(  # type: ignore[no-untyped-def]
     table, layout, rows, growth, options, packing, candidates, scratch, team, own, tree, small, large,
     is_small_open, is_large_open,
@@ -340,8 +352,9 @@ def _search_histograms(  # type: ignore[no-untyped-def]
     """The same from histograms, but for a smaller child of few rows."""
     n_features = len(layout.offset) - 1
     by_rows = tree.stop[small] - tree.start[small] <= SMALL_NODE
-    few = draw_features(n_features, growth.n_features_tried if is_small_open else 0, own.state)
-    many = draw_features(n_features, growth.n_features_tried if is_large_open else 0, own.state)
+    few, many = own.is_tried[0], own.is_tried[1]
+    draw_among(few, growth.n_features_tried if is_small_open else 0, own.state)
+    draw_among(many, growth.n_features_tried if is_large_open else 0, own.state)
     if is_large_open or not by_rows:
         _wish(candidates, np.int64(0), few, is_small_open and not by_rows, own, tree, small)
         _wish(candidates, np.int64(1), many, is_large_open, own, tree, large)
@@ -363,20 +376,18 @@ def _search_histograms(  # type: ignore[no-untyped-def]
         _search_rows(table, layout, rows, few, options, packing, scratch, own, tree, small, np.bool_(True))
 
 
-@inner
-def _wish(candidates, k, features, is_open, own, tree, node):  # type: ignore[no-untyped-def]
+@lean
+def _wish(candidates, k, is_tried, is_open, own, tree, node):  # type: ignore[no-untyped-def]
     """Say what is to be looked for of a node: the best split by each of the features, if it is open."""
-    for f in range(candidates.is_tried.shape[1]):
-        candidates.is_tried[k, f] = False
+    for f in range(len(is_tried)):
+        candidates.is_tried[k, f] = is_open and is_tried[f]
     if is_open:
-        for f in features:
-            candidates.is_tried[k, f] = True
         for c in range(own.sums.shape[1]):
             candidates.sums[k, c] = own.sums[node, c]
         candidates.low[k], candidates.high[k] = tree.low[node], tree.high[node]
 
 
-@inner
+@lean
 def _choose(candidates, k, histogram, layout, options, tree, node):  # type: ignore[no-untyped-def]
     propose(tree, node, best_candidate(candidates, k, histogram, layout, options, tree.category_set[node]))
 
