@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from .jit import lean, lean_jit, serial_and_parallel
+from .jit import inlined, lean_jit, serial_and_parallel
 from .quantile import weighted_quantile
 from .splitting import bounded_value
 
 
-@lean_jit
-def sum_rows(rows, start, stop, gradient, hessian, weight, constant_hessian, out_sums):  # type: ignore[no-untyped-def]
+def _sum_rows(rows, start, stop, gradient, hessian, weight, constant_hessian, out_sums):  # type: ignore[no-untyped-def]
     n_outputs = gradient.shape[0]
     if n_outputs == 1:  # in registers: a sum that waits for its own last store takes three times as long
         w, g, h = 0.0, 0.0, 0.0
@@ -34,7 +33,11 @@ def sum_rows(rows, start, stop, gradient, hessian, weight, constant_hessian, out
                 out_sums[1 + n_outputs + k] += hessian[k, i]
 
 
-@lean
+# The other one is for single leaves, of few rows.
+sum_rows, sum_few_rows = lean_jit(_sum_rows), inlined(_sum_rows)
+
+
+@inlined
 def set_values_of(tree, n_nodes, rows, gradient, hessian, weight, options, first, end, sums):  # type: ignore[no-untyped-def]
     """Write −G / (H + λ) into leaves whose rows begin at places ``first:end``; sums float64 (n_channels,), scratch."""
     n_outputs = gradient.shape[0]
@@ -45,7 +48,7 @@ def set_values_of(tree, n_nodes, rows, gradient, hessian, weight, options, first
                 for k in range(n_outputs):
                     tree.value[node, k] = 0.0
         elif first <= start < end:
-            sum_rows(rows, start, tree.stop[node], gradient, hessian, weight, options.constant_hessian, sums)
+            sum_few_rows(rows, start, tree.stop[node], gradient, hessian, weight, options.constant_hessian, sums)
             for k in range(n_outputs):
                 h = sums[0] if options.constant_hessian else sums[1 + n_outputs + k]
                 tree.value[node, k] = bounded_value(sums[1 + k], h, options.l2, tree.low[node], tree.high[node])

@@ -104,7 +104,7 @@ def new_small_scratch(max_leaf_nodes, n_features, n_numeric, n_lanes, n_lines, n
     )
 
 
-@lean
+@inlined
 def grow_small_tree(
     table, layout, local, n_bins, rows, out_rows, first_row, are_apart, growth, options, own, seed, tree
 ):  # type: ignore[no-untyped-def]
