@@ -52,7 +52,7 @@ def joined(room: NodeRoom, n_places: int) -> tuple[np.ndarray, ...]:
     ints = np.concatenate([room.ints[j, :, :n] for j, n in in_use], axis=1)
     for row, n in ((1, n_nodes), (2, n_nodes), (3, n_words)):  # left, right and category_start
         shift = np.repeat((np.cumsum(n) - n).astype(np.int32), n_nodes)
-        ints[row] += np.where(ints[row] < 0, np.int32(0), shift)
+        ints[row] += shift * (ints[row] >= 0)
     floats = np.concatenate([room.floats[j, :, :n] for j, n in in_use], axis=1)
     missing_left, value = (np.concatenate([part[j, :n] for j, n in in_use]) for part in (room.missing_left, room.value))
     words = np.concatenate([room.words[j, :n] for j, n in enumerate(n_words.tolist())])

@@ -372,7 +372,7 @@ def _concatenate(chunks: list[tuple[Nodes, Trees]], n_leaf_outputs: int) -> tupl
 
 def _shifted(place: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """Places int32 in all chunks from those in each; −1 stays what it is."""
-    return place + np.where(place < 0, np.int32(0), shift)
+    return place + shift * (place >= 0)
 
 
 def add_round(

@@ -20,8 +20,7 @@ def block_importances(forest: Forest, n_features: int, kind: str) -> np.ndarray:
 
     ``kind`` is "gain" or "split"; the last column is the task id.
     """
-    of_tree = _by_tree(forest, n_features, kind)
-    return np.stack([of_tree[forest.trees.block == block].sum(axis=0) for block in range(len(BLOCKS))])
+    return _sums(forest, n_features, kind, forest.trees.block, len(BLOCKS))
 
 
 def task_importances(forest: Forest, n_features: int, task_weight: np.ndarray, kind: str) -> np.ndarray:
@@ -32,35 +31,36 @@ def task_importances(forest: Forest, n_features: int, task_weight: np.ndarray, k
     the tree's group; a task tree belongs to its task. Splits are those of the trees that act for a task: in a partition
     tree they count as much as the task's weight of the group.
     """
-    trees, n_tasks = forest.trees, len(task_weight)
-    of_tree = _by_tree(forest, n_features, kind)
+    trees, n_tasks, n_groups = forest.trees, len(task_weight), forest.mixing.shape[1]
+    # Places for the trees of each task, the shared ones, and those of each group.
+    place = trees.group + np.array([n_tasks, n_tasks + 1, 0])[trees.block]
+    sums = _sums(forest, n_features, kind, place, n_tasks + 1 + n_groups)
     out = np.zeros((len(BLOCKS), n_tasks, n_features + 1))
-    is_own = trees.block == TASK
-    cell = trees.group[is_own, None] * np.int64(n_features + 1) + np.arange(n_features + 1)
-    out[TASK] = np.bincount(cell.ravel(), of_tree[is_own].ravel(), out[TASK].size).reshape(out[TASK].shape)
+    out[TASK] = sums[:n_tasks]
     weight = np.ones(n_tasks)
     if kind == "gain":
         weight = task_weight / task_weight.sum()
-    out[SHARED] = weight[:, None] * of_tree[trees.block == SHARED].sum(axis=0)
-    for group, share in enumerate(forest.mixing[:-1].T):
+    out[SHARED] = weight[:, None] * sums[n_tasks]
+    for share, of_group in zip(forest.mixing[:-1].T, sums[n_tasks + 1 :], strict=True):
         if kind == "gain":
             share = task_weight * share / max((task_weight * share).sum(), 1e-300)
-        member = (trees.block == PARTITION) & (trees.group == group)
-        out[PARTITION] += share[:, None] * of_tree[member].sum(axis=0)
+        out[PARTITION] += share[:, None] * of_group
     return out
 
 
-def _by_tree(forest: Forest, n_features: int, kind: str) -> np.ndarray:
-    """Gain, or number of splits, float64 (n_trees, n_features + 1) of each feature in each tree."""
-    nodes, n_trees = forest.nodes, len(forest.trees.root)
+def _sums(forest: Forest, n_features: int, kind: str, place: np.ndarray, n_places: int) -> np.ndarray:
+    """Gain, or number of splits, float64 (n_places, n_features + 1) of each feature in trees of the same place.
+
+    place : int (n_trees,), of each tree
+    """
+    nodes, root = forest.nodes, forest.trees.root
     # Nodes lie tree after tree, but trees are sorted by block: a tree's nodes end where the next root stands.
-    by_root = np.argsort(forest.trees.root, kind="stable")
-    tree = np.repeat(by_root, np.diff(forest.trees.root[by_root], append=len(nodes.feature)))
+    by_root = np.argsort(root, kind="stable")
+    of_node = np.repeat(place[by_root] * (n_features + 1), np.diff(root[by_root], append=len(nodes.feature)))
     # Leaves, of feature −1, count as 0 of the feature before, or of the first.
-    cell = np.maximum(tree * (n_features + 1) + nodes.feature, 0)
-    value = np.where(nodes.feature >= 0, nodes.gain, 0.0) if kind == "gain" else nodes.feature >= 0
-    sums = np.bincount(cell, value, n_trees * (n_features + 1))
-    return sums.reshape(n_trees, n_features + 1).astype(np.float64)  # of no node, numpy counts in int64
+    is_split, cell = nodes.feature >= 0, np.maximum(of_node + nodes.feature, 0)
+    sums = np.bincount(cell, nodes.gain * is_split if kind == "gain" else is_split, n_places * (n_features + 1))
+    return sums.reshape(n_places, n_features + 1).astype(np.float64)  # of no node, numpy counts in int64
 
 
 def normalised(gain: np.ndarray) -> np.ndarray:
