@@ -183,7 +183,7 @@ def task_cases(n_tasks: int, n_rows: int, n_threads: int, bar: float, repeats: i
         ).fit(coded, y)  # fmt: skip
 
     name = f"{n_tasks} tasks x {n_rows} rows, {n_threads} thread(s)"
-    times = alternate({"mttab": lambda: fit(0, 0, 20), "loop": loop}, min(repeats, 2) if n_tasks > 500 else repeats)
+    times = alternate({"mttab": lambda: fit(0, 0, 20), "loop": loop}, repeats)
     yield row(f"20 task rounds alone / a LightGBM model per task, {name}", times, bar)
     times = alternate({"mttab": lambda: fit(0, 0, 60), "shared": lambda: fit(60, 0, 0)}, repeats)
     yield row(f"60 task rounds / 60 shared rounds, {name}", times, 2.0)
