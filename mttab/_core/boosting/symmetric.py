@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from .histogram import gather_statistics
-from .jit import jit, lean, lean_jit
+from .jit import inlined, jit, lean, lean_jit
 from .level import allocate_level
 from .level_search import best_feature, search_level, search_level_parallel
 from .packed_histogram import gather_and_sum
@@ -146,7 +146,7 @@ def split_level(table, layout, rows, out_rows, options, scratch, team, own, tree
     return n_nodes
 
 
-@lean_jit
+@inlined
 def cut_node(layout, options, level, tree, node, f, left, right):  # type: ignore[no-untyped-def]
     """Write the level's cut into a node, and its children's sums; False where a child is too small or out of order."""
     a, b = layout.offset[f], layout.offset[f + 1]

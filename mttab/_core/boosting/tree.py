@@ -13,7 +13,7 @@ import numpy as np
 
 from .binning import cut_between
 from .histogram import gather_statistics
-from .jit import inner, jit, lean, lean_jit
+from .jit import inlined, inner, jit, lean, lean_jit
 from .leaves import set_values, set_values_parallel
 from .node_search import best_candidate, most_bins, search_nodes, search_nodes_parallel
 from .packed_histogram import gather_and_sum, gather_packed_parallel
@@ -238,7 +238,7 @@ def value_leaves(table, rows, options, team, tree, n_nodes):  # type: ignore[no-
         set_values(tree, n_nodes, rows, *derivatives, options, np.int64(1))
 
 
-@lean
+@inlined
 def split_node(table, layout, rows, out_rows, scratch, team, own, tree, node, left, right):  # type: ignore[no-untyped-def]
     """Send the rows of a node to two children, which are opened."""
     start, stop, out_start, out_stop = tree.start[node], tree.stop[node], tree.out_start[node], tree.out_stop[node]
