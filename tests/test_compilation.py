@@ -114,6 +114,38 @@ def test_after_a_warm_up_a_fit_compiles_nothing(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb[ic]")} == before
 
 
+COMPILED = """
+import numpy as np
+from numba.core import event
+from mttab import RMTGBClassifier, RMTGBRegressor
+
+class Names(event.Listener):
+    def on_start(self, started):
+        print(started.data["dispatcher"].py_func.__qualname__)
+
+    def on_end(self, ended):
+        pass
+
+event.register("numba:compile", Names())
+rng = np.random.default_rng(0)
+X, task = rng.normal(size=(240, 3)), np.repeat(np.arange(6), 40)
+options = {"max_iter_shared": 3, "max_iter_partition": 3, "max_iter_task": 3, "sharing": "blocks", "n_jobs": 1}
+RMTGBRegressor(**options).fit(X, X[:, 0], task=task)
+RMTGBClassifier(**options).fit(X, X[:, 0] > 0, task=task)
+"""
+
+
+@pytest.mark.slow
+def test_no_text_is_put_together_by_a_kernel(tmp_path):
+    # For ``a[:] = b`` numba compiles what writes an error message: more functions than some kernels have of their own.
+    run = {"env": {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", COMPILED], **run)
+    assert done.returncode == 0, done.stderr
+    names = done.stdout.split()
+    assert {"run_rounds", "_grow_branches"} <= {re.sub("_[0-9a-f]{12}.*", "", name) for name in names}
+    assert not [name for name in names if "unicode" in name or "raise_with_shape" in name]
+
+
 def test_garbage_is_looked_for_again_after_a_kernel_is_compiled():
     from mttab._core.boosting.jit import _garbage_kept
 

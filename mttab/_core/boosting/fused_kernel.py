@@ -9,13 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 from .addresses import count_at, run_at
-from .forest import PARTITION, SHARED, TASK, Nodes
+from .forest import SHARED, Nodes
 from .jit import lean, lean_jit
 from .packed_histogram import fields_of_rows, pack_rows
 from .sampling import leave_tasks_out
 from .small_nodes import SMALL_NODE
 from .sums import dot, sum_of
 from .theta import sum_slopes, write_mixing, write_shares, write_theta_gradient
+from .views import flat
 
 # How `run_rounds` ends: all rounds are done; losses have stopped falling; packed rows will not do for the next round.
 ALL_DONE, STOPPED, NOT_PACKED = 0, 1, 2
@@ -34,19 +35,19 @@ def run_rounds(at, growth, training, held, branches, plan, best, told, seeds, fi
         told.training[j] = sum_of(training.loss)
         n_in = _draw(at, training, plan, seeds[j, 0])
         rows, out_rows = training.rows[:n_in], training.out_rows[: len(training.y) - n_in]
-        if plan.block == SHARED:
+        if branches is not None:
+            _grow_branches(at, growth, training, held, branches, plan, told, j, rows, out_rows, seeds[j, 1])
+        elif plan.block == SHARED:
             n_nodes = _grow_one(at, growth, plan, rows, out_rows, seeds[j, 1])
             if n_nodes == 0:
                 return j, NOT_PACKED
             scores = training.scored.fixed, held.scored.fixed
             _keep_one(at, growth, training, held, plan, told, j, n_nodes, rows, out_rows, *scores)
-        elif plan.block == TASK:
+        else:
             _grow_per_task(at, growth, training, plan, rows, out_rows, seeds[j, 1])
             starts = training.row_start, training.out_start
             _add_to_scores(at, growth.trees, plan, starts[0], rows, starts[1], out_rows, training.scored.fixed)
             _keep(at, growth.trees, held, plan, told, j, held.scored.fixed)
-        else:
-            _grow_branches(at, growth, training, held, branches, plan, told, j, rows, out_rows, seeds[j, 1])
         if len(held.y) > 0:
             told.validation[j] = _mean_loss(at, held, plan)
             if _has_stopped(training, held, branches, plan, best, told.validation[j], first + j + 1):
@@ -60,7 +61,7 @@ def _sum_up(scored):  # type: ignore[no-untyped-def]
     if len(scored.groups) == 0:
         return
     total = scored.total
-    total[:, :] = scored.fixed
+    _copy(scored.fixed, total)
     for g in range(len(scored.groups)):
         branch, shares = scored.groups[g], scored.shares[g]
         for i in range(len(total)):
@@ -179,6 +180,14 @@ def _grow_branches(at, growth, training, held, branches, plan, told, j, rows, ou
 
 
 @lean
+def _copy(source, out):  # type: ignore[no-untyped-def]
+    """In a loop: for ``out[:] = source`` numba compiles the text of an error message, a third of all that is here."""
+    line, out_line = flat(source), flat(out)
+    for i in range(len(out_line)):
+        out_line[i] = line[i]
+
+
+@lean
 def _multiply(values, others, out):  # type: ignore[no-untyped-def]
     for i in range(len(values)):
         out[i] = values[i] * others[i]
@@ -216,12 +225,12 @@ def _has_stopped(training, held, branches, plan, best, loss, n_done):  # type: i
         return False
     if loss < best.loss[0] - plan.tol:
         best.loss[0], best.round[0] = loss, n_done
-        if plan.block == PARTITION:
-            best.groups[:, :, :] = training.scored.groups
-            best.held_groups[:, :, :] = held.scored.groups
-            best.theta[:, :] = branches.theta
+        if branches is not None:
+            _copy(training.scored.groups, best.groups)
+            _copy(held.scored.groups, best.held_groups)
+            _copy(branches.theta, best.theta)
         else:
-            best.fixed[:, :] = training.scored.fixed
-            best.held_fixed[:, :] = held.scored.fixed
+            _copy(training.scored.fixed, best.fixed)
+            _copy(held.scored.fixed, best.held_fixed)
         return False
     return n_done - best.round[0] >= plan.patience

@@ -115,7 +115,7 @@ class FusedRounds:
                 each.part(PARTITION, 0)  # branches without trees yet
         self.training = _training(rows, options, _scored(scores, state.mixing))
         self.held = _held(validation, validation_scores, rows.n_features, state.mixing)
-        self.branches = _branches(block, self.growth.table, rows, options, state)
+        self.branches = None if block != PARTITION else _branches(self.growth.table, rows, options, state)
         self._shape_of_theta = state.theta.shape
         *kernels, parameter = derivatives.loss.serial_kernels()
         n_bins = self.growth.local.n_bins
@@ -160,7 +160,8 @@ class FusedRounds:
 
     @property
     def theta(self) -> np.ndarray:
-        """θ after the rounds so far, in the shape in which it came."""
+        """θ after the rounds so far of the partition block, in the shape in which it came."""
+        assert self.branches is not None
         return self.branches.theta.reshape(self._shape_of_theta).copy()
 
     def _best(self, best: BestRound) -> Best:
@@ -273,10 +274,10 @@ def _held(validation: ValidationRows | None, scores: Scores | None, n_features: 
     return Held(*own, _scored(scores, mixing))
 
 
-def _branches(block: int, table: Table, rows: TrainingRows, options: BoostingOptions, state: ThetaState) -> Branches:
-    """What rounds of the partition block work on; for other blocks there is nothing in it."""
+def _branches(table: Table, rows: TrainingRows, options: BoostingOptions, state: ThetaState) -> Branches:
+    """What rounds of the partition block work on."""
     theta, (unit, penalty, center) = as_columns(state.theta).copy(), state.units
-    n_rows, n_tasks, n_groups = (rows.n_rows, *state.mixing.shape) if block == PARTITION else (0, 1, 0)
+    n_rows, n_tasks, n_groups = rows.n_rows, *state.mixing.shape
     own = table._replace(
         gradient=np.empty_like(table.gradient), hessian=np.ones_like(table.hessian), weight=np.empty(n_rows)
     )
