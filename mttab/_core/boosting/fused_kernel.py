@@ -181,7 +181,10 @@ def _grow_branches(at, growth, training, held, branches, plan, told, j, rows, ou
 
 @lean
 def _copy(source, out):  # type: ignore[no-untyped-def]
-    """In a loop: for ``out[:] = source`` numba compiles the text of an error message, a third of all that is here."""
+    """``out[:] = source`` for arrays of one shape, which is not tested, in C order.
+
+    Of the original numba compiles the text of an error message, too: a third of all there is to compile here.
+    """
     line, out_line = flat(source), flat(out)
     for i in range(len(out_line)):
         out_line[i] = line[i]
