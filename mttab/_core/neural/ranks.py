@@ -7,6 +7,7 @@ everywhere. In a process that torchrun has not started all of this does nothing.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,6 +48,14 @@ def join_ranks(device: torch.device) -> None:
     """Meet the other processes; waits for them."""
     if is_launched() and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        if device.type != "cuda":  # that of GPUs may wait for processes that have failed
+            atexit.register(_part)
+
+
+def _part() -> None:
+    """End what `join_ranks` began: threads of gloo that outlive Python now and then abort a process that is done."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def n_ranks() -> int:
