@@ -45,6 +45,11 @@ def new_room(n_places: int, grown: TreeArrays) -> NodeRoom:
     )
 
 
+def shifted(place: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Places int32 in all parts from those in each; −1 stays what it is."""
+    return place + shift * (place >= 0)
+
+
 def joined(room: NodeRoom, n_places: int) -> tuple[np.ndarray, ...]:
     """The trees at the first places one after the other: ints, floats and so on, as `collect_nodes` writes them."""
     n_nodes, n_words = room.n_nodes_of_all[:n_places], room.n_words[:n_places]
@@ -52,7 +57,7 @@ def joined(room: NodeRoom, n_places: int) -> tuple[np.ndarray, ...]:
     ints = np.concatenate([room.ints[j, :, :n] for j, n in in_use], axis=1)
     for row, n in ((1, n_nodes), (2, n_nodes), (3, n_words)):  # left, right and category_start
         shift = np.repeat((np.cumsum(n) - n).astype(np.int32), n_nodes)
-        ints[row] += shift * (ints[row] >= 0)
+        ints[row] = shifted(ints[row], shift)
     floats = np.concatenate([room.floats[j, :, :n] for j, n in in_use], axis=1)
     missing_left, value = (np.concatenate([part[j, :n] for j, n in in_use]) for part in (room.missing_left, room.value))
     words = np.concatenate([room.words[j, :n] for j, n in enumerate(n_words.tolist())])

@@ -21,7 +21,7 @@ from mttab._core.records import require
 
 from .binning import BinMapper
 from .coded_rows import MIN_ROWS_PER_NODE, add_coded_trees, add_coded_trees_parallel, ranges_for_coding
-from .collecting import NodeRoom, collect_nodes, joined
+from .collecting import NodeRoom, collect_nodes, joined, shifted
 from .leaf_masks import MIN_ROWS, LeafMasks, make_masks, new_masks
 from .scoring import BLOCKS as BLOCKS
 from .scoring import PARTITION as PARTITION
@@ -364,15 +364,10 @@ def _concatenate(chunks: list[tuple[Nodes, Trees]], n_leaf_outputs: int) -> tupl
     first_node, first_word = ((np.cumsum(n) - n).astype(np.int32) for n in (n_nodes, n_words))
     shift, shift_of_words = np.repeat(first_node, n_nodes), np.repeat(first_word, n_nodes)
     return nodes._replace(
-        left=_shifted(nodes.left, shift),
-        right=_shifted(nodes.right, shift),
-        category_start=_shifted(nodes.category_start, shift_of_words),
-    ), trees._replace(root=_shifted(trees.root, np.repeat(first_node, n_trees)))
-
-
-def _shifted(place: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Places int32 in all chunks from those in each; −1 stays what it is."""
-    return place + shift * (place >= 0)
+        left=shifted(nodes.left, shift),
+        right=shifted(nodes.right, shift),
+        category_start=shifted(nodes.category_start, shift_of_words),
+    ), trees._replace(root=shifted(trees.root, np.repeat(first_node, n_trees)))
 
 
 def add_round(
