@@ -26,6 +26,7 @@ ALL_DONE, STOPPED, NOT_PACKED = 0, 1, 2
 def run_rounds(at, growth, training, held, branches, plan, best, told, seeds, first):  # type: ignore[no-untyped-def]
     """Rounds from number ``first`` on, one for each of ``seeds``, uint64 (n_rounds, 2), of the sample and the trees.
 
+    ``branches`` is None but in the partition block, so that others compile nothing of it.
     Returns how many are done, and how it ended.
     """
     for j in range(len(seeds)):
