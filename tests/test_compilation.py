@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mttab._core.boosting import task_trees, tree
-from mttab._core.boosting.views import flat
+from mttab._core.boosting.in_place import flat
 
 # Kernels inside others are in no cache, and have a signature for every kind of work, None where one has no use for an
 # argument.

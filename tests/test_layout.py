@@ -67,7 +67,7 @@ PLAIN = (
 )
 ORDER = {
     "boosting": (
-        *("linking", "jit", "views", "sums", "threads", "quantile", "losses"),
+        *("linking", "jit", "in_place", "sums", "threads", "quantile", "losses"),
         *("binning", "histogram", "packed_histogram", "splitting", "small_nodes"),
         *("partition", "node_search", "level", "addresses", "level_categories", "level_search"),
         *("leaves", "tree_arrays", "tree", "symmetric", "local_bins", "local_search", "small_trees", "task_trees"),
@@ -82,7 +82,7 @@ ORDER = {
         *("training", "members", "adapting", "storing", "onnx"),
     ),
 }
-STANDS_ALONE = {"losses": {"jit", "sums", "threads", "quantile"}}  # and what it may import all the same
+STANDS_ALONE = {"losses": {"jit", "in_place", "sums", "threads", "quantile"}}  # and what it may import all the same
 
 # Package -> the places in mttab that may import it.
 ONLY_IN = {

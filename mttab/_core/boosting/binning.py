@@ -13,6 +13,7 @@ from numba import prange
 
 from mttab._core.records import require
 
+from .in_place import larger, smaller
 from .jit import inlined, lean_jit, serial_and_parallel
 from .threads import map_in_threads
 
@@ -225,7 +226,7 @@ def cut_between(layout, feature, left_bin, right_bin):  # type: ignore[no-untype
             return cut + 1, upper
         return cut, lower
     # Within the edges: bins of large data hold values beyond the ones that the sample has seen.
-    return cut, min(max(middle, layout.edge[first + left_bin]), layout.edge[first + right_bin - 1])
+    return cut, smaller(larger(middle, layout.edge[first + left_bin]), layout.edge[first + right_bin - 1])
 
 
 def quantile_bins(values: np.ndarray, weight: np.ndarray, max_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -313,7 +314,7 @@ def _bin(X, edges, n_bins, is_categorical, out_codes):  # type: ignore[no-untype
         f = job // n_blocks
         begin = (job % n_blocks) * block
         missing, own = n_bins[f], edges[f]
-        for i in range(begin, min(begin + block, n_rows)):
+        for i in range(begin, smaller(begin + block, n_rows)):
             x = X[f, i]
             code = np.uint64(0)
             if is_categorical[f]:

@@ -26,6 +26,7 @@ from numba import prange
 from numba.cpython.unsafe.numbers import trailing_zeros
 
 from .binning import edges_below
+from .in_place import smaller
 from .jit import inlined, lean, serial_and_parallel
 from .leaf_masks import LeafMasks, has_level
 from .scoring import add_values
@@ -139,7 +140,7 @@ def _code_rows(X, task, n_tasks, coding, first, last, out_codes):  # type: ignor
                 codes[j] = MISSING if np.isnan(x[j]) else edges_below(x[j], edges, np.uint64(128))
 
 
-@lean
+@inlined
 def _strike_out(nodes, node, others, codes, cut, n_rows, plane):  # type: ignore[no-untyped-def]
     """Of a plane's bits of the rows that go right at a node leave only ``others`` uint8."""
     all_bits = np.uint8(255)
@@ -207,7 +208,7 @@ def _add_coded_trees(X, task, nodes, trees, masks, coding, mixing, begin, end, o
     n_rows, n_tasks, n_used = X.shape[1], mixing.shape[0] - 1, len(coding.features)
     for block in prange((n_rows + CODED_BLOCK - 1) // CODED_BLOCK):
         first = np.int64(block) * CODED_BLOCK  # a parallel loop counts in uint64
-        last = min(first + CODED_BLOCK, n_rows)
+        last = smaller(first + CODED_BLOCK, n_rows)
         codes, planes = np.empty((n_used, CODED_BLOCK), dtype=np.uint8), np.empty((8, CODED_BLOCK), dtype=np.uint8)
         leaves = np.empty(CODED_BLOCK, dtype=np.int32)
         _code_rows(X, task, n_tasks, coding, first, last, codes)

@@ -10,13 +10,13 @@ import numpy as np
 
 from .addresses import count_at, run_at
 from .forest import SHARED, Nodes
+from .in_place import flat
 from .jit import lean, lean_jit
 from .packed_histogram import fields_of_rows, pack_rows
 from .sampling import leave_tasks_out
 from .small_nodes import SMALL_NODE
 from .sums import dot, sum_of
 from .theta import sum_slopes, write_mixing, write_shares, write_theta_gradient
-from .views import flat
 
 # How `run_rounds` ends: all rounds are done; losses have stopped falling; packed rows will not do for the next round.
 ALL_DONE, STOPPED, NOT_PACKED = 0, 1, 2

@@ -14,8 +14,8 @@ from __future__ import annotations
 import numpy as np
 
 from .binning import ALL_BITS, TASK_ID, byte_of
+from .in_place import flat
 from .jit import inlined, lean, lean_jit
-from .views import flat
 
 
 @lean_jit

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.cpython.unsafe.numbers import trailing_zeros
 
+from .in_place import empty, larger, smaller
 from .jit import inner, jit, lean, lean_jit
 
 # Leaves that a mask has bits for; larger trees are walked.
@@ -58,12 +59,12 @@ class LeafMasks(NamedTuple):
 def new_masks(n_nodes, n_trees):  # type: ignore[no-untyped-def]
     """Room for the masks of some trees."""
     return LeafMasks(
-        np.empty(n_nodes, dtype=np.uint64),
-        np.empty(n_nodes, dtype=np.int32),
+        empty(n_nodes, np.uint64),
+        empty(n_nodes, np.int32),
         np.zeros(n_trees, dtype=np.int32),
         np.zeros(n_trees, dtype=np.int32),
-        np.empty((n_trees, MAX_CUTS), dtype=np.int32),
-        np.empty((n_trees, 1 << MAX_CUTS), dtype=np.int32),
+        empty((n_trees, MAX_CUTS), np.int32),
+        empty((n_trees, 1 << MAX_CUTS), np.int32),
     )
 
 
@@ -150,7 +151,7 @@ def make_masks(nodes, root, begin, end, masks):  # type: ignore[no-untyped-def]
     root : int32 (n_trees,), first node of each tree; masks : LeafMasks, written
     """
     n_nodes = len(masks.leaf)
-    _write_masks(nodes, root, begin, end, masks, np.empty(n_nodes, dtype=np.int32), np.empty(n_nodes, dtype=np.int32))
+    _write_masks(nodes, root, begin, end, masks, empty(n_nodes, np.int32), empty(n_nodes, np.int32))
 
 
 @lean
@@ -159,7 +160,7 @@ def _write_masks(nodes, root, begin, end, masks, n_leaves, first):  # type: igno
     for t in range(begin, end):
         node, last = root[t], root[t]
         while node <= last:
-            last = max(last, nodes.left[node], nodes.right[node])
+            last = larger(last, larger(nodes.left[node], nodes.right[node]))
             node += 1
         masks.size[t] = 0
         masks.n_cuts[t] = _make_table(nodes, np.int64(root[t]), np.int64(last), leaf, masks.cut[t], masks.table[t])
@@ -188,7 +189,7 @@ def _strike_out(nodes, node, others, X, task, n_tasks, begin, end, bits):  # typ
     f, start = nodes.feature[node], nodes.category_start[node]
     n_levels, missing_left = nodes.n_levels[node], nodes.missing_left[node]
     if f >= X.shape[0]:
-        ids, n_known = task[begin:end], min(n_levels, n_tasks)
+        ids, n_known = task[begin:end], smaller(n_levels, n_tasks)
         for j in range(len(ids)):
             known = 0 <= ids[j] < n_known
             if not (has_level(nodes.category_words, start, ids[j]) if known else missing_left):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
+from .in_place import empty, larger, smaller
 from .jit import inlined, lean_jit, serial_and_parallel
 from .quantile import weighted_quantile
 from .splitting import bounded_value
@@ -64,7 +65,7 @@ def _set_values(tree, n_nodes, rows, gradient, hessian, weight, options, n_threa
         thread = np.int64(job)  # a parallel loop counts in uint64
         first, last = len(rows) * thread // n_threads, len(rows) * (thread + 1) // n_threads
         end = last + 1 if thread == n_threads - 1 else last  # where leaves without rows may begin
-        sums = np.empty(1 + n_outputs if options.constant_hessian else 1 + 2 * n_outputs)
+        sums = empty(1 + n_outputs if options.constant_hessian else 1 + 2 * n_outputs, np.float64)
         set_values_of(tree, n_nodes, rows, gradient, hessian, weight, options, first, end, sums)
 
 
@@ -85,7 +86,7 @@ def _renew_values(trees, row_start, rows, residual, weight, quantile):  # type: 
             if stop > start:
                 members = rows[start:stop]
                 value = weighted_quantile(residual[members], weight[members], quantile)
-                out_value[t, node, 0] = min(max(value, trees.low[t, node]), trees.high[t, node])
+                out_value[t, node, 0] = smaller(larger(value, trees.low[t, node]), trees.high[t, node])
 
 
 renew_values, renew_values_parallel = serial_and_parallel(_renew_values)
@@ -113,10 +114,10 @@ def _add_leaf_values(trees, row_start, rows, out_start, out_rows, rate, output, 
             for node in range(trees.n_nodes[t]):
                 if trees.left[t, node] >= 0:
                     continue
-                a = max(row_start[t] + trees.start[t, node], first)
-                b = min(row_start[t] + trees.stop[t, node], last)
-                c = max(out_start[t] + trees.out_start[t, node], out_first)
-                d = min(out_start[t] + trees.out_stop[t, node], out_last)
+                a = larger(row_start[t] + trees.start[t, node], first)
+                b = smaller(row_start[t] + trees.stop[t, node], last)
+                c = larger(out_start[t] + trees.out_start[t, node], out_first)
+                d = smaller(out_start[t] + trees.out_stop[t, node], out_last)
                 for k in range(n_outputs):
                     step = rate * trees.value[t, node, k]
                     _add_to_rows(rows, a, b, step, output + k, out_score)

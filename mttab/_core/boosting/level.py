@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .in_place import empty, larger
 from .jit import inner
 from .node_search import most_bins
 from .splitting import count_outputs
@@ -69,28 +70,28 @@ class Room(NamedTuple):
 def new_level(n_features, n_words, sums, pool, slot, low, high, subset_search):  # type: ignore[no-untyped-def]
     """Room for the levels of a tree; what is passed in is kept, see `Level`."""
     max_nodes = len(sums)
-    nodes, small = np.empty(max_nodes, dtype=np.int64), np.empty(max_nodes, dtype=np.int64)
-    large, counts = np.empty(max_nodes, dtype=np.int64), np.empty(2, dtype=np.int64)
+    nodes, small = empty(max_nodes, np.int64), empty(max_nodes, np.int64)
+    large, counts = empty(max_nodes, np.int64), empty(2, np.int64)
     return Level(
         nodes,
-        np.empty(max_nodes, dtype=np.int64),
+        empty(max_nodes, np.int64),
         small,
         large,
         counts,
-        np.empty(max_nodes),
-        np.empty(1),
-        np.empty(sums.shape[1]),
+        empty(max_nodes, np.float64),
+        empty(1, np.float64),
+        empty(sums.shape[1], np.float64),
         sums,
         low,
         high,
         pool,
         slot,
-        np.empty(n_features, dtype=np.bool_),
-        np.empty(n_features),
-        np.empty(n_features, dtype=np.int64),
-        np.empty(n_features, dtype=np.int64),
-        np.empty(n_features, dtype=np.bool_),
-        np.empty((n_features, n_words), dtype=np.uint32),
+        empty(n_features, np.bool_),
+        empty(n_features, np.float64),
+        empty(n_features, np.int64),
+        empty(n_features, np.int64),
+        empty(n_features, np.bool_),
+        empty((n_features, n_words), np.uint32),
         subset_search,
     )
 
@@ -101,12 +102,12 @@ allocate_level = inner(new_level)  # the same for kernels
 def lay_out_room(n_bins, n_levels, n_channels, n_columns):  # type: ignore[no-untyped-def]
     """`Room` for features of so many bins, categories of so many levels, and so many nodes × outputs."""
     return Room(
-        np.empty((6, n_bins)),
-        np.empty((n_levels, n_channels)),
-        np.empty((n_columns, n_levels)),
-        np.empty(n_columns),
-        np.empty((3, n_levels), dtype=np.int64),
-        np.empty((3, n_channels)),
+        empty((6, n_bins), np.float64),
+        empty((n_levels, n_channels), np.float64),
+        empty((n_columns, n_levels), np.float64),
+        empty(n_columns, np.float64),
+        empty((3, n_levels), np.int64),
+        empty((3, n_channels), np.float64),
     )
 
 
@@ -118,6 +119,6 @@ def new_room(layout, options, level):  # type: ignore[no-untyped-def]
     n_channels, n_levels = level.pool.shape[2], np.int64(0)
     for f in range(len(layout.is_categorical)):
         if layout.is_categorical[f]:
-            n_levels = max(n_levels, layout.offset[f + 1] - layout.offset[f])
+            n_levels = larger(n_levels, layout.offset[f + 1] - layout.offset[f])
     n_columns = level.counts[0] * count_outputs(n_channels, options)
     return _allocate_room(most_bins(layout.offset), n_levels, n_channels, n_columns)

@@ -14,6 +14,7 @@ from numba.extending import intrinsic
 
 from .addresses import address_of, call_at_address, kinds_of
 from .binning import CATEGORY, BinLayout
+from .in_place import flat, larger
 from .jit import inlined, lean, lean_jit
 from .level import lay_out_room, new_level
 from .splitting import (
@@ -28,7 +29,6 @@ from .splitting import (
     sort_levels,
 )
 from .sums import dot
-from .views import flat
 
 # Steps from one node's view of the levels to the view that tells most about all nodes.
 N_POWER_STEPS = 4
@@ -84,11 +84,11 @@ def best_subsets(first, last, layout, options, level, room):  # type: ignore[no-
     bar = 0.0
     for f in range(first, last):
         if not layout.is_categorical[f] and level.is_tried[f]:
-            bar = max(bar, level.gain[f])
+            bar = larger(bar, level.gain[f])
     for f in range(first, last):
         if layout.is_categorical[f] and level.is_tried[f]:
             level.gain[f], level.missing_left[f] = _best_subset(f, layout, options, level, room, bar)
-            bar = max(bar, level.gain[f])
+            bar = larger(bar, level.gain[f])
 
 
 @inlined
@@ -163,7 +163,7 @@ def _most_together(a, n_levels, n_outputs, options, l2, level):  # type: ignore[
     for j in range(level.counts[0]):
         node = level.nodes[j]
         part = level.pool[level.slot[node], a : a + n_levels]
-        most += max(most_of_levels(part, n_outputs, options, l2) - level.own[node], 0.0)
+        most += larger(most_of_levels(part, n_outputs, options, l2) - level.own[node], 0.0)
     return most
 
 
@@ -245,12 +245,12 @@ def _contrast_keys(a, levels, sums, n_outputs, options, level, room):  # type: i
         h = prior
         for k in range(n_outputs):
             h += _hessian_of(together[levels[j]], k, n_outputs, options) / n_outputs
-        scale[j] = 1.0 / max(h, 1e-100)
+        scale[j] = 1.0 / larger(h, 1e-100)
     widest, first = -1.0, np.int64(0)
     for column in range(n_columns):
         node, k = level.nodes[column // n_outputs], column % n_outputs
         part, line = level.pool[level.slot[node], a:], across[column][:n_levels]
-        h_node = max(_hessian_of(level.sums[node], k, n_outputs, options), 1e-100)
+        h_node = larger(_hessian_of(level.sums[node], k, n_outputs, options), 1e-100)
         mean, share = level.sums[node, 1 + k] / h_node, 1.0 / np.sqrt(h_node)
         for j in range(n_levels):
             cell = part[levels[j]]
@@ -281,7 +281,7 @@ def _project(keys, across, out_direction):  # type: ignore[no-untyped-def]
     largest = 1e-300
     for column in range(len(out_direction)):
         out_direction[column] = dot(keys, across[column])
-        largest = max(largest, abs(out_direction[column]))
+        largest = larger(largest, abs(out_direction[column]))
     for column in range(len(out_direction)):
         out_direction[column] /= largest
 

@@ -11,13 +11,13 @@ import numpy as np
 from numba import prange
 
 from .histogram import fill_floats
+from .in_place import flat, larger, smaller
 from .jit import inlined, lean, lean_jit, serial_and_parallel
 from .level import new_room
 from .level_categories import call_best_subsets
 from .node_search import first_feature
 from .packed_histogram import fill_packed, new_cells, subtract_exactly
 from .splitting import TIE, count_outputs, pair_score
-from .views import flat
 
 # Of a weight, what rounding may leave of it.
 NOTHING = 1e-12
@@ -171,7 +171,7 @@ def _look_around(f, layout, level):  # type: ignore[no-untyped-def]
         b = cut + 1
         while b < following and weights[b] <= up_to_cut + NOTHING * up_to_end:
             b += 1
-        following = min(following, b)
+        following = smaller(following, b)
     return following, w_left >= (w_all - w_left) * (1.0 - TIE), has_missing
 
 
@@ -245,7 +245,7 @@ def _largest_of(values, n):  # type: ignore[no-untyped-def]
         d = z if z > d else d
     for k in range(n // 4 * 4, n):
         a = values[k] if values[k] > a else a
-    return max(max(a, b), max(c, d))
+    return larger(larger(a, b), larger(c, d))
 
 
 @inlined

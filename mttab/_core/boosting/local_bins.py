@@ -19,6 +19,7 @@ import numpy as np
 from numba import prange
 
 from .binning import BinLayout, byte_of
+from .in_place import larger, smaller
 from .jit import inner, serial_and_parallel
 
 # Rows of such a task.
@@ -84,12 +85,12 @@ def _group_bins(mass, n_bins, max_bins, out_local):  # type: ignore[no-untyped-d
         mass[b] = before
     if n_used <= max_bins:
         for b in range(n_bins):  # rows without weight may come after the last that counts
-            out_local[b] = min(np.int64(out_local[b]), max(n_used - 1, 0))
+            out_local[b] = smaller(np.int64(out_local[b]), larger(n_used - 1, 0))
         return n_used
     # A bin is in the group of its number if so many of ``max_bins`` equal shares of the weight end before it.
     n_shares = max_bins / total
     for b in range(n_bins):
-        out_local[b] = min(np.int32(mass[b] * n_shares + 1e-9), max_bins - 1)
+        out_local[b] = smaller(np.int32(mass[b] * n_shares + 1e-9), max_bins - 1)
     return np.int64(max_bins)
 
 
@@ -116,14 +117,14 @@ def _find_local_bins(words, weight, task_start, offset, max_rows, local):  # typ
                 mass[b] = 0.0
             for i in range(first, last):
                 mass[(words[f >> 2, i] >> shift) & mask] += weight[i]
-            most = max(most, _group_bins(mass, n_bins, max_bins, local_bin))
+            most = larger(most, _group_bins(mass, n_bins, max_bins, local_bin))
             local_bin[n_bins] = MISSING
             for i in range(first, last):
                 cell[i, lane] = local_bin[(words[f >> 2, i] >> shift) & mask]
         n_local[t] = most
         for i in range(first, last):
             for lane in range(n_lanes):
-                cell[i, lane] = min(np.int64(cell[i, lane]), most) * n_lanes + lane
+                cell[i, lane] = smaller(np.int64(cell[i, lane]), most) * n_lanes + lane
 
 
 find_local_bins, find_local_bins_parallel = serial_and_parallel(_find_local_bins)

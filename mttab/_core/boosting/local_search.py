@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .in_place import larger, smaller
 from .jit import inlined, inner
 from .local_bins import FEW_ROWS, LANE_STEP, MAX_ROWS
 
@@ -44,10 +45,10 @@ def _least_weight(weight, rows, max_rows):  # type: ignore[no-untyped-def]
     for j in range(len(rows)):
         own = weight[rows[j]]
         total += own
-        least = min(least, own if own > 0.0 else np.inf)
+        least = smaller(least, own if own > 0.0 else np.inf)
     if total == 0.0:
         return 1.0, 1.0
-    return least, 2.0 ** max(np.ceil(np.log2(total / (least * max_rows))), 0.0)
+    return least, 2.0 ** larger(np.ceil(np.log2(total / (least * max_rows))), 0.0)
 
 
 @inlined
@@ -66,7 +67,7 @@ def _round_rows(values, weight, scale, rows, first_row, n_bits, shift, step, out
         size = abs(values[i])
         if scale is not None:
             size = size / weight[i] if weight[i] > 0.0 else 0.0
-        largest = max(largest, size)
+        largest = larger(largest, size)
     unit, per_unit = 0.0, 0.0
     if 1e-200 < largest < 1e200:
         # Less a bit: rounding must not tell 0.5 from 0.5.
@@ -205,7 +206,7 @@ def gains_of_cuts(counts, slot, n_cells, sums, node, options, out_gain):  # type
     out_gain : float32 (>= n_cells,)
     """
     both, l2 = sums[node, 0] + 2.0 * options.l2, np.float32(options.l2)
-    fewest = max(np.ceil(options.min_samples_leaf * (1.0 - 1e-9)), np.ceil(options.min_hessian), 1.0)
+    fewest = larger(larger(np.ceil(options.min_samples_leaf * (1.0 - 1e-9)), np.ceil(options.min_hessian)), 1.0)
     histogram, gain = counts[slot, 0, :n_cells], out_gain[:n_cells]
     if 2.0 * fewest > sums[node, 0]:
         _clear(gain)
@@ -232,7 +233,7 @@ def gains_of_cuts_by_planes(counts, slot, n_cells, sums, node, are_apart, units,
         return
     # What rounding may have taken from a side does not count against it; one without any weight is none.
     least = options.min_samples_leaf * (1.0 - 1e-6) - units[3]
-    least, flattest = max(least, 0.5 * units[2]), options.min_hessian * (1.0 - 1e-6)
+    least, flattest = larger(least, 0.5 * units[2]), options.min_hessian * (1.0 - 1e-6)
     low_w, high_w = np.float32(least), np.float32(sums[node, 0] - least)
     low_h, high_h = np.float32(flattest), np.float32(sums[node, 2] - flattest)
     slope, both = np.float32(sums[node, 1] / both), np.float32(both)
@@ -254,7 +255,7 @@ def largest(gain):  # type: ignore[no-untyped-def]
     """The largest of numbers that are not negative, as a whole number of the same bits: these are in the same order."""
     bits, found = gain.view(np.int32), np.int32(0)
     for c in range(len(bits)):
-        found = max(found, bits[c])
+        found = larger(found, bits[c])
     return found
 
 
@@ -269,7 +270,7 @@ def first_key(gain, bar, key):  # type: ignore[no-untyped-def]
     """The smallest of the keys, int32, of gains of at least ``bar``; `NO_KEY` where there are none."""
     least = NO_KEY
     for c in range(len(gain)):
-        least = min(least, key[c] if gain[c] >= bar else NO_KEY)
+        least = smaller(least, key[c] if gain[c] >= bar else NO_KEY)
     return least
 
 

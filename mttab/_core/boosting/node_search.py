@@ -12,6 +12,7 @@ import numpy as np
 from numba import prange
 
 from .histogram import fill_floats, subtract_histogram
+from .in_place import empty, larger, smaller
 from .jit import inner, lean, serial_and_parallel
 from .packed_histogram import fill_packed, new_cells, subtract_exactly
 from .splitting import TIE, count_outputs, find_feature_split, new_split_room, sums_score
@@ -39,14 +40,14 @@ def new_candidates(n_features, n_channels):  # type: ignore[no-untyped-def]
     """Room for the candidates of two nodes."""
     shape = (2, n_features)
     return Candidates(
-        np.empty(shape, dtype=np.bool_),
-        np.empty(shape),
-        np.empty(shape, dtype=np.int64),
-        np.empty(shape, dtype=np.int64),
-        np.empty(shape, dtype=np.bool_),
-        np.empty((2, n_channels)),
-        np.empty(2),
-        np.empty(2),
+        empty(shape, np.bool_),
+        empty(shape, np.float64),
+        empty(shape, np.int64),
+        empty(shape, np.int64),
+        empty(shape, np.bool_),
+        empty((2, n_channels), np.float64),
+        empty(2, np.float64),
+        empty(2, np.float64),
     )
 
 
@@ -56,7 +57,7 @@ allocate_candidates = inner(new_candidates)  # the same for kernels
 @inner
 def first_feature(thread, n_threads, n_features):  # type: ignore[no-untyped-def]
     """Where a thread's features begin: an even number, because two are the least that is read at once."""
-    return min((n_features * thread // n_threads + 1) // 2 * 2, n_features)
+    return smaller((n_features * thread // n_threads + 1) // 2 * 2, n_features)
 
 
 @inner
@@ -89,7 +90,7 @@ def most_bins(offset):  # type: ignore[no-untyped-def]
     """Bins of the feature that has most (by numpy it would be a parallel loop of its own in a parallel kernel)."""
     most = 1
     for f in range(len(offset) - 1):
-        most = max(most, offset[f + 1] - offset[f])
+        most = larger(most, offset[f + 1] - offset[f])
     return most
 
 
@@ -110,7 +111,7 @@ def _search_nodes(  # type: ignore[no-untyped-def]
         last = first_feature(thread + 1, n_threads, n_features)
         # What is made is made here: the rest is passed on to a function that need not count who refers to it.
         own, room = (scratch.sums[thread], *new_cells()), new_split_room(most, histogram.shape[1])
-        out_set = np.empty((most + 31) // 32, dtype=np.uint32)
+        out_set = empty((most + 31) // 32, np.uint32)
         node = words, task, layout, rows, start, stop, packing, scratch, own
         _search_features(*node, options, histogram, rest, candidates, room, out_set, first, last)
 

@@ -25,8 +25,8 @@ import numpy as np
 from numba import prange
 
 from .binning import TASK_ID
+from .in_place import empty, flat, larger, smaller
 from .jit import inlined, inner, jit, lean, lean_jit, serial_and_parallel
-from .views import flat
 
 # Rows per chunk: with a constant hessian two fields share 64 bits, else three do and have to be emptied more often. A
 # longer chunk is emptied less often, a shorter one leaves finer units: the first with units fine enough is taken.
@@ -85,7 +85,7 @@ def find_fields(n_rows, size_g, size_h, constant_hessian):  # type: ignore[no-un
     """The fields for so many rows, by the largest and the mean absolute values; a chunk of 0 rows: none will do."""
     n_bits = _bit_length(n_rows)
     for longest in CHUNKS_THREE_FIELDS:
-        chunk = min(CHUNK_TWO_FIELDS if constant_hessian else longest, 1 << n_bits)
+        chunk = smaller(CHUNK_TWO_FIELDS if constant_hessian else longest, 1 << n_bits)
         row_bits = _bit_length(chunk)  # the count, up to and including `chunk`
         shift_h = row_bits
         h_bits = 0 if constant_hessian else row_bits + (63 - 3 * row_bits) // 2
@@ -124,7 +124,7 @@ def largest_and_mean(values):  # type: ignore[no-untyped-def]
     largest, total = 0.0, 0.0
     for i in range(len(values)):
         size = abs(values[i])
-        largest = max(largest, size)
+        largest = larger(largest, size)
         total += size
     return largest, total / len(values)
 
@@ -160,7 +160,7 @@ def gather_and_sum(rows, start, stop, packed, packing, out_packed, out_sums):  #
     out_sums[:] = 0.0
     first, n_rows = np.int64(0), stop - start
     while first < n_rows:
-        last, total = min(first + packing.chunk, n_rows), np.int64(0)
+        last, total = smaller(first + packing.chunk, n_rows), np.int64(0)
         for j in range(first, last):
             fields = packed[rows[start + j]]
             out_packed[j] = fields
@@ -178,7 +178,7 @@ def _gather_packed(rows, start, stop, packed, packing, n_threads, out_packed, ou
 
     Sums of whole units are exact, so the number of threads changes no bit of them.
     """
-    sums = np.empty((n_threads, len(out_sums)))
+    sums = empty((n_threads, len(out_sums)), np.float64)
     for job in prange(n_threads):
         p = np.int64(job)  # a parallel loop counts in uint64
         first, last = (stop - start) * p // n_threads, (stop - start) * (p + 1) // n_threads
@@ -201,7 +201,7 @@ def _add_chunk(words, rows, node_start, start, stop, packed, own_words, cells): 
     """
     first = start
     while first < stop:
-        n, place = min(stop - first, WORDS_AT_ONCE), first - node_start
+        n, place = smaller(stop - first, WORDS_AT_ONCE), first - node_start
         _take(words, rows, first, n, own_words)
         for j in range(n):
             fields, word = packed[place + j], own_words[j]
@@ -217,7 +217,7 @@ def _add_chunk_of_two(words, shift, rows, node_start, start, stop, packed, own_w
     """The same for two features, those of the lower half of the words (shift 0) or of the upper half (shift 16)."""
     first = start
     while first < stop:
-        n, place = min(stop - first, WORDS_AT_ONCE), first - node_start
+        n, place = smaller(stop - first, WORDS_AT_ONCE), first - node_start
         _take(words, rows, first, n, own_words)
         for j in range(n):
             fields, word = packed[place + j], own_words[j] >> shift
@@ -293,7 +293,11 @@ def _add_task_levels(task, rows, start, stop, packed, packing, out_histogram):  
 @inner
 def new_cells():  # type: ignore[no-untyped-def]
     """Scratch for `fill_packed`: bins of four features, which are 0 between two nodes, and words of rows."""
-    return np.zeros((4, 256), dtype=np.int64), np.empty(WORDS_AT_ONCE, dtype=np.uint32)
+    cells = empty((4, 256), np.int64)
+    line = flat(cells)
+    for cell in range(len(line)):
+        line[cell] = 0
+    return cells, empty(WORDS_AT_ONCE, np.uint32)
 
 
 @lean
@@ -319,7 +323,7 @@ def fill_packed(  # type: ignore[no-untyped-def]
             sums[:, :] = 0
         begin = start
         while begin < stop:
-            end = min(begin + packing.chunk, stop)
+            end = smaller(begin + packing.chunk, stop)
             if n_here == 4:
                 _add_chunk(words[f >> 2], rows, start, begin, end, packed, own_words, cells)
             else:
@@ -329,7 +333,7 @@ def fill_packed(  # type: ignore[no-untyped-def]
                 for k in range(4):
                     _empty_cells(cells[k], packing, sums[:, 256 * k : 256 * (k + 1)])
             begin = end
-        for own in range(f, min(f + n_here, n_in_words)):
+        for own in range(f, smaller(f + n_here, n_in_words)):
             out = out_histogram[offset[own] : offset[own + 1]]
             if in_one_go:
                 _write_cells(cells[own - f], packing, out)

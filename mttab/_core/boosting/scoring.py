@@ -12,6 +12,7 @@ from numba import prange
 
 from mttab._core.sorting import order_of_groups
 
+from .in_place import smaller
 from .jit import lean, lean_jit, serial_and_parallel
 from .leaf_masks import allocate_masks, find_leaves, is_left, make_masks, masks_of
 
@@ -67,7 +68,7 @@ def _add_trees(X, task, nodes, trees, masks, mixing, begin, end, task_begin, tas
     n_leaf_outputs = nodes.value.shape[1]
     for block in prange((n_rows + ROW_BLOCK - 1) // ROW_BLOCK):
         first = np.int64(block) * ROW_BLOCK  # a parallel loop counts in uint64
-        last = min(first + ROW_BLOCK, n_rows)
+        last = smaller(first + ROW_BLOCK, n_rows)
         bits, leaves = np.empty(ROW_BLOCK, dtype=np.uint64), np.empty(ROW_BLOCK, dtype=np.int32)
         for tree in range(begin, end):
             root = np.int64(trees.root[tree])
@@ -138,7 +139,7 @@ def _add_tree(X, task, n_tasks, nodes, trees, out_score):  # type: ignore[no-unt
     keep, leaf, size, n_cuts, cut, table = masks
     for block in prange((n_rows + ROW_BLOCK - 1) // ROW_BLOCK):
         first = np.int64(block) * ROW_BLOCK
-        last = min(first + ROW_BLOCK, n_rows)
+        last = smaller(first + ROW_BLOCK, n_rows)
         own = masks_of(keep, leaf, size, n_cuts, cut, table)
         bits, leaves = np.empty(ROW_BLOCK, dtype=np.uint64), np.empty(ROW_BLOCK, dtype=np.int32)
         leaves_of_rows(nodes, np.int64(trees.root[0]), tree, own, X, task, n_tasks, first, last, bits, leaves)

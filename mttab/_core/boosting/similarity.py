@@ -24,6 +24,7 @@ from scipy.spatial.distance import squareform
 from .derivatives import Derivatives
 from .forest import TASK, Forest, ForestBuilder
 from .growing import Grower
+from .in_place import larger, smaller
 from .jit import jit, lean, serial_and_parallel
 from .losses import Loss
 from .rows import Scores, TrainingRows
@@ -92,7 +93,7 @@ def correlate(predicted, truth, weight, start, out):  # type: ignore[no-untyped-
     n_models, _, n_outputs = predicted.shape
     largest = 0
     for t in range(len(start) - 1):
-        largest = max(largest, start[t + 1] - start[t])
+        largest = larger(largest, start[t + 1] - start[t])
     own, of_model, share = np.empty((n_outputs, largest)), np.empty(largest), np.empty(largest)
     for t in range(len(start) - 1):
         first, n = start[t], start[t + 1] - start[t]
@@ -145,7 +146,7 @@ def _add_every_task(X, nodes, root, output, first, masks, out):  # type: ignore[
         task = np.zeros(n_rows, dtype=np.int32)  # the trees of one task never ask for it
         bits, leaves = np.empty(ROW_BLOCK, dtype=np.uint64), np.empty(ROW_BLOCK, dtype=np.int32)
         for begin in range(0, n_rows, ROW_BLOCK):
-            end = min(begin + ROW_BLOCK, n_rows)
+            end = smaller(begin + ROW_BLOCK, n_rows)
             for tree in range(first[j], first[j + 1]):
                 at = np.int64(root[tree])
                 leaves_of_rows(nodes, at, tree, masks, X, task, np.int64(1), begin, end, bits, leaves)

@@ -14,6 +14,7 @@ from numba.cpython.unsafe.numbers import trailing_zeros
 
 from .binning import CATEGORY, TASK_ID, byte_of
 from .histogram import set_zero
+from .in_place import empty, larger, smaller
 from .jit import jit, lean
 from .splitting import count_outputs, new_split_room, scan_categorical, scan_numeric, sums_score
 
@@ -77,9 +78,10 @@ def find_split_from_rows(words, task, layout, rows, statistics, sums, options, l
     n_channels, most = statistics.shape[1], np.int64(0)
     for f in range(len(is_tried)):
         if layout.is_categorical[f]:
-            most = max(most, layout.offset[f + 1] - layout.offset[f])
-    cells, used = np.zeros((256, n_channels)), np.empty(256, dtype=np.int64)
-    compact, levels = np.empty((min(len(rows), 256) + 1, n_channels)), np.empty((most, n_channels))
+            most = larger(most, layout.offset[f + 1] - layout.offset[f])
+    cells, used = np.zeros((256, n_channels)), empty(256, np.int64)
+    compact = empty((smaller(len(rows), 256) + 1, n_channels), np.float64)
+    levels = empty((most, n_channels), np.float64)
     scratch = cells, used, compact, levels, new_split_room(most, n_channels)
     node = words, task, layout, rows, statistics, sums, options, low, high
     return _find_split(*node, is_tried, *scratch, out_set)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .binning import CATEGORY, byte_of, cut_between
+from .in_place import empty, larger, smaller
 from .jit import inlined, inner, lean
 from .leaves import set_values_of
 from .local_bins import MAX_BINS_OF_MANY, MAX_ROWS
@@ -79,27 +80,27 @@ def _key(lane, b):  # type: ignore[no-untyped-def]
 
 @inner
 def new_small_scratch(max_leaf_nodes, n_features, n_numeric, n_lanes, n_lines, n_channels, n_planes):  # type: ignore[no-untyped-def]
-    max_nodes, is_tried = 2 * max_leaf_nodes, np.empty(n_features, dtype=np.bool_)
+    max_nodes, is_tried = 2 * max_leaf_nodes, empty(n_features, np.bool_)
     for f in range(n_features):
         is_tried[f] = True
-    key = np.empty(n_lines * n_lanes, dtype=np.int32)
+    key = empty(n_lines * n_lanes, np.int32)
     for b in range(n_lines):
         for lane in range(n_lanes):
             key[b * n_lanes + lane] = _key(lane, b) if lane < n_numeric else NO_KEY  # lanes that only fill up
     return SmallScratch(
-        np.empty(max_nodes, dtype=np.int64),
-        np.empty(max_nodes, dtype=np.int64),
-        np.empty((max_nodes, 3)),
-        np.empty((n_planes, MAX_ROWS + 1), dtype=np.int32),
-        np.empty((max_leaf_nodes, n_planes, n_lines * n_lanes), dtype=np.int32),
-        np.empty((2, n_lines * n_lanes), dtype=np.float32),
+        empty(max_nodes, np.int64),
+        empty(max_nodes, np.int64),
+        empty((max_nodes, 3), np.float64),
+        empty((n_planes, MAX_ROWS + 1), np.int32),
+        empty((max_leaf_nodes, n_planes, n_lines * n_lanes), np.int32),
+        empty((2, n_lines * n_lanes), np.float32),
         key,
-        np.empty(1, dtype=np.uint64),
+        empty(1, np.uint64),
         is_tried,
-        np.empty(256, dtype=np.uint8),
-        np.empty(MAX_ROWS + 1, dtype=np.uint32),
-        np.empty((2, 256), dtype=np.int32),
-        np.empty((256, n_channels)),
+        empty(256, np.uint8),
+        empty(MAX_ROWS + 1, np.uint32),
+        empty((2, 256), np.int32),
+        empty((256, n_channels), np.float64),
         new_split_room(256, n_channels),
     )
 
@@ -117,7 +118,8 @@ def grow_small_tree(
     """
     n_own = len(rows) + len(out_rows)
     units = pack_task(table, options.constant_hessian, are_apart, rows, n_own, first_row, own.packed)
-    max_leaves, least = min(growth.max_leaf_nodes, max(len(rows), 1)), 2.0 * options.min_samples_leaf * (1.0 - 1e-9)
+    max_leaves = smaller(growth.max_leaf_nodes, larger(len(rows), 1))
+    least = 2.0 * options.min_samples_leaf * (1.0 - 1e-9)
     n_cells, root = (n_bins + 1) * local.cell.shape[1], np.int64(0)
     open_node(tree, root, root, len(rows), root, len(out_rows), -np.inf, np.inf)
     own.depth[0], own.slot[0], own.state[0] = 0, 0, seed
@@ -127,7 +129,7 @@ def grow_small_tree(
     # The nodes that wait to be searched: one whose rows are to be added up, and its sibling.
     small, large, may_miss = root, np.int64(-1), False
     while n_leaves < max_leaves:
-        widest = max(own.sums[small, 0], own.sums[large, 0] if large >= 0 else 0.0)
+        widest = larger(own.sums[small, 0], own.sums[large, 0] if large >= 0 else 0.0)
         if widest >= least and own.depth[small] < growth.max_depth:
             start, stop = tree.start[small], tree.stop[small]
             add_rows(local.cell, own.packed, rows, start, stop, first_row, n_bins, own.slot[small], own.counts)
@@ -196,7 +198,7 @@ def _search(  # type: ignore[no-untyped-def]
         for f in range(n_features):
             if layout.is_categorical[f] and own.is_tried[f]:
                 # Of equal splits that of the first feature counts, though numbers have been looked at before.
-                bar = best if f > feature else max(parent, best * (1.0 - 3.0 * TIE))
+                bar = best if f > feature else larger(parent, best * (1.0 - 3.0 * TIE))
                 score, is_left = _search_levels(
                     table, layout, rows, first_row, are_apart, units[1], f, options, own, tree, node, bar
                 )
@@ -226,7 +228,7 @@ def _search_lanes(local, n_bins, may_miss, are_apart, units, growth, options, ow
             gains_of_cuts_by_planes(own.counts, slot, n_cells, own.sums, node, are_apart, units, options, gain)
         if growth.n_features_tried < len(own.is_tried):
             _leave_lanes_out(local.feature, own.is_tried, n_lanes, gain)
-        found = max(found, largest(gain))
+        found = larger(found, largest(gain))
     if is_any_missing:
         move_missing(own.counts, slot, n_bins, n_lanes, np.int32(-1))
     if found == 0:
@@ -236,7 +238,7 @@ def _search_lanes(local, n_bins, may_miss, are_apart, units, growth, options, ow
     if is_any_missing:
         first_with_missing = first_key(own.gain[1, :n_cells], bar, key)
         if first_with_missing < NO_KEY:
-            first = min(first, first_with_missing + MAX_BINS_OF_MANY)
+            first = smaller(first, first_with_missing + MAX_BINS_OF_MANY)
     if first == NO_KEY:
         return np.int64(-1), np.int64(0)
     lane, place = np.int64(first) // (2 * MAX_BINS_OF_MANY), np.int64(first) % (2 * MAX_BINS_OF_MANY)
@@ -360,10 +362,10 @@ def _range_of_bins(part, column, shift, mask, missing, weight, are_apart):  # ty
         for j in range(len(part)):
             code, counts = np.int32((column[part[j]] >> shift) & mask), weight[part[j]] > 0.0
             all_count &= counts
-            first = min(first, code if counts else np.int32(missing))
-            last = max(last, code if counts & (code < missing) else none)
+            first = smaller(first, code if counts else np.int32(missing))
+            last = larger(last, code if counts & (code < missing) else none)
         return np.int64(first), np.int64(last), all_count
     for j in range(len(part)):
         code = np.int32((column[part[j]] >> shift) & mask)
-        first, last = min(first, code), max(last, code if code < missing else none)
+        first, last = smaller(first, code), larger(last, code if code < missing else none)
     return np.int64(first), np.int64(last), all_count

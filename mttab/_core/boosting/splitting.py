@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .binning import CATEGORY
+from .in_place import empty, larger, smaller
 from .jit import inner, jit, lean, lean_jit
 
 TIE = 1e-10
@@ -52,7 +53,9 @@ class SplitRoom(NamedTuple):
 
 @inner
 def new_split_room(n_levels, n_channels):  # type: ignore[no-untyped-def]
-    return SplitRoom(np.empty((3, n_levels), dtype=np.int64), np.empty((2, n_levels)), np.empty((2, n_channels)))
+    return SplitRoom(
+        empty((3, n_levels), np.int64), empty((2, n_levels), np.float64), empty((2, n_channels), np.float64)
+    )
 
 
 @lean_jit
@@ -60,7 +63,7 @@ def bounded_value(gradient, hessian, l2, low, high):  # type: ignore[no-untyped-
     """Newton step −G / (H + λ), held between the bounds that monotonic constraints set."""
     denominator = hessian + l2
     value = -gradient / denominator if denominator > 1e-290 else 0.0
-    return min(max(value, low), high)
+    return smaller(larger(value, low), high)
 
 
 @lean_jit
@@ -273,11 +276,11 @@ def most_of_levels(histogram, n_outputs, options, l2):  # type: ignore[no-untype
     n_used, total = 0, 0.0
     for b in range(len(histogram)):
         n_used += histogram[b, 0] > 0.0
-    share = l2 / max(n_used, 1)
+    share = l2 / larger(n_used, 1)
     for k in range(n_outputs):
         h_channel = 0 if options.constant_hessian else 1 + n_outputs + k
         for b in range(len(histogram)):
-            score = histogram[b, 1 + k] ** 2 / max(histogram[b, h_channel] + share, 1e-300)
+            score = histogram[b, 1 + k] ** 2 / larger(histogram[b, h_channel] + share, 1e-300)
             total += score if histogram[b, 0] > 0.0 else 0.0
     return total * (1.0 + 1e-9)
 
@@ -306,17 +309,17 @@ def sort_levels(levels, keys, room, more_room):  # type: ignore[no-untyped-def]
     """
     n, largest = len(levels), 0.0
     for j in range(n):
-        largest = max(largest, abs(keys[j]))
+        largest = larger(largest, abs(keys[j]))
     for j in range(n):
         key = np.rint(keys[j] / largest * 1e9) if largest > 0.0 else 0.0
         room[j] = (np.int64(key) << 32) + j
     # A merge sort, for numpy's takes long to compile, and without branches that nobody can predict.
     order, merged, width = room, more_room, 4
     for low in range(0, n, width):
-        _sort_four(order, low, min(low + width, n))
+        _sort_four(order, low, smaller(low + width, n))
     while width < n:
         for low in range(0, n, 2 * width):
-            middle, high = min(low + width, n), min(low + 2 * width, n)
+            middle, high = smaller(low + width, n), smaller(low + 2 * width, n)
             a, b, place = low, middle, low
             while a < middle and b < high:
                 x, y = order[a], order[b]
@@ -342,9 +345,9 @@ def _sort_four(numbers, low, high):  # type: ignore[no-untyped-def]
     """Sort ``numbers[low:high]``, at most four."""
     if high - low == 4:
         a, b, c, d = numbers[low], numbers[low + 1], numbers[low + 2], numbers[low + 3]
-        a, b, c, d = min(a, b), max(a, b), min(c, d), max(c, d)
-        a, c, b, d = min(a, c), max(a, c), min(b, d), max(b, d)
-        numbers[low], numbers[low + 1], numbers[low + 2], numbers[low + 3] = a, min(b, c), max(b, c), d
+        a, b, c, d = smaller(a, b), larger(a, b), smaller(c, d), larger(c, d)
+        a, c, b, d = smaller(a, c), larger(a, c), smaller(b, d), larger(b, d)
+        numbers[low], numbers[low + 1], numbers[low + 2], numbers[low + 3] = a, smaller(b, c), larger(b, c), d
         return
     for j in range(low + 1, high):
         number, place = numbers[j], j
@@ -374,7 +377,7 @@ def level_keys(histogram, levels, sums, n_outputs, options, out_keys, candidate)
     widest = -1.0
     for k in range(n_outputs):
         h_total = sums[0] if options.constant_hessian else sums[1 + n_outputs + k]
-        prior = options.categorical_prior * max(h_total, 1e-100) / sums[0]
+        prior = options.categorical_prior * larger(h_total, 1e-100) / sums[0]
         spread = 0.0
         for j in range(len(levels)):
             b = levels[j]

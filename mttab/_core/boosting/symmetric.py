@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from .histogram import gather_statistics
+from .in_place import larger, smaller
 from .jit import inlined, jit, lean, lean_jit
 from .level import allocate_level
 from .level_search import best_feature, search_level, search_level_parallel
@@ -35,7 +36,7 @@ def grow_symmetric_tree(  # type: ignore[no-untyped-def]
     Its depth is at most ``growth.max_depth``, and such that no more than ``growth.max_leaf_nodes`` leaves can come out.
     """
     # What is made is made here: the rest is passed on to functions that need not count who refers to it.
-    max_leaves = min(growth.max_leaf_nodes, max(len(rows), 1))
+    max_leaves = smaller(growth.max_leaf_nodes, larger(len(rows), 1))
     own = begin_tree(table, layout, rows, options, scratch, seed, max_leaves)
     n_features, n_words = len(layout.offset) - 1, tree.category_set.shape[1]
     level = allocate_level(n_features, n_words, own.sums, own.pool, own.slot, tree.low, tree.high, subset_search)
@@ -169,7 +170,7 @@ def cut_node(layout, options, level, tree, node, f, left, right):  # type: ignor
     )  # fmt: skip
     if score == -np.inf:
         return False
-    tree.feature[node], tree.gain[node] = f, max(score - level.own[node], 0.0)
+    tree.feature[node], tree.gain[node] = f, larger(score - level.own[node], 0.0)
     tree.left_bin[node], tree.right_bin[node] = level.left_bin[f], level.next_bin[f]
     tree.missing_left[node] = level.missing_left[f]
     return True

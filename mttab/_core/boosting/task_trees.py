@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
+from .in_place import larger, smaller
 from .jit import inlined, lean, serial_and_parallel
 from .local_bins import FEW_ROWS, MAX_ROWS
 from .local_search import n_planes_for
@@ -61,15 +62,15 @@ def _grow_small_trees(  # type: ignore[no-untyped-def]
     """The same for every task that has local bins; is_weighted : bool, rows have weights other than 1."""
     n_features, n_trees = len(layout.offset) - 1, len(seeds)
     n_channels = 2 if options.constant_hessian else 3
-    at_once = max(1, min(TASKS_AT_ONCE, n_trees // MIN_TURNS))
+    at_once = larger(1, smaller(TASKS_AT_ONCE, n_trees // MIN_TURNS))
     for job in prange((n_trees + at_once - 1) // at_once):
         first = at_once * np.int64(job)  # a parallel loop counts in uint64
-        last = min(first + at_once, np.int64(n_trees))
+        last = smaller(first + at_once, np.int64(n_trees))
         # Tasks whose rows are weighed apart have memory of their own, none where there are none.
-        n_leaves, most = min(growth.max_leaf_nodes, MAX_ROWS), np.int64(0)
+        n_leaves, most = smaller(growth.max_leaf_nodes, MAX_ROWS), np.int64(0)
         n_leaves_counted, n_leaves_apart = np.int64(0), np.int64(0)
         for t in range(first, last):  # type: ignore[call-overload]
-            most = max(most, local.n_bins[t])
+            most = larger(most, local.n_bins[t])
             if local.n_bins[t] > 0 and _are_apart(t, row_start, out_start, is_weighted):
                 n_leaves_apart = n_leaves
             elif local.n_bins[t] > 0:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .in_place import larger
 from .jit import lean_jit
 from .sums import sum_of
 
@@ -50,7 +51,7 @@ def write_mixing(theta, row_weight, out_mixing):  # type: ignore[no-untyped-def]
             continue
         highest, total = theta[t, 0], 0.0
         for g in range(1, n_groups):
-            highest = max(highest, theta[t, g])
+            highest = larger(highest, theta[t, g])
         for g in range(n_groups):
             own[g] = np.exp(theta[t, g] - highest)
             total += own[g]

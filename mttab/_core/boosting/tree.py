@@ -13,6 +13,7 @@ import numpy as np
 
 from .binning import cut_between
 from .histogram import gather_statistics
+from .in_place import empty, larger, smaller
 from .jit import inlined, inner, jit, lean, lean_jit
 from .leaves import set_values, set_values_parallel
 from .node_search import best_candidate, most_bins, search_nodes, search_nodes_parallel
@@ -82,13 +83,13 @@ def next_random(state):  # type: ignore[no-untyped-def]
 @jit
 def draw_features(n_features, n_tried, state):  # type: ignore[no-untyped-def]
     """``n_tried`` of the feature indices, ascending, drawn without replacement (Floyd's selection)."""
-    features, is_drawn = np.empty(n_features, dtype=np.int64), np.empty(n_features, dtype=np.bool_)
+    features, is_drawn = empty(n_features, np.int64), empty(n_features, np.bool_)
     draw_among(is_drawn, n_tried, state)
     n_drawn = 0
     for f in range(n_features):
         features[n_drawn] = f
         n_drawn += is_drawn[f]
-    return features[: min(n_tried, n_features)]
+    return features[: smaller(n_tried, n_features)]
 
 
 @lean_jit
@@ -153,7 +154,7 @@ def grow_tree(  # type: ignore[no-untyped-def]
     Returns the number of nodes.
     """
     # What is made is made here: the rest is passed on to functions that need not count who refers to it.
-    max_leaves = min(growth.max_leaf_nodes, max(len(rows), 1))
+    max_leaves = smaller(growth.max_leaf_nodes, larger(len(rows), 1))
     own = begin_tree(table, layout, rows, options, scratch, seed, max_leaves)
     return _grow(
         table, layout, rows, out_rows, growth, options, packing, candidates, scratch, team, own, max_leaves, tree
@@ -212,18 +213,18 @@ def begin_tree(table, layout, rows, options, scratch, seed, max_leaves):  # type
     n_channels = 1 + n_outputs if options.constant_hessian else 1 + 2 * n_outputs
     pool = scratch.pool
     if len(rows) > SMALL_NODE and len(pool) < max_leaves:
-        pool = np.empty((max_leaves, layout.offset[n_features], n_channels))
-    depth, state = np.empty(max_nodes, dtype=np.int64), np.empty(1, dtype=np.uint64)
-    slot = np.empty(max_nodes, dtype=np.int64)
+        pool = empty((max_leaves, layout.offset[n_features], n_channels), np.float64)
+    depth, state = empty(max_nodes, np.int64), empty(1, np.uint64)
+    slot = empty(max_nodes, np.int64)
     depth[0], slot[0], state[0] = 0, 0, seed
     return Growing(
         depth,
         slot,
-        np.empty((max_nodes, n_channels)),
+        empty((max_nodes, n_channels), np.float64),
         pool,
-        np.empty(most_bins(layout.offset), dtype=np.uint8),
+        empty(most_bins(layout.offset), np.uint8),
         state,
-        np.empty((2, n_features), dtype=np.bool_),
+        empty((2, n_features), np.bool_),
     )
 
 
