@@ -67,7 +67,7 @@ PLAIN = (
 )
 ORDER = {
     "boosting": (
-        *("linking", "jit", "in_place", "sums", "threads", "quantile", "losses"),
+        *("entries", "lowering", "linking", "jit", "in_place", "sums", "threads", "quantile", "losses"),
         *("binning", "histogram", "packed_histogram", "splitting", "small_nodes"),
         *("partition", "node_search", "level", "addresses", "level_categories", "level_search"),
         *("leaves", "tree_arrays", "tree", "symmetric", "local_bins", "local_search", "small_trees", "task_trees"),

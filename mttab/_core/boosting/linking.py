@@ -11,7 +11,7 @@ kernel that Python calls, which is optimised as a whole, once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,30 +21,101 @@ from numba import _dynfunc
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import PassManager, register_pass
-from numba.core.datamodel import default_manager
-from numba.core.datamodel.models import TupleModel
-from numba.core.lowering import Lower
 from numba.core.targetconfig import ConfigStack
-from numba.core.typed_passes import NativeLowering
-from numba.core.types import NamedTuple  # type: ignore[attr-defined]
+from numba.core.typed_passes import (
+    DumpParforDiagnostics,
+    InlineOverloads,
+    NativeLowering,
+    NopythonRewrites,
+    NoPythonSupportedFeatureValidation,
+)
 from numba.core.types.functions import BaseFunction
+from numba.core.untyped_passes import (
+    FindLiterallyCalls,
+    InlineClosureLikes,
+    InlineInlinables,
+    LiteralPropagationSubPipelinePass,
+    LiteralUnroll,
+    MakeFunctionToJitFunction,
+    RewriteDynamicRaises,
+    RewriteSemanticConstants,
+    WithLifting,
+)
+
+from .lowering import KernelLower, LendingLower
 
 
 class _LinkedLibrary(JITCodeLibrary):
     """Code that is taken into other libraries as it has been lowered."""
 
+    _shared_module: Any
+
     def _optimize_functions(self, ll_module: Any) -> None:
         ll_module.data_layout = self._codegen._data_layout
 
-    def _optimize_final_module(self) -> None:
-        pass
+    def finalize(self) -> None:
+        for function in self._final_module.functions:
+            if not function.is_declaration and function.linkage == ll.Linkage.external:
+                function.linkage = "linkonce_odr"  # may be left out once it is part of its callers
+        self._finalized = True
 
-    def _finalize_final_module(self) -> None:
-        self._finalized = True  # without having been handed to the engine that makes machine code
+    def _get_module_for_linking(self) -> Any:
+        """Together with all that it calls, for libraries that are not ours."""
+        if self._shared_module is None:
+            self._shared_module = self._final_module.clone()
+            for library in _all_called(self._linking_libraries):
+                self._shared_module.link_in(_module_of(library), preserve=True)
+        return self._shared_module
+
+
+def _module_of(library: Any) -> Any:
+    return library._final_module if isinstance(library, _LinkedLibrary) else library._get_module_for_linking()
+
+
+def _all_called(libraries: Iterable[Any]) -> list[Any]:
+    """Libraries and those that they call, each once; those that are not ours hold what they call.
+
+    A library stands behind one that calls it: LLVM takes in what something asks for already, and leaves out the rest.
+    """
+    found: dict[Any, None] = {}
+
+    def visit(library: Any) -> None:
+        if library not in found:
+            found[library] = None
+            for callee in library._linking_libraries if isinstance(library, _LinkedLibrary) else ():
+                visit(callee)
+
+    for library in libraries:
+        visit(library)
+    return list(found)
 
 
 class _KernelLibrary(JITCodeLibrary):
     """Code of a kernel that Python calls, kept on disk without what numba would need to link it into another one."""
+
+    _linking_libraries: Any
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        # What takes Python's arguments apart is long, and most of it is for errors.
+        for function in ll_module.functions:
+            if function.name.startswith("_ZN7cpython") and not function.is_declaration:
+                function.add_function_attribute("noinline")
+                function.add_function_attribute("optnone")
+        super()._optimize_functions(ll_module)
+
+    def finalize(self) -> None:
+        # What is called at several levels is taken in once.
+        for library in _all_called(self._linking_libraries):
+            self._reload_init.update(library._reload_init)
+            self._final_module.link_in(_module_of(library), preserve=True)
+        self._linking_libraries = []
+        super().finalize()
+
+    def _optimize_final_module(self) -> None:
+        for function in self._final_module.functions:
+            if function.is_declaration and function.name.startswith("_ZN"):  # to call it would end the process
+                raise RuntimeError(f"{self.name} calls a function that was not linked, {function.name}.")
+        super()._optimize_final_module()
 
     def serialize_using_object_code(self) -> Any:
         self._ensure_finalized()
@@ -56,56 +127,12 @@ class _KernelLibrary(JITCodeLibrary):
         return self.name, "object", (self._get_compiled_object(), ll.parse_assembly(code).as_bitcode())
 
 
-class _LendingLower(Lower):
-    """Lowering of a function that counts no references, see `lent`."""
-
-    def lower_function_body(self) -> Any:
-        with _uncounted(self.context.nrt, self.module):
-            return super().lower_function_body()
-
-
-@contextmanager
-def _uncounted(nrt: Any, module: Any) -> Iterator[None]:
-    """No instruction in the `module` that counts a reference, nor any that finds what to count, from `nrt`."""
-    count = nrt._call_incref_decref
-
-    def count_elsewhere(builder: Any, *args: Any) -> None:
-        if builder.module is not module:  # lowering may ask for another function to be compiled
-            count(builder, *args)
-
-    nrt._call_incref_decref = count_elsewhere
-    try:
-        yield
-    finally:
-        nrt._call_incref_decref = count
-
-
-class _WholeTuple(TupleModel):
-    """A named tuple that functions hand on as it is: numba takes every array in it apart and together again."""
-
-    def get_argument_type(self) -> Any:
-        return self.get_value_type()
-
-    def as_argument(self, builder: Any, value: Any) -> Any:
-        return value
-
-    def from_argument(self, builder: Any, value: Any) -> Any:
-        return value
-
-
-def _model_of_tuple(manager: Any, tuple_type: NamedTuple) -> TupleModel:
-    is_own = tuple_type.instance_class.__module__.startswith(__package__)
-    return (_WholeTuple if is_own else TupleModel)(manager, tuple_type)
-
-
-default_manager.register(NamedTuple, _model_of_tuple)
-
-
 @register_pass(mutates_CFG=True, analysis_only=False)
 class _LowerToBeLinked(NativeLowering):
     """numba's lowering, into a `_LinkedLibrary`."""
 
     _name = "mttab_lower_to_be_linked"
+    lowering_class = KernelLower
 
     def run_pass(self, state: Any) -> bool:
         state.library = _LinkedLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
@@ -125,7 +152,7 @@ class _LowerToBeLent(_LowerToBeLinked):
     """... of a function that counts no references."""
 
     _name = "mttab_lower_to_be_lent"
-    lowering_class = _LendingLower
+    lowering_class = LendingLower
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
@@ -133,6 +160,7 @@ class _LowerKernel(NativeLowering):
     """numba's lowering, into a `_KernelLibrary`."""
 
     _name = "mttab_lower_kernel"
+    lowering_class = KernelLower
 
     def run_pass(self, state: Any) -> bool:
         state.library = _KernelLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
@@ -145,17 +173,39 @@ class _LowerLeanKernel(_LowerKernel):
     """... of a kernel that counts no references but those of its arguments."""
 
     _name = "mttab_lower_lean_kernel"
-    lowering_class = _LendingLower
+    lowering_class = LendingLower
+
+
+# Steps for what no kernel has: closures, generators, ``with``, functions to be taken in as numba's own language,
+# literals that change a type, ``raise`` with a text made up on the way, whole arrays in one expression. Each reads all
+# of a function and, even where it finds nothing to do, has it analysed once more.
+_NOT_NEEDED = {
+    WithLifting,
+    InlineClosureLikes,
+    RewriteSemanticConstants,
+    RewriteDynamicRaises,
+    MakeFunctionToJitFunction,
+    InlineInlinables,
+    FindLiterallyCalls,
+    LiteralUnroll,
+    LiteralPropagationSubPipelinePass,
+    InlineOverloads,
+    NopythonRewrites,
+    NoPythonSupportedFeatureValidation,
+    DumpParforDiagnostics,
+}
 
 
 class _OwnCompiler(CompilerBase):
-    """numba's steps with another one for `NativeLowering`."""
+    """numba's steps that are needed here, with another one for `NativeLowering`."""
 
     _lowering: type[NativeLowering]
 
     def define_pipelines(self) -> list[PassManager]:
         pipeline = PassManager(self._lowering._name)
         for step, what in DefaultPassBuilder.define_nopython_pipeline(self.state).passes:
+            if step in _NOT_NEEDED:
+                continue
             pipeline.add_pass(self._lowering if step is NativeLowering else step, what)
         pipeline.finalize()
         return [pipeline]
