@@ -22,7 +22,7 @@ from mttab._core.boosting.jit import inner, jit, lean, lean_jit
 pytest.importorskip("mttab._core.boosting.linking")  # a numba that is built differently inside
 from mttab._core.boosting import linking
 
-DTYPES = ("int8", "uint8", "int32", "uint32", "int64", "uint64", "float32", "float64", "bool")
+DTYPES = ("uint8", "int64", "float32", "bool")
 
 
 def _read(array, i, j, k):
@@ -61,8 +61,9 @@ def cube(request):
     return rng.integers(0, 100, (3, 4, 5)).astype(request.param)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8])
+@pytest.mark.parametrize(
+    ("layout", "kind"), [*((layout, np.int64) for layout in LAYOUTS), ("C", np.int32), ("C", np.uint8)]
+)
 def test_a_kernel_reads_the_items_that_numpy_reads(cube, layout, kind):
     array = LAYOUTS[layout](cube)
     for place in np.ndindex(cube.shape):
@@ -79,7 +80,7 @@ def test_a_negative_index_counts_from_the_end(cube):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_kernel_writes_the_items_that_numpy_writes(cube, layout):
-    for value in (7, -1 if cube.dtype.kind in "if" else 1, 2.5, True):
+    for value in (7, -1 if cube.dtype.kind in "if" else 1, 2.5):
         for kernel in WRITE:
             ours, expected = LAYOUTS[layout](cube.copy()), LAYOUTS[layout](cube.copy())
             kernel(ours, 2, -3, 1, value)
@@ -148,11 +149,18 @@ def choose_of_each(a, b):
     return larger(a[0], b[0]), smaller(a[0], b[0])
 
 
-@pytest.mark.parametrize("first", DTYPES[:-1])
-@pytest.mark.parametrize("second", DTYPES[:-1])
+NUMBER_TYPES = ("uint8", "int32", "uint64", "float32", "float64")
+
+
+@numba.njit
+def max_and_min(a, b):
+    return max(a[0], b[0]), min(a[0], b[0])
+
+
+@pytest.mark.parametrize("first", NUMBER_TYPES)
+@pytest.mark.parametrize("second", NUMBER_TYPES)
 def test_numbers_of_two_types_are_compared_as_numba_compares_them(first, second):
     a, b = np.array([5], dtype=first), np.array([7], dtype=second)
-    max_and_min = numba.njit(lambda a, b: (max(a[0], b[0]), min(a[0], b[0])))
     for one, other in ((a, b), (b, a)):
         ours, numbas = choose_of_each(one, other), max_and_min(one, other)
         assert ours == numbas and list(map(type, ours)) == list(map(type, numbas))
