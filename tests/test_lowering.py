@@ -160,10 +160,11 @@ def max_and_min(a, b):
 @pytest.mark.parametrize("first", NUMBER_TYPES)
 @pytest.mark.parametrize("second", NUMBER_TYPES)
 def test_numbers_of_two_types_are_compared_as_numba_compares_them(first, second):
-    a, b = np.array([5], dtype=first), np.array([7], dtype=second)
-    for one, other in ((a, b), (b, a)):
-        ours, numbas = choose_of_each(one, other), max_and_min(one, other)
-        assert ours == numbas and list(map(type, ours)) == list(map(type, numbas))
+    for x, y in ((5, 7), (-1, 3), (2**63 + 2048, -4), (0.0, -0.0), (-0.0, 0.0)):
+        a, b = np.array([x]).astype(first), np.array([y]).astype(second)
+        for one, other in ((a, b), (b, a)):
+            ours, numbas = choose_of_each(one, other), max_and_min(one, other)
+            assert repr(ours) == repr(numbas)
 
 
 @jit
@@ -270,7 +271,7 @@ def test_an_error_in_a_kernel_reaches_python():
         raise_above(3, 4)
 
 
-# Two ways to one function, one of them shorter: it is to be linked once, behind both.
+# Two ways to one function, one of them shorter: it is to be linked once, behind all that call it.
 @lean
 def lowest(a):
     return a + 1
@@ -309,6 +310,61 @@ def test_functions_that_several_call_are_linked_wherever_they_are_called():
     assert [upper(a) for a in range(5)] == expected
     assert [outside(a) for a in range(5)] == [e + a + 1 for a, e in enumerate(expected)]
     assert outside_parallel(5) == sum(expected)
+
+
+@inner
+def never(a):
+    return lowest(a) + 1
+
+
+@inner
+def always(a):
+    return lowest(a) + 2
+
+
+class Flag(NamedTuple):
+    flag: object
+    array: np.ndarray
+
+
+@jit
+def choose_callee(given_, a):
+    if given_.flag is not None:
+        return never(a)
+    return always(a)
+
+
+def test_a_call_that_is_left_out_takes_nothing_with_it_that_others_call():
+    assert choose_callee(Flag(None, np.zeros(3)), 5) == 8
+    assert choose_callee(Flag(1.0, np.zeros(3)), 5) == 7
+
+
+@jit
+def with_default(a, n=3):
+    return a + n
+
+
+@jit
+def longer(text, more):
+    return len(text) + more
+
+
+@jit
+def array_or_nothing(array, is_wanted):
+    if is_wanted:
+        return array
+    return None
+
+
+def test_kernels_that_borrow_nothing_have_numbas_entry():
+    assert with_default(1) == 4 and with_default(1, 5) == 6
+    text = "".join(["ab", "cd"])
+    before = sys.getrefcount(text)
+    lengths = [longer(text, i) for i in range(20)]
+    after = sys.getrefcount(text)
+    assert lengths == list(range(4, 24)) and after == before
+    array = np.arange(3)
+    assert array_or_nothing(array, True) is array and array_or_nothing(array, False) is None
 
 
 def test_a_kernel_that_calls_what_was_not_linked_is_refused():

@@ -14,7 +14,7 @@ from typing import Any
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
 from numba.core.callwrapper import PyCallWrapper
-from numba.core.types import BaseTuple  # type: ignore[attr-defined]
+from numba.core.types import BaseTuple, NoneType  # type: ignore[attr-defined]
 
 
 class _Entry(PyCallWrapper):
@@ -73,17 +73,25 @@ class _Entry(PyCallWrapper):
             self._failed.append(native.is_error)
 
 
-def _holds_arrays(kind: Any) -> bool:
-    return isinstance(kind, types.Array) or (isinstance(kind, BaseTuple) and any(map(_holds_arrays, kind)))
+def _is_plain(kind: Any) -> bool:
+    return isinstance(kind, types.Number | types.Boolean | NoneType)
+
+
+def _is_borrowed(kind: Any) -> bool:
+    if isinstance(kind, BaseTuple):
+        return all(map(_is_borrowed, kind))
+    return _is_plain(kind) or isinstance(kind, types.Array)
 
 
 def add_entry(lower: Any, release_gil: bool) -> bool:
-    """Write the entry of a function that has been lowered; False where one that borrows nothing is needed.
+    """Write the entry of a function that has been lowered; False where numba's own is needed.
 
-    A kernel that returns arrays may return one that it was given, or a part of it.
+    A kernel that returns arrays may return one that it was given, or a part of it. Texts, lists and others have to be
+    given back, or to be written back.
     """
     context, described = lower.context, lower.fndesc
-    if _holds_arrays(described.restype):
+    results = described.restype if isinstance(described.restype, BaseTuple) else (described.restype,)
+    if not (all(map(_is_borrowed, described.argtypes)) and all(map(_is_plain, results))):
         return False
     module = context.create_module("entry")
     kernel_type = context.call_conv.get_function_type(described.restype, described.argtypes)

@@ -43,7 +43,7 @@ def flat(typing_context, array):  # type: ignore[no-untyped-def]
 
 
 def empty(shape, dtype):  # type: ignore[no-untyped-def]
-    """``np.empty(shape, dtype)``; in a kernel, where no side is negative.
+    """``np.empty(shape, dtype)``; a kernel does not look whether a side is negative, which none may be.
 
     What numba makes of ``np.empty`` takes 40 ms to compile for each kind of shape and of dtype.
     """

@@ -22,25 +22,8 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import PassManager, register_pass
 from numba.core.targetconfig import ConfigStack
-from numba.core.typed_passes import (
-    DumpParforDiagnostics,
-    InlineOverloads,
-    NativeLowering,
-    NopythonRewrites,
-    NoPythonSupportedFeatureValidation,
-)
+from numba.core.typed_passes import NativeLowering
 from numba.core.types.functions import BaseFunction
-from numba.core.untyped_passes import (
-    FindLiterallyCalls,
-    InlineClosureLikes,
-    InlineInlinables,
-    LiteralPropagationSubPipelinePass,
-    LiteralUnroll,
-    MakeFunctionToJitFunction,
-    RewriteDynamicRaises,
-    RewriteSemanticConstants,
-    WithLifting,
-)
 
 from .lowering import KernelLower, LendingLower
 
@@ -54,6 +37,8 @@ class _LinkedLibrary(JITCodeLibrary):
         ll_module.data_layout = self._codegen._data_layout
 
     def finalize(self) -> None:
+        for library in self._linking_libraries:
+            self._reload_init.update(library._reload_init)
         for function in self._final_module.functions:
             if not function.is_declaration and function.linkage == ll.Linkage.external:
                 function.linkage = "linkonce_odr"  # may be left out once it is part of its callers
@@ -75,19 +60,23 @@ def _module_of(library: Any) -> Any:
 def _all_called(libraries: Iterable[Any]) -> list[Any]:
     """Libraries and those that they call, each once; those that are not ours hold what they call.
 
-    A library stands behind one that calls it: LLVM takes in what something asks for already, and leaves out the rest.
+    A library stands behind all that call it: LLVM takes in what something asks for already, and leaves out the rest. So
+    one that nobody calls any more, for the branch with the call in it is gone, takes nothing with it that others call.
     """
-    found: dict[Any, None] = {}
+    found: set[Any] = set()
+    callees_first: list[Any] = []
 
     def visit(library: Any) -> None:
-        if library not in found:
-            found[library] = None
-            for callee in library._linking_libraries if isinstance(library, _LinkedLibrary) else ():
-                visit(callee)
+        if library in found:
+            return
+        found.add(library)
+        for callee in reversed(library._linking_libraries) if isinstance(library, _LinkedLibrary) else ():
+            visit(callee)
+        callees_first.append(library)
 
-    for library in libraries:
+    for library in reversed(list(libraries)):
         visit(library)
-    return list(found)
+    return callees_first[::-1]
 
 
 class _KernelLibrary(JITCodeLibrary):
@@ -170,29 +159,19 @@ class _LowerKernel(NativeLowering):
 
 @register_pass(mutates_CFG=True, analysis_only=False)
 class _LowerLeanKernel(_LowerKernel):
-    """... of a kernel that counts no references but those of its arguments."""
+    """... of a kernel that counts no references."""
 
     _name = "mttab_lower_lean_kernel"
     lowering_class = LendingLower
 
 
-# Steps for what no kernel has: closures, generators, ``with``, functions to be taken in as numba's own language,
-# literals that change a type, ``raise`` with a text made up on the way, whole arrays in one expression. Each reads all
-# of a function and, even where it finds nothing to do, has it analysed once more.
+# Steps for what kernels do without: closures, ``with``, functions to be taken in as numba's own language, literals
+# that change a type, ``raise`` with a text made up on the way, several operations on whole arrays in one loop. Each
+# reads all of a function and, even where it finds nothing to do, has it analysed once more.
 _NOT_NEEDED = {
-    WithLifting,
-    InlineClosureLikes,
-    RewriteSemanticConstants,
-    RewriteDynamicRaises,
-    MakeFunctionToJitFunction,
-    InlineInlinables,
-    FindLiterallyCalls,
-    LiteralUnroll,
-    LiteralPropagationSubPipelinePass,
-    InlineOverloads,
-    NopythonRewrites,
-    NoPythonSupportedFeatureValidation,
-    DumpParforDiagnostics,
+    *("WithLifting", "InlineClosureLikes", "MakeFunctionToJitFunction", "InlineInlinables", "InlineOverloads"),
+    *("RewriteSemanticConstants", "FindLiterallyCalls", "LiteralUnroll", "LiteralPropagationSubPipelinePass"),
+    *("RewriteDynamicRaises", "NopythonRewrites", "NoPythonSupportedFeatureValidation", "DumpParforDiagnostics"),
 }
 
 
@@ -204,7 +183,7 @@ class _OwnCompiler(CompilerBase):
     def define_pipelines(self) -> list[PassManager]:
         pipeline = PassManager(self._lowering._name)
         for step, what in DefaultPassBuilder.define_nopython_pipeline(self.state).passes:
-            if step in _NOT_NEEDED:
+            if step.__name__ in _NOT_NEEDED:
                 continue
             pipeline.add_pass(self._lowering if step is NativeLowering else step, what)
         pipeline.finalize()
