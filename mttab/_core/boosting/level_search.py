@@ -73,7 +73,7 @@ def subtract_child(rest, histogram, layout, first, last, is_exact):  # type: ign
     if not is_exact:
         _level_empty_bins(rest, histogram, layout, first, last)
     a, b = layout.offset[first], layout.offset[last]
-    subtract_exactly(rest[a:b], histogram[a:b], rest[a:b])
+    subtract_exactly(rest[a:b], histogram[a:b])
 
 
 @lean

@@ -119,17 +119,17 @@ def n_planes_for(constant_hessian, are_apart):  # type: ignore[no-untyped-def]
 def sum_packed(packed, weight, are_apart, rows, start, stop, first_row, unit_h, out_sums):  # type: ignore[no-untyped-def]
     """Weight, gradient in units, and hessian of the rows of a node, float64 (3,)."""
     gradient, hessian, mass = np.int64(0), np.int64(0), 0.0
-    shift = np.int32(0) if are_apart else COUNT_BITS
-    for j in range(start, stop):
-        gradient += packed[0, rows[j] - first_row] >> shift
+    shift, part = np.int32(0) if are_apart else COUNT_BITS, rows[start:stop]
+    for j in range(len(part)):
+        gradient += packed[0, part[j] - first_row] >> shift
     out_sums[0], out_sums[1], out_sums[2] = stop - start, gradient, stop - start
     if len(packed) > 1:
-        for j in range(start, stop):
-            hessian += packed[1, rows[j] - first_row]
+        for j in range(len(part)):
+            hessian += packed[1, part[j] - first_row]
         out_sums[2] = hessian * unit_h
     if are_apart:
-        for j in range(start, stop):
-            mass += weight[rows[j]]
+        for j in range(len(part)):
+            mass += weight[part[j]]
         out_sums[0] = mass
 
 
@@ -139,13 +139,13 @@ def add_rows(cells, packed, rows, start, stop, first_row, n_bins, slot, out_coun
 
     cells : ``cell`` as in `local_bins.LocalBins`; packed, rows, first_row : as above
     """
-    n_lanes = cells.shape[1]
+    n_lanes, part = cells.shape[1], rows[start:stop]
     for plane in range(len(packed)):
         histogram, values = out_counts[slot, plane], packed[plane]
         for place in range((n_bins + 1) * n_lanes):
             histogram[place] = 0
-        for j in range(start, stop):
-            row = np.uint64(rows[j])  # unsigned: numba then leaves out its test for a negative index
+        for j in range(len(part)):
+            row = np.uint64(part[j])  # unsigned: numba then leaves out its test for a negative index
             value, own = values[row - np.uint64(first_row)], cells[row]
             for block in range(len(own) // LANE_STEP):  # spelled out: no loop over lanes that are left
                 lane = np.uint64(LANE_STEP * block)

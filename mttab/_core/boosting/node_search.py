@@ -110,7 +110,7 @@ def _search_nodes(  # type: ignore[no-untyped-def]
         first = first_feature(thread, n_threads, n_features)
         last = first_feature(thread + 1, n_threads, n_features)
         # What is made is made here: the rest is passed on to a function that need not count who refers to it.
-        own, room = (scratch.sums[thread], *new_cells()), new_split_room(most, histogram.shape[1])
+        own, room = (scratch.sums[thread], *new_cells()), new_split_room(most, most, histogram.shape[1])
         out_set = empty((most + 31) // 32, np.uint32)
         node = words, task, layout, rows, start, stop, packing, scratch, own
         _search_features(*node, options, histogram, rest, candidates, room, out_set, first, last)
@@ -133,7 +133,7 @@ def _search_features(  # type: ignore[no-untyped-def]
         a, b = layout.offset[f], layout.offset[f + 1]
         if len(rest) > 0:
             if packing is not None:
-                subtract_exactly(rest[a:b], histogram[a:b], rest[a:b])
+                subtract_exactly(rest[a:b], histogram[a:b])
             else:
                 subtract_histogram(rest[a:b], histogram[a:b], rest[a:b])
         for k in range(2):
@@ -175,5 +175,5 @@ def best_candidate(candidates, k, histogram, layout, options, out_set):  # type:
 @inner
 def _write_levels(f, histogram, layout, sums, options, low, high, best, out_set):  # type: ignore[no-untyped-def]
     """Write the set of levels that the best split of a node by a category sends left."""
-    room = new_split_room(len(histogram), histogram.shape[1])
+    room = new_split_room(len(histogram), 0, histogram.shape[1])
     find_feature_split(f, histogram, layout, sums, options, low, high, best, room, out_set)

@@ -161,9 +161,11 @@ def gather_and_sum(rows, start, stop, packed, packing, out_packed, out_sums):  #
     first, n_rows = np.int64(0), stop - start
     while first < n_rows:
         last, total = smaller(first + packing.chunk, n_rows), np.int64(0)
-        for j in range(first, last):
-            fields = packed[rows[start + j]]
-            out_packed[j] = fields
+        # Slices: of places like ``start + j`` numba asks, row by row, whether they are negative.
+        part, out = rows[start + first : start + last], out_packed[first:last]
+        for j in range(len(part)):
+            fields = packed[part[j]]
+            out[j] = fields
             total += fields
         count, g, h = unpack(total, packing)
         out_sums[0] += count
@@ -201,10 +203,11 @@ def _add_chunk(words, rows, node_start, start, stop, packed, own_words, cells): 
     """
     first = start
     while first < stop:
-        n, place = smaller(stop - first, WORDS_AT_ONCE), first - node_start
+        n = smaller(stop - first, WORDS_AT_ONCE)
         _take(words, rows, first, n, own_words)
-        for j in range(n):
-            fields, word = packed[place + j], own_words[j]
+        own = packed[first - node_start : first - node_start + n]
+        for j in range(len(own)):
+            fields, word = own[j], own_words[j]
             cells[0, word & 255] += fields
             cells[1, (word >> 8) & 255] += fields
             cells[2, (word >> 16) & 255] += fields
@@ -217,10 +220,11 @@ def _add_chunk_of_two(words, shift, rows, node_start, start, stop, packed, own_w
     """The same for two features, those of the lower half of the words (shift 0) or of the upper half (shift 16)."""
     first = start
     while first < stop:
-        n, place = smaller(stop - first, WORDS_AT_ONCE), first - node_start
+        n = smaller(stop - first, WORDS_AT_ONCE)
         _take(words, rows, first, n, own_words)
-        for j in range(n):
-            fields, word = packed[place + j], own_words[j] >> shift
+        own = packed[first - node_start : first - node_start + n]
+        for j in range(len(own)):
+            fields, word = own[j], own_words[j] >> shift
             cells[0, word & 255] += fields
             cells[1, (word >> 8) & 255] += fields
         first += n
@@ -232,8 +236,9 @@ def _take(words, rows, first, n, out_words):  # type: ignore[no-untyped-def]
 
     A loop that does nothing else has many of them under way at once; one that adds to bins waits for each.
     """
-    for j in range(n):
-        out_words[j] = words[rows[first + j]]
+    part = rows[first : first + n]
+    for j in range(len(part)):
+        out_words[j] = words[part[j]]
 
 
 @lean
@@ -268,13 +273,20 @@ def _write_cells(cells, packing, out_histogram):  # type: ignore[no-untyped-def]
     """One feature's ``cells`` (>= n_bins,) as floats (n_bins, 2 or 3); those that were in use are 0 afterwards."""
     mask_c = (np.int64(1) << packing.shift_h) - 1
     mask_h = (np.int64(1) << (packing.shift_g - packing.shift_h)) - 1
-    for b in range(len(out_histogram)):
-        fields = cells[b]
-        cells[b] = 0
-        out_histogram[b, 0] = np.float64(fields & mask_c)
-        out_histogram[b, 1] = np.float64(fields >> packing.shift_g) * packing.unit_g
-        if mask_h > 0:
-            out_histogram[b, 2] = np.float64((fields >> packing.shift_h) & mask_h) * packing.unit_h
+    own, out = cells[: len(out_histogram)], flat(out_histogram)
+    if mask_h == 0:
+        for b in range(len(own)):
+            fields, place = own[b], np.uint64(2 * b)
+            own[b] = 0
+            out[place] = np.float64(fields & mask_c)
+            out[place + np.uint64(1)] = np.float64(fields >> packing.shift_g) * packing.unit_g
+    else:
+        for b in range(len(own)):
+            fields, place = own[b], np.uint64(3 * b)
+            own[b] = 0
+            out[place] = np.float64(fields & mask_c)
+            out[place + np.uint64(1)] = np.float64(fields >> packing.shift_g) * packing.unit_g
+            out[place + np.uint64(2)] = np.float64((fields >> packing.shift_h) & mask_h) * packing.unit_h
 
 
 @lean
@@ -345,8 +357,8 @@ def fill_packed(  # type: ignore[no-untyped-def]
 
 
 @lean_jit
-def subtract_exactly(parent, child, out_sibling):  # type: ignore[no-untyped-def]
-    """Sibling = parent − child of packed sums, which leave no rounding behind; ``out_sibling`` may be ``parent``."""
-    minuend, subtrahend, out = flat(parent), flat(child), flat(out_sibling)
-    for cell in range(len(out)):
-        out[cell] = minuend[cell] - subtrahend[cell]
+def subtract_exactly(parent, child):  # type: ignore[no-untyped-def]
+    """Make a parent's packed sums those of the child's sibling, which leaves no rounding behind."""
+    sums, own = flat(parent), flat(child)
+    for cell in range(len(sums)):
+        sums[cell] -= own[cell]

@@ -19,7 +19,7 @@ from .jit import jit, lean
 from .splitting import count_outputs, new_split_room, scan_categorical, scan_numeric, sums_score
 
 # Largest number of rows of such a node: with more, most bins are in use.
-SMALL_NODE = 256
+SMALL_NODE = 128
 
 
 @lean
@@ -82,7 +82,7 @@ def find_split_from_rows(words, task, layout, rows, statistics, sums, options, l
     cells, used = np.zeros((256, n_channels)), empty(256, np.int64)
     compact = empty((smaller(len(rows), 256) + 1, n_channels), np.float64)
     levels = empty((most, n_channels), np.float64)
-    scratch = cells, used, compact, levels, new_split_room(most, n_channels)
+    scratch = cells, used, compact, levels, new_split_room(most, len(compact), n_channels)
     node = words, task, layout, rows, statistics, sums, options, low, high
     return _find_split(*node, is_tried, *scratch, out_set)
 

@@ -101,7 +101,7 @@ def new_small_scratch(max_leaf_nodes, n_features, n_numeric, n_lanes, n_lines, n
         empty(MAX_ROWS + 1, np.uint32),
         empty((2, 256), np.int32),
         empty((256, n_channels), np.float64),
-        new_split_room(256, n_channels),
+        new_split_room(256, 0, n_channels),
     )
 
 

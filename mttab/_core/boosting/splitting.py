@@ -13,7 +13,7 @@ import numpy as np
 
 from .binning import CATEGORY
 from .in_place import empty, larger, smaller
-from .jit import inner, jit, lean, lean_jit
+from .jit import inlined, inner, jit, lean, lean_jit
 
 TIE = 1e-10
 # Smallest hessian sum of a leaf, as in LightGBM: keeps −G / H finite where a probability has saturated.
@@ -44,17 +44,23 @@ class SplitRoom(NamedTuple):
 
     places : int64 (3, >= n_levels), keys : float64 (2, >= n_levels), of the levels of a category
     pair : float64 (2, n_channels), sums of two children
+    cuts : float64 (4, >= n_bins), see `_scan_one_output`
     """
 
     places: np.ndarray
     keys: np.ndarray
     pair: np.ndarray
+    cuts: np.ndarray
 
 
 @inner
-def new_split_room(n_levels, n_channels):  # type: ignore[no-untyped-def]
+def new_split_room(n_levels, n_bins, n_channels):  # type: ignore[no-untyped-def]
+    """Room for features of so many levels, and numeric ones of so many bins."""
     return SplitRoom(
-        empty((3, n_levels), np.int64), empty((2, n_levels), np.float64), empty((2, n_channels), np.float64)
+        empty((3, n_levels), np.int64),
+        empty((2, n_levels), np.float64),
+        empty((2, n_channels), np.float64),
+        empty((4, n_bins), np.float64),
     )
 
 
@@ -122,7 +128,7 @@ def scan_numeric(histogram, sums, options, monotonic, low, high, best, room):  #
     n_channels = histogram.shape[1]
     n_outputs = n_channels - 1 if options.constant_hessian else (n_channels - 1) // 2
     if n_outputs == 1 and monotonic == 0 and low == -np.inf and high == np.inf:
-        return _scan_one_output(histogram, sums, options, best)
+        return _scan_one_output(histogram, sums, options, best, room.cuts)
     has_missing = histogram[n_bins, 0] > 0.0
     left, right = room.pair[0], room.pair[1]
     best_bin, best_next, best_missing_left, found = -1, -1, False, best
@@ -156,60 +162,102 @@ def scan_numeric(histogram, sums, options, monotonic, low, high, best, room):  #
 
 
 @lean_jit
-def _scan_one_output(histogram, sums, options, best):  # type: ignore[no-untyped-def]
-    """`scan_numeric` for one output without bounds, the common case: sums in registers, and hardly a division.
+def _scan_one_output(histogram, sums, options, best, cuts):  # type: ignore[no-untyped-def]
+    """`scan_numeric` for one output without bounds, the common case: many cuts in one step, and hardly a branch.
 
     With h + λ written as h, and G, H the sums of both children, the score of a cut is
 
         g² / h + (G − g)² / (H − h)  =  G² / H + H d² / q,     d = g − h G / H,     q = h (H − h),
 
-    so the best cut has the largest d² / q, and two of them are compared crosswise, without dividing. An empty bin
-    repeats the candidate before it and cannot win.
+    so the best cut has the largest d² / q. An empty bin repeats the candidate before it, and of equal ones the first
+    counts.
+
+    cuts : float64 (4, >= n_bins), scratch
     """
     n_bins = histogram.shape[0] - 1
     h_channel = 0 if options.constant_hessian else 2
-    min_weight, l2 = options.min_samples_leaf * (1.0 - 1e-9), options.l2
     missing_w, missing_g, missing_h = histogram[n_bins, 0], histogram[n_bins, 1], histogram[n_bins, h_channel]
     has_missing = missing_w > 0.0
-    both = sums[h_channel] + 2.0 * l2
+    both = sums[h_channel] + 2.0 * options.l2
     slope = sums[1] / both
-    # A cut has to beat d² / q = bar / bottom, which holds the noise that a score has to be better by.
+    # A cut has to beat this d² / q, which holds the noise that a score has to be better by.
     flat = sums[1] * slope / both
-    bar, bottom = (best + TIE * abs(best)) / both - flat, 1.0
-    best_bin, best_g, best_h, best_missing_left = -1, 0.0, 0.0, False
+    bar = larger((best + TIE * abs(best)) / both - flat, 0.0)
+    best_bin, best_w, best_g, best_h, best_missing_left = np.int64(-1), 0.0, 0.0, 0.0, False
     for missing_left in range(2 if has_missing else 1):
         w, g, h = (missing_w, missing_g, missing_h) if missing_left == 1 else (0.0, 0.0, 0.0)
         # The last value bin is a candidate only where missing values go right: then they alone are the right child.
         last = n_bins if has_missing and missing_left == 0 else n_bins - 1
-        first = 0
-        while first < last and w + histogram[first, 0] < min_weight:
-            w += histogram[first, 0]
-            g += histogram[first, 1]
-            h += histogram[first, h_channel]
-            first += 1
-        for b in range(first, last):
-            w += histogram[b, 0]
-            g += histogram[b, 1]
-            h += histogram[b, h_channel]
-            w_right = sums[0] - w
-            if w_right < min_weight or w_right <= 0.0:
-                break
-            below = h + l2
-            d, q = g - slope * below, below * (both - below)
-            if d * d * bottom > bar * q and w > 0.0 and h >= options.min_hessian:
-                if sums[h_channel] - h >= options.min_hessian:
-                    bar, bottom = d * d + TIE * (d * d + flat * q), q
-                    best_bin, best_g, best_h = b, g, h
-                    best_missing_left = missing_left == 1 if has_missing else w >= w_right * (1.0 - TIE)
+        first, stop = _sum_left(histogram[:last], h_channel, w, g, h, sums[0], options, cuts)
+        weights, gradients, hessians = cuts[0, first:stop], cuts[1, first:stop], cuts[h_channel, first:stop]
+        gains = cuts[3, first:stop]
+        found = _largest_gain(gradients, hessians, slope, both, sums[h_channel], options, gains)
+        if found > bar:
+            c = _first_of(gains, larger((found - TIE * flat) / (1.0 + TIE), bar))
+            bar = found + TIE * (found + flat)
+            best_bin, best_w, best_g, best_h = first + c, weights[c], gradients[c], hessians[c]
+            best_missing_left = missing_left == 1 if has_missing else best_w >= (sums[0] - best_w) * (1.0 - TIE)
     if best_bin < 0:
-        return best, -1, -1, False
+        return best, best_bin, np.int64(-1), False
     g_right, h_right = sums[1] - best_g, sums[h_channel] - best_h
-    found = best_g * best_g / (best_h + l2) + g_right * g_right / (h_right + l2)
-    best_next = n_bins
-    for b in range(n_bins - 1, best_bin, -1):
-        if histogram[b, 0] > 0.0:
-            best_next = b
+    found = best_g * best_g / (best_h + options.l2) + g_right * g_right / (h_right + options.l2)
+    best_next = best_bin + 1
+    while best_next < n_bins and histogram[best_next, 0] <= 0.0:
+        best_next += 1
     return found, best_bin, best_next, best_missing_left
+
+
+@inlined
+def _sum_left(histogram, h_channel, w, g, h, total, options, out_cuts):  # type: ignore[no-untyped-def]
+    """Write what is left of each cut; return the first and the last, not included, with weight enough on both sides.
+
+    histogram : float64 (n_cuts, n_channels), the bins left of the last cut; w, g, h : what is left of the first bin
+    total : float64, weight of the node; out_cuts : weight, gradient and, if it has a channel, hessian
+    """
+    weights, gradients, hessians = out_cuts[0, : len(histogram)], out_cuts[1], out_cuts[2]
+    for b in range(len(weights)):
+        w += histogram[b, 0]
+        g += histogram[b, 1]
+        weights[b], gradients[b] = w, g
+    if h_channel > 0:
+        for b in range(len(weights)):
+            h += histogram[b, h_channel]
+            hessians[b] = h
+    # Weights only grow from cut to cut, so that it is enough to count.
+    min_weight, first, last = options.min_samples_leaf * (1.0 - 1e-9), np.int64(0), np.int64(0)
+    for b in range(len(weights)):
+        left, right = weights[b], total - weights[b]
+        first += np.int64((left < min_weight) | (left <= 0.0))
+        last += np.int64((right >= min_weight) & (right > 0.0))
+    return first, larger(first, last)
+
+
+@inlined
+def _largest_gain(gradients, hessians, slope, both, total, options, out_gains):  # type: ignore[no-untyped-def]
+    """Write d² / q of each cut, 0 where a hessian is too small, and return the largest.
+
+    That of numbers that are not negative, whose bits are in their order as whole numbers.
+    """
+    l2, least, most = options.l2, options.min_hessian, total - options.min_hessian
+    for c in range(len(out_gains)):
+        h = hessians[c]
+        below = h + l2
+        d, q = gradients[c] - slope * below, below * (both - below)
+        gain = d * d / q
+        out_gains[c] = gain if (h >= least) & (h <= most) & (q > 0.0) else 0.0
+    bits, found = out_gains.view(np.int64), np.int64(0)
+    for c in range(len(bits)):
+        found = larger(found, bits[c])
+    return np.int64(found).view(np.float64)
+
+
+@inlined
+def _first_of(gains, bar):  # type: ignore[no-untyped-def]
+    """Place of the first gain of at least ``bar``."""
+    c = 0
+    while gains[c] < bar:
+        c += 1
+    return c
 
 
 @lean
@@ -418,7 +466,7 @@ def find_node_split(histogram, layout, sums, options, low, high, features, out_s
     n_outputs = n_channels - 1 if options.constant_hessian else (n_channels - 1) // 2
     own = sums_score(sums, n_outputs, options, options.l2, low, high)
     best, feature, left_bin, next_bin, missing_left = own, -1, 0, 0, False
-    room = new_split_room(len(histogram), n_channels)
+    room = new_split_room(len(histogram), len(histogram), n_channels)
     for f in features:
         part = histogram[layout.offset[f] : layout.offset[f + 1]]
         score, b, following, is_left = find_feature_split(
