@@ -21,8 +21,9 @@ import numpy as np
 from numba.core.caching import NullCache
 from mttab import RMTGBClassifier, RMTGBRegressor
 from mttab._core.boosting import collecting, forest, growing, histogram, leaf_masks, leaves, losses, sampling
-from mttab._core.boosting import local_bins, packed_histogram, scoring, small_nodes, splitting, task_trees, tree
-from mttab._core.boosting import coded_rows, level_categories
+from mttab._core.boosting import local_bins, packed_histogram, scoring, small_nodes, task_trees, tree
+from mttab._core.boosting import category_splits, coded_rows, feature_splits, level_categories
+from mttab._core.boosting import numeric_splits, splitting
 from mttab.datasets import make_task_groups
 
 X, y = make_task_groups(60, group_sizes=(2, 1), random_state=0)
@@ -44,7 +45,8 @@ kernels = {
     id(kernel): kernel
     for module in (
         *(collecting, forest, growing, histogram, leaf_masks, leaves, level_categories, losses, sampling),
-        *(coded_rows, local_bins, packed_histogram, scoring, small_nodes, splitting, task_trees, tree),
+        *(coded_rows, local_bins, packed_histogram, scoring, small_nodes, task_trees, tree),
+        *(category_splits, feature_splits, numeric_splits, splitting),
     )
     for kernel in vars(module).values()
     if hasattr(kernel, "signatures") and not isinstance(kernel._cache, NullCache)

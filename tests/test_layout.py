@@ -68,7 +68,8 @@ PLAIN = (
 ORDER = {
     "boosting": (
         *("entries", "lowering", "linking", "jit", "in_place", "sums", "threads", "quantile", "losses"),
-        *("binning", "histogram", "packed_histogram", "splitting", "small_nodes"),
+        *("binning", "histogram", "packed_histogram"),
+        *("splitting", "numeric_splits", "category_splits", "feature_splits", "small_nodes"),
         *("partition", "node_search", "level", "addresses", "level_categories", "level_search"),
         *("leaves", "tree_arrays", "tree", "symmetric", "local_bins", "local_search", "small_trees", "task_trees"),
         *("leaf_masks", "scoring", "coded_rows", "collecting", "forest", "sampling"),

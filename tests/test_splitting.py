@@ -19,9 +19,11 @@ from boosting_inputs import (
     tree_problems,
 )
 from mttab._core.boosting.binning import CATEGORY, TASK_ID
+from mttab._core.boosting.category_splits import most_of_levels
+from mttab._core.boosting.feature_splits import find_node_split
 from mttab._core.boosting.histogram import gather_statistics
 from mttab._core.boosting.small_nodes import find_split_from_rows
-from mttab._core.boosting.splitting import MIN_HESSIAN, find_node_split, most_of_levels
+from mttab._core.boosting.splitting import MIN_HESSIAN
 from naive import Problem, Split
 
 

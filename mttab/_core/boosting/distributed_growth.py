@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .binning import BinLayout, cut_between
+from .feature_splits import find_node_split
 from .histogram import gather_statistics, subtract_histogram
 from .leaves import sum_rows
 from .level import Level, new_level
@@ -21,7 +22,7 @@ from .packed_histogram import (
 )
 from .partition import CELLS_PER_ROW, mark_left, split_range
 from .small_nodes import SMALL_NODE
-from .splitting import SplitOptions, bounded_value, find_node_split
+from .splitting import SplitOptions, bounded_value
 from .symmetric import draw_level, may_go_deeper, open_root, split_level
 from .threads import team_of
 from .tree import Growing, GrowthOptions, Table, bound_children, draw_features, propose

@@ -14,20 +14,11 @@ from numba.extending import intrinsic
 
 from .addresses import address_of, call_at_address, kinds_of
 from .binning import CATEGORY, BinLayout
+from .category_splits import level_keys, levels_in_use, mean_hessian, most_of_levels, sort_levels
 from .in_place import flat, larger
 from .jit import inlined, lean, lean_jit
 from .level import lay_out_room, new_level
-from .splitting import (
-    TIE,
-    SplitOptions,
-    count_outputs,
-    level_keys,
-    levels_in_use,
-    mean_hessian,
-    most_of_levels,
-    pair_score,
-    sort_levels,
-)
+from .splitting import TIE, SplitOptions, count_outputs, pair_score
 from .sums import dot
 
 # Steps from one node's view of the levels to the view that tells most about all nodes.
@@ -93,7 +84,7 @@ def best_subsets(first, last, layout, options, level, room):  # type: ignore[no-
 
 @inlined
 def _best_subset(f, layout, options, level, room, bar):  # type: ignore[no-untyped-def]
-    """Best set of levels to send left for all open nodes together; `splitting.scan_categorical` says what is tried.
+    """Best set of levels to send left for all open nodes together, among those of `category_splits.scan_categorical`.
 
     bar : float, gain below which nobody asks for the set
 

@@ -197,7 +197,7 @@ def _clear(gain):  # type: ignore[no-untyped-def]
 
 @inlined
 def gains_of_cuts(counts, slot, n_cells, sums, node, options, out_gain):  # type: ignore[no-untyped-def]
-    """Gain d² / q (see `splitting._scan_one_output`) of a cut after each cell; 0 where it is not allowed.
+    """Gain d² / q (see `numeric_splits._scan_one_output`) of a cut after each cell; 0 where it is not allowed.
 
     For rows that count once, in their hessian, too.
 

@@ -11,18 +11,19 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange
 
+from .feature_splits import find_feature_split
 from .histogram import fill_floats, subtract_histogram
 from .in_place import empty, larger, smaller
 from .jit import inner, lean, serial_and_parallel
 from .packed_histogram import fill_packed, new_cells, subtract_exactly
-from .splitting import TIE, count_outputs, find_feature_split, new_split_room, sums_score
+from .splitting import TIE, count_outputs, new_split_room, sums_score
 
 
 class Candidates(NamedTuple):
     """Best split of every feature for two nodes, the smaller child and the larger one.
 
     is_tried : bool (2, n_features), where there is anything to look for
-    score, left_bin, next_bin, missing_left : (2, n_features), as `splitting.find_feature_split` returns them
+    score, left_bin, next_bin, missing_left : (2, n_features), as `feature_splits.find_feature_split` returns them
     sums : float64 (2, n_channels); low, high : float64 (2,), of the two nodes
     """
 
@@ -151,7 +152,7 @@ search_nodes, search_nodes_parallel = serial_and_parallel(_search_nodes)
 
 @lean
 def best_candidate(candidates, k, histogram, layout, options, out_set):  # type: ignore[no-untyped-def]
-    """What `splitting.find_node_split` returns, of node ``k`` of the candidates, whose histogram this is."""
+    """What `feature_splits.find_node_split` returns, of node ``k`` of the candidates, whose histogram this is."""
     sums, low, high = candidates.sums[k], candidates.low[k], candidates.high[k]
     own = sums_score(sums, count_outputs(histogram.shape[1], options), options, options.l2, low, high)
     best, feature = own, np.int64(-1)

@@ -13,10 +13,12 @@ import numpy as np
 from numba.cpython.unsafe.numbers import trailing_zeros
 
 from .binning import CATEGORY, TASK_ID, byte_of
+from .category_splits import scan_categorical
 from .histogram import set_zero
 from .in_place import empty, larger, smaller
 from .jit import jit, lean
-from .splitting import count_outputs, new_split_room, scan_categorical, scan_numeric, sums_score
+from .numeric_splits import scan_numeric
+from .splitting import count_outputs, new_split_room, sums_score
 
 # Largest number of rows of such a node: with more, most bins are in use.
 SMALL_NODE = 128
@@ -71,7 +73,7 @@ def compact_bins(words, shift, mask, rows, statistics, missing_code, cells, used
 
 @jit
 def find_split_from_rows(words, task, layout, rows, statistics, sums, options, low, high, is_tried, out_set):  # type: ignore[no-untyped-def]
-    """`splitting.find_node_split` for the rows ``rows`` uint32 (n,) of one node, with their ``statistics``.
+    """`feature_splits.find_node_split` for the rows ``rows`` uint32 (n,) of one node, with their ``statistics``.
 
     is_tried : bool (n_features,)
     """

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .binning import CATEGORY, byte_of, cut_between
+from .category_splits import scan_categorical
 from .in_place import empty, larger, smaller
 from .jit import inlined, inner, lean
 from .leaves import set_values_of
@@ -34,7 +35,7 @@ from .local_search import (
     sums_left_of,
 )
 from .partition import mark_left, partition_rows
-from .splitting import TIE, SplitRoom, new_split_room, scan_categorical
+from .splitting import TIE, SplitRoom, new_split_room
 from .tree import draw_among
 from .tree_arrays import best_open_leaf, close_leaves, open_node
 
@@ -258,7 +259,7 @@ def _leave_lanes_out(feature, is_tried, n_lanes, gain):  # type: ignore[no-untyp
 def _search_levels(  # type: ignore[no-untyped-def]
     table, layout, rows, first_row, are_apart, unit_h, f, options, own, tree, node, best
 ):
-    """`splitting.scan_categorical` of a node, from its rows."""
+    """`category_splits.scan_categorical` of a node, from its rows."""
     part, out_set = own.levels[: layout.offset[f + 1] - layout.offset[f]], tree.category_set[node]
     sums = own.sums[node, : part.shape[1]]
     _sum_levels(table, rows[tree.start[node] : tree.stop[node]], first_row, are_apart, unit_h, f, own, part)
