@@ -285,11 +285,13 @@ def test_a_child_needs_curvature():
     rows = training_rows([[0, 0, 1, 1]], np.zeros(4))
     gradient = np.array([[1.0, 1.0, -1.0, -1.0]])
 
-    def is_split(smallest):  # type: ignore[no-untyped-def]
-        hessian = np.array([[1.0, 1.0, smallest / 2, smallest / 2]])
-        return find_split(rows, bin_layout([2]), split_options(False), gradient, hessian)[1] is not None
+    def is_split(smallest, other=1.0, **options):  # type: ignore[no-untyped-def]
+        hessian = np.array([[other, other, smallest / 2, smallest / 2]])
+        return find_split(rows, bin_layout([2]), split_options(False, **options), gradient, hessian)[1] is not None
 
     assert is_split(1.01 * MIN_HESSIAN) and not is_split(0.99 * MIN_HESSIAN) and not is_split(0.0)
+    # Beside large sums, too, of which the smallest hessian that is allowed is less than a rounding.
+    assert is_split(1e13, other=5e13, l2=3.0) and not is_split(0.0, other=5e13, l2=3.0)
 
 
 def test_gain_is_the_loss_that_two_means_save_over_one():

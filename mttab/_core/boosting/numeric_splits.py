@@ -132,13 +132,13 @@ def _largest_gain(gradients, hessians, slope, both, total, options, out_gains): 
 
     That of numbers that are not negative, whose bits are in their order as whole numbers.
     """
-    l2, least, most = options.l2, options.min_hessian, total - options.min_hessian
+    l2, least = options.l2, options.min_hessian
     for c in range(len(out_gains)):
         h = hessians[c]
         below = h + l2
         d, q = gradients[c] - slope * below, below * (both - below)
         gain = d * d / q
-        out_gains[c] = gain if (h >= least) & (h <= most) & (q > 0.0) else 0.0
+        out_gains[c] = gain if (h >= least) & (total - h >= least) & (q > 0.0) else 0.0
     bits, found = out_gains.view(np.int64), np.int64(0)
     for c in range(len(bits)):
         found = larger(found, bits[c])
