@@ -130,7 +130,7 @@ def _sum_left(histogram, h_channel, w, g, h, total, options, out_cuts):  # type:
 def _largest_gain(gradients, hessians, slope, both, total, options, out_gains):  # type: ignore[no-untyped-def]
     """Write d² / q of each cut, 0 where a hessian is too small, and return the largest.
 
-    That of numbers that are not negative, whose bits are in their order as whole numbers.
+    It is found by bits: as whole numbers, those of numbers that are not negative are in the same order.
     """
     l2, least = options.l2, options.min_hessian
     for c in range(len(out_gains)):
@@ -147,7 +147,7 @@ def _largest_gain(gradients, hessians, slope, both, total, options, out_gains): 
 
 @inlined
 def _first_of(gains, bar):  # type: ignore[no-untyped-def]
-    """Place of the first gain of at least ``bar``."""
+    """Place of the first gain of at least ``bar``; there is one."""
     c = 0
     while gains[c] < bar:
         c += 1

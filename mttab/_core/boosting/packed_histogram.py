@@ -273,6 +273,7 @@ def _write_cells(cells, packing, out_histogram):  # type: ignore[no-untyped-def]
     """One feature's ``cells`` (>= n_bins,) as floats (n_bins, 2 or 3); those that were in use are 0 afterwards."""
     mask_c = (np.int64(1) << packing.shift_h) - 1
     mask_h = (np.int64(1) << (packing.shift_g - packing.shift_h)) - 1
+    # One line, with the distance of bins a number in the code: only so are whole registers written.
     own, out = cells[: len(out_histogram)], flat(out_histogram)
     if mask_h == 0:
         for b in range(len(own)):
