@@ -13,6 +13,7 @@ import pytest
 
 from mttab._core.boosting import task_trees, tree
 from mttab._core.boosting.in_place import flat
+from mttab._core.garbage import garbage_kept
 
 # Kernels inside others are in no cache, and have a signature for every kind of work, None where one has no use for an
 # argument.
@@ -90,7 +91,8 @@ def test_processes_that_compile_at_the_same_time_leave_a_sound_cache(tmp_path):
 
 @pytest.mark.slow
 def test_where_numba_is_built_differently_inside_a_fit_is_the_same(tmp_path):
-    without = f"import sys\nsys.modules['mttab._core.boosting.linking'] = None\n{FIT}"
+    hidden = "".join(f"sys.modules['mttab._core.boosting.{name}'] = None\n" for name in ("linking", "loading"))
+    without = f"import sys\n{hidden}{FIT}"
     printed = []
     for name, script in (("linked", FIT), ("plain", without)):
         env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / name)}
@@ -98,6 +100,33 @@ def test_where_numba_is_built_differently_inside_a_fit_is_the_same(tmp_path):
         assert done.returncode == 0, done.stderr
         printed.append(done.stdout)
     assert printed[0].strip() and printed[0] == printed[1]
+
+
+LOADED = """
+import sys
+import numba
+import numpy as np
+from mttab import RMTGBRegressor
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(200, 5))
+RMTGBRegressor(max_iter_shared=5, n_jobs=1).fit(X, X[:, 0])
+print("numba.np.linalg" in sys.modules)
+
+@numba.njit
+def solved(a, b):
+    return np.linalg.solve(a, b)[0] + len({"a": 1.0, "b": 2.0})
+
+print(solved(np.eye(2), np.ones(2)))
+"""
+
+
+def test_a_process_that_only_loads_kernels_is_made_ready_to_compile_when_it_does():
+    pytest.importorskip("mttab._core.boosting.loading")
+    for _ in range(2):  # the first one may have to compile
+        done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["False", "3.0"]
 
 
 @pytest.mark.slow
@@ -149,10 +178,8 @@ def test_rounds_in_one_kernel_compile_no_error_messages(tmp_path):
 
 
 def test_garbage_is_looked_for_again_after_a_kernel_is_compiled():
-    from mttab._core.boosting.jit import _garbage_kept
-
     gc.collect()
-    with _garbage_kept():
+    with garbage_kept():
         assert not gc.isenabled()
         ring: list = []
         ring.append(ring)

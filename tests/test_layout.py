@@ -62,12 +62,13 @@ LAZY = {"persistence": ESTIMATORS}
 # Inside `_core`, and inside a package of it, a module may import those that stand before it. The files of `_core`
 # itself lie below its packages.
 PLAIN = (
-    *("sorting", "scalars", "archive", "records", "lightgbm_text", "progress", "frames", "tasks", "task_clusters"),
-    *("validation", "other_tasks", "targets", "features", "holdout", "long_table", "target_table", "sources"),
+    *("garbage", "sorting", "scalars", "archive", "records", "lightgbm_text", "progress", "frames", "tasks"),
+    *("task_clusters", "validation", "other_tasks", "targets", "features", "holdout", "long_table", "target_table"),
+    "sources",
 )
 ORDER = {
     "boosting": (
-        *("entries", "lowering", "linking", "jit", "in_place", "sums", "threads", "quantile", "losses"),
+        *("entries", "lowering", "linking", "loading", "jit", "in_place", "sums", "threads", "quantile", "losses"),
         *("binning", "histogram", "packed_histogram"),
         *("splitting", "numeric_splits", "category_splits", "feature_splits", "small_nodes"),
         *("partition", "node_search", "level", "addresses", "level_categories", "level_search"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import itertools
 import os
@@ -16,6 +15,8 @@ from typing import Any
 import numba
 import numba.core.bytecode
 
+from mttab._core.garbage import garbage_kept
+
 try:
     from .linking import KernelCompiler, LeanKernelCompiler, lent, linked, types_remembered
 except (ImportError, AttributeError):
@@ -23,6 +24,13 @@ except (ImportError, AttributeError):
     # does it by itself. A first fit takes three to four times as long to compile and computes the same.
     lent = linked = KernelCompiler = LeanKernelCompiler = None  # type: ignore[assignment,misc]
     types_remembered = nullcontext  # type: ignore[assignment]
+
+try:
+    from .loading import KernelCache
+except (ImportError, AttributeError):  # as above: the first fit of a process takes 0.06 s longer to load its kernels
+    from numba.core.caching import FunctionCache
+
+    KernelCache = FunctionCache  # type: ignore[assignment,misc]
 
 try:
     import fcntl
@@ -108,15 +116,16 @@ def inlined(function: Callable[..., Any]) -> Any:
 
 
 def _cached(function: Callable[..., Any], options: dict[str, Any]) -> Any:
+    kernel = numba.njit(**_OPTIONS, **options)(function)
     try:
-        kernel = numba.njit(cache=True, **_OPTIONS, **options)(function)
+        kernel._cache = KernelCache(function)
     except RuntimeError:
-        return numba.njit(**_OPTIONS, **options)(function)
+        return kernel
     compile_or_load = kernel.compile
     name = f".{function.__module__.rpartition('.')[2]}.{function.__name__}.lock"
 
     def compile_alone(signature: Any) -> Any:
-        with _only_process(Path(kernel._cache.cache_path) / name), _garbage_kept(), types_remembered():
+        with _only_process(Path(kernel._cache.cache_path) / name), garbage_kept(), types_remembered():
             return compile_or_load(signature)
 
     kernel.compile = compile_alone
@@ -177,25 +186,6 @@ def _locked(path: Path) -> Any:
         file.close()
         return None
     return file
-
-
-@contextmanager
-def _garbage_kept() -> Iterator[None]:
-    """No search for garbage meanwhile: compiling makes millions of objects, next to none of them garbage.
-
-    Nor right afterwards: they go straight to the old objects, among which garbage is looked for when there are enough.
-    """
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        if gc.get_freeze_count() == 0:  # else there are objects that somebody wants to stay frozen
-            gc.freeze()
-            gc.unfreeze()
-        gc.enable()
 
 
 def renamed(function: Callable[..., Any], suffix: str) -> Callable[..., Any]:
