@@ -188,6 +188,23 @@ def test_garbage_is_looked_for_again_after_a_kernel_is_compiled():
     assert gc.collect() > 0
 
 
+FORKED = """
+import gc, os
+from mttab._core.garbage import garbage_kept
+with garbage_kept():
+    child = os.fork()
+    if child == 0:
+        os._exit(10 + gc.isenabled())
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), gc.isenabled())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_that_is_forked_meanwhile_looks_for_garbage():
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True)
+    assert done.stdout.split() == ["11", "True"], done.stderr
+
+
 def test_a_kernel_that_counts_no_references_keeps_none_either():
     from mttab._core.boosting.sampling import draw_rows
 
