@@ -188,6 +188,21 @@ def test_garbage_is_looked_for_again_after_a_kernel_is_compiled():
     assert gc.collect() > 0
 
 
+IMPORTED = """
+import gc, sys
+searched = []
+gc.callbacks.append(lambda phase, info: searched.append((info["generation"], "numba.core.dispatcher" in sys.modules)))
+import mttab._core.boosting
+print("numba.core.dispatcher" in sys.modules, [generation for generation, is_there in searched if is_there])
+print(gc.isenabled())
+"""
+
+
+def test_numba_is_imported_without_a_search_for_garbage():
+    done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True)
+    assert done.stdout.split("\n")[:2] == ["True []", "True"], done.stderr
+
+
 FORKED = """
 import gc, os
 from mttab._core.garbage import garbage_kept

@@ -36,8 +36,8 @@ def garbage_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        _is_kept = False
         if gc.get_freeze_count() == 0:  # else there are objects that somebody wants to stay frozen
             gc.freeze()
             gc.unfreeze()
         gc.enable()
+        _is_kept = False  # last: a child that is forked before it looks again, see `_look_again`
